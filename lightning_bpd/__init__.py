@@ -1,0 +1,1 @@
+"""Training, decoding and measuring blockwise parallel decoding models."""

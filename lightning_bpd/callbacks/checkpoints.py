@@ -1,0 +1,109 @@
+"""Two checkpoints a run: the best so far and the last, each one file that is always whole.
+
+Lightning's ModelCheckpoint is not used: it writes through the system's temporary folder, which is not atomic when
+that is another disk; it forgets its best score when the run's folder is moved; and it may save a step at whose end
+validation is due, which a resumed run would then skip.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+
+def checkpoint_file(trainer: pl.Trainer, name: Literal["best", "last"]) -> Path:
+    """Where a run keeps its best or last checkpoint."""
+    return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"
+
+
+def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
+    """Write a checkpoint so that ``path`` is at every moment the old file or the new one. All ranks call it."""
+    partial = path.with_name(path.name + ".partial")
+    trainer.save_checkpoint(partial)
+    if trainer.is_global_zero:
+        os.replace(partial, path)
+    trainer.strategy.barrier("save_checkpoint")
+
+
+def validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether validation is due after the batch that has just ended.
+
+    A checkpoint of this very moment would, when resumed, skip that validation. Lightning offers the answer under a
+    private name only.
+    """
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
+
+
+class BestCheckpoint(Checkpoint):
+    """Keeps the checkpoint with the best validation metric as ``checkpoints/best.ckpt``.
+
+    Args:
+        monitor: The logged validation metric to go by.
+        mode: Whether a larger (max) or a smaller (min) value is better.
+    """
+
+    def __init__(self, monitor: str = "val/bleu", mode: Literal["max", "min"] = "max") -> None:
+        self.monitor = monitor
+        self.mode = mode
+        self.step: int | None = None
+        """optimiser steps taken when the best checkpoint was written; None before"""
+        self.metrics: dict[str, float] = {}
+        """validation metrics of the best checkpoint"""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if self.monitor not in metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise KeyError(f"best_checkpoint.monitor is {self.monitor!r}, but validation logged {known}")
+        if self.step is not None:
+            new, old = metrics[self.monitor], self.metrics[self.monitor]
+            if not (new > old if self.mode == "max" else new < old):
+                return
+        self.step = trainer.global_step
+        self.metrics = metrics
+        save_checkpoint(trainer, checkpoint_file(trainer, "best"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Another metric's values say nothing about this one.
+        if self.monitor in state_dict["metrics"]:
+            self.step = state_dict["step"]
+            self.metrics = state_dict["metrics"]
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the newest checkpoint as ``checkpoints/last.ckpt``: after each validation and every so many steps.
+
+    Args:
+        every_n_train_steps: Optimiser steps between two checkpoints; 0 means after validation only.
+    """
+
+    def __init__(self, every_n_train_steps: int = 500) -> None:
+        self.every_n_train_steps = every_n_train_steps
+        self._step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        stepped = trainer.global_step > self._step
+        self._step = trainer.global_step
+        due = self.every_n_train_steps > 0 and self._step % self.every_n_train_steps == 0
+        if stepped and due and not validation_follows(trainer):
+            save_checkpoint(trainer, checkpoint_file(trainer, "last"))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            save_checkpoint(trainer, checkpoint_file(trainer, "last"))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        save_checkpoint(trainer, checkpoint_file(trainer, "last"))

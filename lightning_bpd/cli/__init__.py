@@ -1,0 +1,5 @@
+"""The command line: the only reader of configuration."""
+
+from lightning_bpd.cli.entry import main
+
+__all__ = ["main"]

@@ -1,0 +1,110 @@
+"""Where the command line starts: picks the subcommand and turns mistakes of the user into one line.
+
+Nothing here imports torch or Lightning, so that ``--help`` and ``translate`` do not wait for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from lightning_bpd.interfaces import InputError
+
+HELP = """usage: python train.py COMMAND [options]
+
+Train, decode and measure blockwise parallel decoding models.
+
+commands:
+  fit        train a model; alone, it trains on a generated corpus and needs nothing else
+  validate   measure a checkpoint on the validation set
+  test       measure a checkpoint on the test set
+  predict    write a checkpoint's translations of the test set
+  translate  translate text, line for line, with a finished model
+  export     make a finished model of a checkpoint
+
+python train.py COMMAND --help lists the options of a command.
+"""
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one subcommand.
+
+    Args:
+        args: What stands after the program's name; the process's own arguments by default.
+
+    Raises:
+        SystemExit: With 0 when all went well and only help was asked for, 2 after a mistake of the user (one
+            line on standard error says which), 130 or 143 when the run was interrupted.
+    """
+    args = sys.argv[1:] if args is None else args
+    _send_log_to_stderr()
+    try:
+        _dispatch(args)
+    except InputError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has left, as `head` does. Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _dispatch(args: list[str]) -> None:
+    command = args[0] if args else "--help"
+    if command in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return
+    if command in ("translate", "export"):
+        _run_function(command, args[1:])
+        return
+    if command not in TRAINER_COMMANDS:
+        raise InputError(f"unknown command {command!r}: choose one of {', '.join(TRAINER_COMMANDS)}, translate, export")
+    app = import_module("lightning_bpd.cli.app")
+    _without_traceback(lambda: app.run(args))
+
+
+def _run_function(command: str, args: list[str]) -> None:
+    from jsonargparse import auto_cli
+
+    function = getattr(import_module(f"lightning_bpd.cli.{command}"), command)
+    prog = f"{os.path.basename(sys.argv[0])} {command}"
+    _without_traceback(
+        lambda: auto_cli(function, args=args, as_positional=False, exit_on_error=False, prog=prog)
+    )
+
+
+def _without_traceback(run: Callable[[], object]) -> None:
+    """Turn the parser's own error into ours, and Lightning's exit after Ctrl-C into the usual code."""
+    from jsonargparse import ArgumentError
+
+    try:
+        run()
+    except ArgumentError as error:
+        raise InputError(str(error)) from error
+    except SystemExit as error:
+        # Before the first step Lightning turns Ctrl-C into exit code 1.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            sys.exit(130)
+        raise
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(2)
+
+
+def _send_log_to_stderr() -> None:
+    """Show what the package logs, each message a plain line."""
+    logger = logging.getLogger("lightning_bpd")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

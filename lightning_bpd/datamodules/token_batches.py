@@ -1,0 +1,173 @@
+"""Batches of sentence pairs by token count, sharded over ranks and resumable at any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from lightning_bpd.datamodules.encoded_corpus import RaggedRows
+from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
+
+Rows = NDArray[np.int64]
+
+
+class TokenBatchSampler(Sampler[list[int]]):
+    """Cuts a corpus into batches of similar length that hold at most ``batch_tokens`` tokens a side.
+
+    Pairs are ordered by source length, then by target length, and cut into batches in that order, so most batches
+    of a large corpus have one source length and need no padding. A batch costs its rows times its longest source
+    or target, whichever is longer; a pair that alone costs more than ``batch_tokens`` is a batch of its own.
+
+    Shuffling permutes pairs of equal lengths and the order of the batches, both drawn from ``(seed, epoch)``: every
+    epoch has the same number of batches with the same shapes, and the order does not depend on ``world_size``.
+    Without shuffling the order is fixed, longest batches first.
+
+    Rank r takes the batches r, r + world_size, ... of that order. With shuffling, every rank gets the same number:
+    the batches that are left over at the end are split, those with the most rows first, until they are one for
+    each rank. Without, counts may differ by one. Either way each pair is in exactly one batch of one rank.
+
+    Args:
+        source_lengths: Tokens of each source with its end token, int [N].
+        target_lengths: Tokens of each target with its end token, int [N].
+        batch_tokens: The most that a batch may cost, in tokens.
+        shuffle: Whether to draw a new order every epoch.
+        seed: Not negative.
+        rank: The process that this sampler serves, 0 to ``world_size`` - 1.
+        world_size: The number of processes.
+
+    Raises:
+        InputError: If ``batch_tokens`` or ``seed`` cannot be used, or if shuffled pairs are too few, or too long
+            for ``batch_tokens``, to give every rank the same number of batches.
+    """
+
+    def __init__(
+        self,
+        source_lengths: NDArray[np.integer],
+        target_lengths: NDArray[np.integer],
+        batch_tokens: int,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_tokens < 1:
+            raise InputError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
+        if seed < 0:
+            raise InputError(f"The seed is {seed}; it must not be negative.")
+        self._order: Rows = np.lexsort((target_lengths, source_lengths))
+        sources, targets = source_lengths[self._order], target_lengths[self._order]
+        self._bounds = _cut(np.maximum(sources, targets), batch_tokens)
+        changes = (np.diff(sources) != 0) | (np.diff(targets) != 0)
+        self._tie_group = np.concatenate(([0], np.cumsum(changes, dtype=np.int64)))[: len(sources)]
+        self._shuffle, self._seed, self._rank, self._world_size = shuffle, seed, rank, world_size
+        self._epoch = 0
+        self._next_start = 0
+        # Lightning calls set_epoch on the sampler inside a batch sampler, never on the batch sampler itself.
+        self.sampler = self
+        if shuffle:
+            self._check_every_rank_can_have_as_many(batch_tokens)
+
+    def __len__(self) -> int:
+        """The batches of this rank in a whole epoch, whatever ``start_at`` says."""
+        batches = len(self._bounds) - 1
+        if self._shuffle:
+            return -(-batches // self._world_size)
+        return len(range(self._rank, batches, self._world_size))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order that the next ``iter`` draws."""
+        self._epoch = epoch
+
+    def start_at(self, batch: int) -> None:
+        """Let the next ``iter``, and only that one, begin at this batch of the rank's order."""
+        self._next_start = batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # Not a generator: epoch and start are read when the iterator is made, even if nobody ever draws from it.
+        start, self._next_start = self._next_start, 0
+        batches = self._epoch_of_batches()[self._rank :: self._world_size]
+        return (batch.tolist() for batch in batches[start:])
+
+    def _epoch_of_batches(self) -> list[Rows]:
+        """All batches of the epoch, those of all ranks."""
+        starts, ends = self._bounds[:-1], self._bounds[1:]
+        if not self._shuffle:
+            return [self._order[start:end] for start, end in zip(starts[::-1], ends[::-1], strict=True)]
+        random = np.random.default_rng((self._seed, self._epoch))
+        ties = random.integers(0, 1 << 32, size=len(self._order))
+        order = self._order[np.argsort((self._tie_group << 32) | ties, kind="stable")]
+        permutation = random.permutation(len(starts))
+        batches = [order[start:end] for start, end in zip(starts[permutation], ends[permutation], strict=True)]
+        return _equal_counts(batches, self._world_size)
+
+    def _check_every_rank_can_have_as_many(self, batch_tokens: int) -> None:
+        pairs, batches = len(self._order), len(self._bounds) - 1
+        if pairs < self._world_size:
+            raise InputError(
+                f"The training text has {pairs} pairs, too few for {self._world_size} processes; use fewer processes."
+            )
+        if pairs < len(self) * self._world_size:
+            raise InputError(
+                f"{pairs} training pairs make {batches} batches of at most {batch_tokens} tokens, which"
+                f" {self._world_size} processes cannot share equally; raise batch_tokens or use fewer processes."
+            )
+
+
+def _cut(longest: NDArray[np.integer], batch_tokens: int) -> Rows:
+    """Bounds [batches + 1] of the batches of rows whose longer sides have these lengths; takes all that fits."""
+    bounds = [0]
+    while (start := bounds[-1]) < len(longest):
+        most_rows = max(1, batch_tokens // int(longest[start]))
+        window = np.maximum.accumulate(longest[start : start + most_rows].astype(np.int64))
+        costs = window * np.arange(1, len(window) + 1)
+        bounds.append(start + max(1, int(np.searchsorted(costs, batch_tokens, side="right"))))
+    return np.array(bounds, dtype=np.int64)
+
+
+def _equal_counts(batches: list[Rows], world_size: int) -> list[Rows]:
+    """The same batches, those at the end split so that their number is a multiple of ``world_size``.
+
+    As few as possible are touched: the left-over ones, and whole rounds before them only while there are too few rows
+    for every process. All processes must hold at least as many rows as the result has batches.
+    """
+    whole = len(batches) // world_size * world_size
+    if whole == len(batches):
+        return batches
+    parts = world_size
+    while sum(map(len, batches[whole:])) < parts:
+        whole, parts = whole - world_size, parts + world_size
+    tail = batches[whole:]
+    pieces = [1] * len(tail)
+    while sum(pieces) < parts:
+        most = max(range(len(tail)), key=lambda i: len(tail[i]) / pieces[i])
+        pieces[most] += 1
+    split = [part for batch, count in zip(tail, pieces, strict=True) for part in np.array_split(batch, count)]
+    return batches[:whole] + split
+
+
+def collate(source: RaggedRows, target: RaggedRows, rows: Sequence[int]) -> ParallelBatch:
+    """The given rows of a corpus as one batch, each side padded with 0 to its longest row.
+
+    Args:
+        source: All source rows.
+        target: All target rows, as many.
+        rows: The B pairs to take; they become ``ParallelBatch.index``.
+    """
+    index = np.asarray(rows, dtype=np.int64)
+    return ParallelBatch(_padded(source, index), _padded(target, index), torch.from_numpy(index))
+
+
+def _padded(ragged: RaggedRows, index: Rows) -> TokenRows:
+    # Plain views: indexing a memmap itself costs several times as much.
+    tokens, offsets = np.asarray(ragged.tokens), np.asarray(ragged.offsets)
+    starts = offsets[index]
+    lengths = offsets[index + 1] - starts
+    columns = np.arange(lengths.max())
+    inside = columns < lengths[:, None]
+    padded = np.zeros(inside.shape, dtype=np.int64)
+    padded[inside] = tokens[(starts[:, None] + columns)[inside]]
+    return TokenRows(torch.from_numpy(padded), torch.from_numpy(lengths.astype(np.int64)))

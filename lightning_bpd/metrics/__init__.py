@@ -1,0 +1,6 @@
+"""Metrics: pure functions and torchmetrics shells around them."""
+
+from lightning_bpd.metrics.bleu import CorpusBleu, bleu_score, bleu_signature, bleu_statistics
+from lightning_bpd.metrics.token_loss import TokenLoss
+
+__all__ = ["CorpusBleu", "TokenLoss", "bleu_score", "bleu_signature", "bleu_statistics"]

@@ -1,0 +1,161 @@
+"""Multi-head attention, with and without a key-value cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class CacheSlots:
+    """Where one call's tokens go in the cache, and what they may look at; the same for every layer."""
+
+    positions: Tensor
+    """int64 [B, T], the position of each new token in its row"""
+    first: int | None
+    """the position of the first new token where it is the same in all rows, else None"""
+    extent: int
+    """cache positions to attend over: the longest row's tokens, the new ones included"""
+    mask: Tensor | None
+    """bool [B or 1, 1, T, extent], True where attention is allowed; None where all of it is"""
+
+
+class KeyValueCache:
+    """Keys and values of all layers, preallocated and written at explicit positions of each row.
+
+    Forgetting tokens costs nothing: later tokens are written over them, and until then the mask hides them.
+    """
+
+    def __init__(self, layers: int, rows: int, heads: int, max_length: int, width: int, like: Tensor) -> None:
+        # Zeros, not uninitialised memory: a hidden NaN times a weight of zero would still be NaN.
+        self.keys = like.new_zeros(layers, rows, heads, max_length, width)
+        self.values = torch.zeros_like(self.keys)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=like.device)
+        self._shortest = self._longest = 0
+
+    def slots(self, tokens: int) -> CacheSlots:
+        """Slots for ``tokens`` more tokens in every row."""
+        max_length = self.keys.size(3)
+        extent = self._longest + tokens
+        if extent > max_length:
+            raise ValueError(f"the cache was made for {max_length} tokens a row, this call needs {extent}")
+        positions = self.lengths[:, None] + torch.arange(tokens, device=self.lengths.device)
+        if self._shortest == self._longest:
+            if tokens == 1:
+                return CacheSlots(positions, self._longest, extent, None)
+            mask = torch.arange(extent, device=positions.device) <= positions[:1, :, None]
+            return CacheSlots(positions, self._longest, extent, mask[:, None])
+        mask = torch.arange(extent, device=positions.device) <= positions[:, :, None]
+        return CacheSlots(positions, None, extent, mask[:, None])
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, slots: CacheSlots) -> tuple[Tensor, Tensor]:
+        """Store one layer's new keys and values [B, H, T, width]; returns all that may be attended to."""
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        if slots.first is not None:
+            all_keys[:, :, slots.first : slots.extent] = keys
+            all_values[:, :, slots.first : slots.extent] = values
+        else:
+            rows = torch.arange(keys.size(0), device=keys.device)[:, None]
+            all_keys[rows, :, slots.positions] = keys.transpose(1, 2)
+            all_values[rows, :, slots.positions] = values.transpose(1, 2)
+        return all_keys[:, :, : slots.extent], all_values[:, :, : slots.extent]
+
+    def append(self, tokens: int) -> None:
+        """Every row now holds ``tokens`` more tokens."""
+        self.lengths = self.lengths + tokens
+        self._shortest += tokens
+        self._longest += tokens
+
+    def rewind(self, lengths: Tensor) -> None:
+        """Forget all past ``lengths[b]`` (int64 [B])."""
+        known, wanted = self.lengths.tolist(), lengths.tolist()
+        if len(known) != len(wanted) or any(not 0 <= w <= k for k, w in zip(known, wanted, strict=True)):
+            raise ValueError(f"cannot rewind rows of lengths {known} to {wanted}")
+        self._set_lengths(lengths.to(self.lengths))
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        filled = self._longest
+        keys, values = self.keys[:, rows, :, :filled], self.values[:, rows, :, :filled]
+        if len(rows) > self.keys.size(1):
+            layers, _, heads, max_length, width = self.keys.shape
+            self.keys = self.keys.new_zeros(layers, len(rows), heads, max_length, width)
+            self.values = torch.zeros_like(self.keys)
+        else:
+            self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
+        self.keys[..., :filled, :] = keys
+        self.values[..., :filled, :] = values
+        self._set_lengths(self.lengths[rows])
+
+    def _set_lengths(self, lengths: Tensor) -> None:
+        counts = lengths.tolist()
+        self.lengths = lengths
+        self._shortest, self._longest = min(counts, default=0), max(counts, default=0)
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2).
+
+    The projections that read the same input are one matrix: query, key and value in self-attention; key and
+    value in cross-attention.
+    """
+
+    def __init__(self, d_model: int, heads: int, dropout: float, cross: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        if cross:
+            self.query = nn.Linear(d_model, d_model)
+            self.key_value = nn.Linear(d_model, 2 * d_model)
+        else:
+            self.query_key_value = nn.Linear(d_model, 3 * d_model)
+        self.output = nn.Linear(d_model, d_model)
+        self._initialise(d_model)
+
+    def _initialise(self, d_model: int) -> None:
+        # Xavier for each of the stacked square matrices by itself, as if they were separate layers.
+        for layer in self.children():
+            assert isinstance(layer, nn.Linear)
+            for block in layer.weight.data.split(d_model):
+                nn.init.xavier_uniform_(block)
+            nn.init.zeros_(layer.bias)
+
+    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """[B, T, parts * D] to ``parts`` tensors [B, H, T, D / H]."""
+        rows, length, _ = x.shape
+        return x.view(rows, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False
+    ) -> Tensor:
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+        )
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """Self-attention over whole rows: x [B, T, D], mask bool [B, 1, 1, T] (True: look) or None."""
+        return self._attend(*self._split(self.query_key_value(x), 3), mask, causal)
+
+    def step(self, x: Tensor, cache: KeyValueCache, layer: int, slots: CacheSlots) -> Tensor:
+        """Self-attention of new tokens x [B, T, D] over the cache, which they are written to."""
+        query, key, value = self._split(self.query_key_value(x), 3)
+        return self._attend(query, *cache.write(layer, key, value, slots), slots.mask)
+
+    def source(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, S, D / H] of the encoded source [B, S, D], for ``cross``."""
+        key, value = self._split(self.key_value(memory), 2)
+        return key, value
+
+    def cross(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of x [B, T, D] to a source's keys and values; mask bool [B, 1, 1, S] or None."""
+        (query,) = self._split(self.query(x), 1)
+        return self._attend(query, key, value, mask)

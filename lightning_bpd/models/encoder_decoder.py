@@ -1,0 +1,343 @@
+"""The encoder-decoder Transformer (Vaswani et al. 2017) as a SequenceModel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.models.attention import Attention, CacheSlots, KeyValueCache
+from lightning_bpd.models.dropout import add_dropped, dropout
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of the network.
+
+    Args:
+        d_model: Width of the residual stream.
+        heads: Attention heads; divides ``d_model``.
+        encoder_layers: Number of encoder layers.
+        decoder_layers: Number of decoder layers.
+        feed_forward: Hidden width of the feed-forward layers.
+        dropout: Probability on embeddings and on each sublayer's output.
+        attention_dropout: Probability on attention weights. Slow on a CPU.
+        activation_dropout: Probability on the feed-forward layers' hidden units.
+        norm: Layer norm before each sublayer (pre) or after each addition (post, as Vaswani et al. 2017).
+        positions: Fixed sinusoids, which have no longest length, or learned vectors.
+        max_length: Longest row that learned positions can take, in tokens.
+        tie: Which vocabulary matrices are one: source, target and output (all), target and output (output), none.
+    """
+
+    d_model: int = 512
+    heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    feed_forward: int = 2048
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    norm: Literal["pre", "post"] = "post"
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    max_length: int = 1024
+    tie: Literal["all", "output", "none"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.heads:
+            raise InputError(
+                f"d_model {self.d_model} is not a multiple of heads {self.heads}: change one of them"
+            )
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise InputError(
+                f"sinusoidal positions need an even d_model, not {self.d_model}: change it, or use learned"
+            )
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a ReLU between them."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(architecture.d_model, architecture.feed_forward)
+        self.output = nn.Linear(architecture.feed_forward, architecture.d_model)
+        self.dropout = architecture.activation_dropout
+        for layer in (self.hidden, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        return self.output(dropout(F.relu(self.hidden(x)), self.dropout, self.training))
+
+
+class Residual(nn.Module):
+    """The addition and normalisation around one sublayer, before (pre) or after (post) it."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(architecture.d_model)
+        self.pre = architecture.norm == "pre"
+        self.dropout = architecture.dropout
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the sublayer reads, from the residual stream [..., D]."""
+        return self.norm(x) if self.pre else x
+
+    def after(self, x: Tensor, sublayer: Tensor) -> Tensor:
+        """The residual stream with the sublayer's output added."""
+        x = add_dropped(x, sublayer, self.dropout, self.training)
+        return x if self.pre else self.norm(x)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward layer."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.attention = Attention(
+            architecture.d_model, architecture.heads, architecture.attention_dropout, cross=False
+        )
+        self.attention_residual = Residual(architecture)
+        self.feed_forward = FeedForward(architecture)
+        self.feed_forward_residual = Residual(architecture)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x [B, S, D]; mask bool [B, 1, 1, S] or None."""
+        around = self.attention_residual
+        x = around.after(x, self.attention(around.before(x), mask, causal=False))
+        around = self.feed_forward_residual
+        return around.after(x, self.feed_forward(around.before(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the source, and a feed-forward layer."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width, heads, attention_dropout = (
+            architecture.d_model,
+            architecture.heads,
+            architecture.attention_dropout,
+        )
+        self.self_attention = Attention(width, heads, attention_dropout, cross=False)
+        self.self_residual = Residual(architecture)
+        self.cross_attention = Attention(width, heads, attention_dropout, cross=True)
+        self.cross_residual = Residual(architecture)
+        self.feed_forward = FeedForward(architecture)
+        self.feed_forward_residual = Residual(architecture)
+
+    def forward(self, x: Tensor, memory: Tensor, source_mask: Tensor | None) -> Tensor:
+        """Whole target rows x [B, T, D] against the encoded source [B, S, D]."""
+        around = self.self_residual
+        x = around.after(x, self.self_attention(around.before(x), None, causal=True))
+        return self._rest(x, *self.cross_attention.source(memory), source_mask)
+
+    def step(self, x: Tensor, state: EncoderDecoderState, layer: int, slots: CacheSlots) -> Tensor:
+        """New tokens x [B, T, D] against the cache."""
+        around = self.self_residual
+        x = around.after(x, self.self_attention.step(around.before(x), state.cache, layer, slots))
+        return self._rest(x, *state.row_source[layer], state.row_mask)
+
+    def _rest(self, x: Tensor, key: Tensor, value: Tensor, source_mask: Tensor | None) -> Tensor:
+        around = self.cross_residual
+        x = around.after(x, self.cross_attention.cross(around.before(x), key, value, source_mask))
+        around = self.feed_forward_residual
+        return around.after(x, self.feed_forward(around.before(x)))
+
+
+class EncoderDecoderState:
+    """Cached self-attention of each row, and keys and values of each source (a DecodeState)."""
+
+    def __init__(
+        self,
+        cache: KeyValueCache,
+        source: list[tuple[Tensor, Tensor]],
+        source_mask: Tensor | None,
+        rows: Tensor | None,
+    ) -> None:
+        self.cache = cache
+        self._source = source
+        self._source_mask = source_mask
+        self._rows = rows
+        self.row_source = source
+        self.row_mask = source_mask
+        if rows is not None:
+            self._gather_source()
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [B], tokens in each row's cache."""
+        return self.cache.lengths
+
+    def rewind(self, lengths: Tensor) -> None:
+        """Forget all past ``lengths[b]`` (int64 [B])."""
+        self.cache.rewind(lengths)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        self.cache.reorder(rows)
+        before = self._rows
+        if before is None:
+            before = torch.arange(self._source[0][0].size(0), device=rows.device)
+        self._rows = before[rows]
+        # Beams mostly change places within their own source: then there is nothing to gather.
+        if not torch.equal(self._rows, before):
+            self._gather_source()
+
+    def _gather_source(self) -> None:
+        rows = self._rows
+        self.row_source = [(key[rows], value[rows]) for key, value in self._source]
+        self.row_mask = None if self._source_mask is None else self._source_mask[rows]
+
+
+class EncoderDecoder(nn.Module):
+    """Encoder-decoder Transformer with a shared vocabulary projection.
+
+    Args:
+        architecture: The network's shape.
+        source_vocabulary: Number of source tokens.
+        target_vocabulary: Number of target tokens.
+        bos_id: Token that every decoded row starts from.
+        eos_id: Token that ends a row.
+
+    Raises:
+        InputError: ``tie: all`` with two vocabularies of different size.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        source_vocabulary: int,
+        target_vocabulary: int,
+        bos_id: int,
+        eos_id: int,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.source_vocabulary, self.target_vocabulary = source_vocabulary, target_vocabulary
+        self.bos_id, self.eos_id = bos_id, eos_id
+        width = architecture.d_model
+        if architecture.tie == "all" and source_vocabulary != target_vocabulary:
+            raise InputError(
+                f"tie: all needs one vocabulary for both languages, not {source_vocabulary} source and "
+                f"{target_vocabulary} target tokens: use a joint vocabulary or tie: output"
+            )
+        self.target_embedding = _embedding(target_vocabulary, width)
+        self.source_embedding = None if architecture.tie == "all" else _embedding(source_vocabulary, width)
+        self.output = nn.Linear(width, target_vocabulary, bias=False) if architecture.tie == "none" else None
+        if architecture.positions == "learned":
+            self.source_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
+            self.target_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
+        else:
+            self.register_buffer("sinusoids", sinusoids(architecture.max_length, width), persistent=False)
+        self.encoder = nn.ModuleList(EncoderLayer(architecture) for _ in range(architecture.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(architecture) for _ in range(architecture.decoder_layers))
+        pre = architecture.norm == "pre"
+        self.encoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The vocabulary projection, [V, D]."""
+        return self.target_embedding.weight if self.output is None else self.output.weight
+
+    def _positions(self, side: Literal["source", "target"], length: int) -> Tensor:
+        """Position vectors of at least ``length`` positions, [>= length, D]."""
+        if self.architecture.positions == "learned":
+            if length > self.architecture.max_length:
+                raise InputError(
+                    f"a {side} row of {length} tokens is longer than this model's learned positions, "
+                    f"{self.architecture.max_length}: shorten it, or train with a larger max_length"
+                )
+            return self.source_positions if side == "source" else self.target_positions
+        if length > self.sinusoids.size(0):
+            # A table made while decoding must serve training too, which refuses inference tensors.
+            with torch.inference_mode(False):
+                longer = sinusoids(max(length, 2 * self.sinusoids.size(0)), self.architecture.d_model)
+                self.sinusoids = longer.to(self.sinusoids)
+        return self.sinusoids
+
+    def _embed(self, embedding: nn.Embedding, tokens: Tensor, positions: Tensor) -> Tensor:
+        # Sums the scaled embedding and the positions in one pass; dtype follows the embedding.
+        vectors = embedding(tokens)
+        summed = torch.add(positions.to(vectors.dtype), vectors, alpha=math.sqrt(self.architecture.d_model))
+        return dropout(summed, self.architecture.dropout, self.training)
+
+    def encode(self, source: TokenRows) -> tuple[Tensor, Tensor | None]:
+        """Encoded source [B, S, D] and its mask, bool [B, 1, 1, S], None where no row is padded."""
+        tokens, lengths = source
+        length = tokens.size(1)
+        embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
+        x = self._embed(embedding, tokens, self._positions("source", length)[:length])
+        mask = None
+        # Without padding there is nothing to mask, and attention is faster. Asking a GPU would make it wait.
+        if tokens.device.type != "cpu" or int(lengths.min()) < length:
+            mask = (torch.arange(length, device=tokens.device) < lengths[:, None])[:, None, None]
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return self.encoder_norm(x), mask
+
+    def forward(self, source: TokenRows, target: Tensor) -> Tensor:
+        """Hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token).
+
+        Padding at the right end of ``target`` needs no mask: no earlier position can see it.
+        """
+        memory, mask = self.encode(source)
+        length = target.size(1)
+        x = self._embed(self.target_embedding, target, self._positions("target", length)[:length])
+        for layer in self.decoder:
+            x = layer(x, memory, mask)
+        return self.decoder_norm(x)
+
+    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> EncoderDecoderState:
+        """Encode each source once and preallocate the cache (SequenceModel.start)."""
+        memory, mask = self.encode(source)
+        self._positions("target", max_length)
+        architecture = self.architecture
+        cache = KeyValueCache(
+            architecture.decoder_layers,
+            len(source.lengths) if rows is None else len(rows),
+            architecture.heads,
+            max_length,
+            architecture.d_model // architecture.heads,
+            like=memory,
+        )
+        keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
+        return EncoderDecoderState(cache, keys_values, mask, rows)
+
+    def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
+        """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
+        slots = state.cache.slots(tokens.size(1))
+        table = self._positions("target", slots.extent)
+        positions = table[slots.positions] if slots.first is None else table[slots.first : slots.extent]
+        x = self._embed(self.target_embedding, tokens, positions)
+        for index, layer in enumerate(self.decoder):
+            x = layer.step(x, state, index, slots)
+        state.cache.append(tokens.size(1))
+        return self.decoder_norm(x)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] to logits [..., V]."""
+        return F.linear(hidden, self.output_weight)
+
+
+def _embedding(vocabulary: int, width: int) -> nn.Embedding:
+    embedding = nn.Embedding(vocabulary, width)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    return embedding
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Sine and cosine position vectors, float32 [length, width] (Vaswani et al. 2017, section 3.5)."""
+    # In float64 first: float32 loses the phase of fast waves at large positions.
+    position = torch.arange(length, dtype=torch.float64)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10_000.0) / width))
+    table = torch.empty(length, width, dtype=torch.float64)
+    table[:, 0::2] = torch.sin(position * rate)
+    table[:, 1::2] = torch.cos(position * rate)
+    return table.float()

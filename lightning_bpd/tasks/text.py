@@ -1,0 +1,177 @@
+"""Text as tokens: a SentencePiece model held as its bytes, and how one is trained (floor 2)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from random import Random
+
+import sentencepiece
+
+from lightning_bpd.interfaces import InputError
+
+# All that str.splitlines() breaks at. Byte pieces can spell each of them, but a row is one line of output.
+_LINE_BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
+# Enough for any vocabulary. A sample of the lines beyond it keeps memory bounded.
+_SAMPLED_LINES = 2_000_000
+
+
+class Tokenizer:
+    """A SentencePiece model: text to token ids and back.
+
+    It is nothing but the bytes of the model, so it can be pickled, copied, and stored inside other files.
+
+    Args:
+        model_proto: the content of a SentencePiece ``.model`` file.
+
+    Raises:
+        InputError: the bytes are no SentencePiece model, or the model has no end token.
+
+    """
+
+    model_proto: bytes
+    vocab_size: int
+    bos_id: int
+    """the start token; the end token's id where the model has no start token, as fairseq does"""
+    eos_id: int
+    """the end token"""
+    fingerprint: str
+    """16 hexadecimal digits that differ between different models"""
+
+    def __init__(self, model_proto: bytes) -> None:
+        try:
+            # SentencePiece takes empty bytes for "no model yet" and fails only later.
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model_proto) if model_proto else None
+        except RuntimeError:
+            processor = None
+        if processor is None or not processor.vocab_size():
+            raise InputError("not a SentencePiece model; give the .model file that SentencePiece wrote")
+        if processor.eos_id() < 0:
+            raise InputError(
+                "the SentencePiece model has no end token; train it with an eos_id of 0 or more, "
+                "or give no tokenizer file so that one is trained on the training text"
+            )
+        self.model_proto = model_proto
+        self.vocab_size = processor.vocab_size()
+        self.eos_id = processor.eos_id()
+        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else self.eos_id
+        self.fingerprint = hashlib.sha256(model_proto).hexdigest()[:16]
+        self._processor = processor
+        self._control_ids = frozenset(id_ for id_ in range(self.vocab_size) if processor.is_control(id_))
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:
+        return Tokenizer, (self.model_proto,)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Tokenizer:
+        """The tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
+        try:
+            model_proto = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise InputError(f"{path}: there is no such tokenizer file") from None
+        except OSError as error:
+            raise InputError(f"{path}: the tokenizer file cannot be read: {error.strerror}") from None
+        try:
+            return cls(model_proto)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def save(self, path: Path | str) -> None:
+        """Write the model as a file that :meth:`load` and SentencePiece's own tools read."""
+        Path(path).write_bytes(self.model_proto)
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """The token ids of each line, without start or end token. An empty line has none."""
+        return self._processor.encode(list(lines), num_threads=-1)
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of token ids. Start, end and padding tokens are left out.
+
+        The text is always one line: a line break that byte pieces spell becomes a space. Bytes that are no
+        UTF-8 become U+FFFD, the unknown token `` ⁇ ``. Raises IndexError for an id outside the vocabulary.
+        """
+        if not len(rows):
+            return []
+        texts = self._processor.decode(
+            [[int(token) for token in row if token not in self._control_ids] for row in rows], num_threads=-1
+        )
+        return [_LINE_BREAK.sub(" ", text) for text in texts]
+
+
+def train_tokenizer(
+    lines: Iterable[str], vocab_size: int, byte_fallback: bool = True, threads: int = 4
+) -> Tokenizer:
+    """Train a byte-pair encoding on ``lines`` that gives ordinary text back unchanged.
+
+    No normalisation: case, spacing and composition of characters are kept. Ids 0 to 3 are padding, unknown,
+    start and end. ``lines`` is read once, in bounded memory; of more than two million lines a sample is used,
+    and lines above 4192 bytes are passed over. The same lines give the same bytes.
+
+    Args:
+        lines: the text, any number of lines.
+        vocab_size: number of tokens, the four special ones and the 256 bytes included.
+        byte_fallback: spell characters that the text never showed as bytes. Without, they are unknown.
+        threads: used while the text is read. The number is stored in the model and so changes its
+            fingerprint (never its tokens); hence a constant by default, not the number of cores.
+
+    Raises:
+        InputError: no text, or more or fewer tokens asked for than the text supports.
+
+    """
+    sample = _sample(lines, _SAMPLED_LINES)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            # popped, so that no line is held twice
+            sentence_iterator=(sample.pop() for _ in range(len(sample))),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=max(vocab_size, 5),  # below 5 SentencePiece fails without saying what it needs
+            byte_fallback=byte_fallback,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            character_coverage=1.0,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            num_threads=threads,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _explained(str(error), vocab_size) from error
+    return Tokenizer(model.getvalue())
+
+
+def _sample(lines: Iterable[str], size: int) -> list[str]:
+    """At most ``size`` of the lines, each equally likely: SentencePiece's own sample differs from run to run."""
+    random = Random(0)
+    sample: list[str] = []
+    for seen, line in enumerate(lines):
+        if seen < size:
+            sample.append(line)
+        elif (place := int(random.random() * (seen + 1))) < size:
+            sample[place] = line
+    return sample
+
+
+def _explained(message: str, vocab_size: int) -> Exception:
+    """SentencePiece's message as one sentence that says which vocabulary size works."""
+    if found := re.search(r"Vocabulary size too high .* a value <= (\d+)", message):
+        return InputError(
+            f"a vocabulary of {vocab_size} is more than the training text supports; "
+            f"the largest that works is {found[1]}"
+        )
+    if found := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", message):
+        return InputError(
+            f"a vocabulary of {vocab_size} is too small for the characters of the training text; "
+            f"it takes at least {found[1]}"
+        )
+    if "sentences_.empty()" in message:
+        return InputError(
+            "there is no text to train a tokenizer on; the training files need at least one line"
+        )
+    return RuntimeError(f"SentencePiece could not train a tokenizer: {message}")

@@ -1,0 +1,80 @@
+"""Metrics as a CSV file that survives interruptions."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics file, in order, without what a row does not hold; an absent file has no rows."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+class MetricsFile(Logger):
+    """Writes every logged row to ``<folder>/metrics.csv`` at once.
+
+    A file that is already there belongs to the run that is being resumed. Its rows stay, except those of steps that
+    this run takes again. (Lightning's own CSVLogger would erase the file.)
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self._columns: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return self.path.parent.name
+
+    @property
+    def version(self) -> str:
+        """Always empty: a run has one metrics file."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder. Lightning takes the first logger's as the place for everything else."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one row."""
+        assert step is not None, "Lightning always gives the step"
+        row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+        if self._columns is None:
+            kept = [old for old in read_metrics(self.path) if old["step"] < step]
+            self._rewrite([*kept, row])
+        elif not row.keys() <= set(self._columns):
+            self._rewrite([*read_metrics(self.path), row])
+        else:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+
+    def _rewrite(self, rows: list[dict[str, float]]) -> None:
+        names = {name for row in rows for name in row} - {"step", "epoch"}
+        self._columns = ["step", "epoch", *sorted(names)]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({**row, "step": int(row["step"])})
+        os.replace(partial, self.path)

@@ -1,0 +1,3 @@
+from lightning_bpd.cli import main
+
+main()
