@@ -121,11 +121,3 @@ def test_a_batch_of_beams_equals_single_beams(seed, rows, beam, alpha):
         alone = beam_search(model, single(source, row), beam, alpha, extra_length=6)
         assert together.rows()[row] == alone.rows()[0]
         assert float(together.scores[row]) == pytest.approx(float(alone.scores[0]), abs=1e-9)
-
-
-@given(seed=st.integers(0, 10_000), rows=st.integers(1, 5))
-@settings(max_examples=25, deadline=None)
-def test_a_beam_of_one_without_penalty_is_greedy(seed, rows):
-    model = network(9, seed)
-    source = sources(9, rows, 5, seed)
-    assert beam_search(model, source, beam=1, alpha=0.0, extra_length=4).rows() == greedy(model, source, 4).rows()
