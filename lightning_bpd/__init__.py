@@ -1,1 +1,19 @@
 """Training, decoding and measuring blockwise parallel decoding models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_bpd.tasks.translation import Translator, load
+
+__all__ = ["Translator", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, so that the command line can show its help without waiting for torch.
+    if name in __all__:
+        from lightning_bpd.tasks import translation
+
+        return getattr(translation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

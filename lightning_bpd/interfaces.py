@@ -7,9 +7,10 @@ K block size, V vocabulary size, D model width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class InputError(ValueError):
@@ -33,15 +34,16 @@ class ParallelBatch(NamedTuple):
 
     source: TokenRows
     target: TokenRows
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
     """int64 [B], the position of each pair in its corpus"""
 
 
 class DecodeState(Protocol):
     """What a model remembers of each row between two calls: encoded source and key-value cache."""
 
-    lengths: Tensor
-    """int64 [B], tokens that each row's cache holds"""
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [B], tokens that each row's cache holds."""
 
     def rewind(self, lengths: Tensor) -> None:
         """Forget all past ``lengths[b]`` (int64 [B], at most the current lengths), per row, without copying."""
@@ -50,7 +52,10 @@ class DecodeState(Protocol):
         """Row i becomes what row ``rows[i]`` was (int64 [B']): keeps, repeats or drops rows."""
 
 
-class SequenceModel(Protocol):
+State = TypeVar("State", bound=DecodeState)
+
+
+class SequenceModel(Protocol[State]):
     """All that decoding knows of a model."""
 
     bos_id: int
@@ -58,14 +63,14 @@ class SequenceModel(Protocol):
     eos_id: int
     """ends a row"""
 
-    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> DecodeState:
+    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> State:
         """Encode each source once and preallocate a cache for ``max_length`` tokens a row.
 
         ``rows`` (int64 [B]) names the source row that each decoded row belongs to; None means one row a
         source, in order.
         """
 
-    def step(self, tokens: Tensor, state: DecodeState) -> Tensor:
+    def step(self, tokens: Tensor, state: State) -> Tensor:
         """Append ``tokens`` (int64 [B, T], any T >= 1) to the rows; returns their hidden states [B, T, D]."""
 
     def project(self, hidden: Tensor) -> Tensor:

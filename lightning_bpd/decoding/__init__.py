@@ -7,7 +7,7 @@ from typing import Literal
 
 from lightning_bpd.decoding.beam import beam_search
 from lightning_bpd.decoding.greedy import greedy
-from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, TokenRows
+from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, State, TokenRows
 
 __all__ = ["DecodingOptions", "beam_search", "decode", "greedy"]
 
@@ -35,7 +35,7 @@ class DecodingOptions:
             raise InputError(f"beam must be at least 1, alpha and extra_length at least 0, not {self}")
 
 
-def decode(model: SequenceModel, source: TokenRows, options: DecodingOptions) -> DecodeResult:
+def decode(model: SequenceModel[State], source: TokenRows, options: DecodingOptions) -> DecodeResult:
     """Decode a batch as ``options`` say."""
     if options.decoder == "greedy":
         return greedy(model, source, options.extra_length)

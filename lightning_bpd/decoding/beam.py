@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_bpd.interfaces import DecodeResult, SequenceModel, TokenRows
+from lightning_bpd.interfaces import DecodeResult, SequenceModel, State, TokenRows
 
 
 def length_penalty(length: Tensor | int, alpha: float) -> Tensor | float:
@@ -15,7 +15,7 @@ def length_penalty(length: Tensor | int, alpha: float) -> Tensor | float:
 
 @torch.inference_mode()
 def beam_search(
-    model: SequenceModel, source: TokenRows, beam: int = 4, alpha: float = 0.6, extra_length: int = 50
+    model: SequenceModel[State], source: TokenRows, beam: int = 4, alpha: float = 0.6, extra_length: int = 50
 ) -> DecodeResult:
     """The best row found by keeping the ``beam`` most probable prefixes of each source.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from lightning_bpd.interfaces import DecodeResult, SequenceModel, TokenRows
+from lightning_bpd.interfaces import DecodeResult, SequenceModel, State, TokenRows
 
 
 @torch.inference_mode()
-def greedy(model: SequenceModel, source: TokenRows, extra_length: int = 50) -> DecodeResult:
+def greedy(model: SequenceModel[State], source: TokenRows, extra_length: int = 50) -> DecodeResult:
     """The most probable token at every step, for a batch of rows at once.
 
     A row ends with its end token, or after source length + ``extra_length`` tokens (Vaswani et al. 2017, section

@@ -53,9 +53,7 @@ class CorpusBleu(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state(
-            "statistics", torch.zeros(2 + 2 * ORDER, dtype=torch.long), dist_reduce_fx="sum"
-        )
+        self.add_state("statistics", torch.zeros(2 + 2 * ORDER, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, outputs: Sequence[str], references: Sequence[str]) -> None:
         """Add rows: detokenised, cased text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -131,19 +132,24 @@ class Attention(nn.Module):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False
     ) -> Tensor:
-        attended = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
+        attend = partial(
+            F.scaled_dot_product_attention,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=causal,
         )
+        if query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled():
+            # The CPU's backward pass in bfloat16 takes ten times as long as in float32 (torch 2.13).
+            with torch.autocast("cpu", enabled=False):
+                attended = attend(query.float(), key.float(), value.float()).to(query.dtype)
+        else:
+            attended = attend(query, key, value)
         return self.output(attended.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Self-attention over whole rows: x [B, T, D], mask bool [B, 1, 1, T] (True: look) or None."""
-        return self._attend(*self._split(self.query_key_value(x), 3), mask, causal)
+        query, key, value = self._split(self.query_key_value(x), 3)
+        return self._attend(query, key, value, mask, causal)
 
     def step(self, x: Tensor, cache: KeyValueCache, layer: int, slots: CacheSlots) -> Tensor:
         """Self-attention of new tokens x [B, T, D] over the cache, which they are written to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -209,6 +210,8 @@ class EncoderDecoder(nn.Module):
         InputError: ``tie: all`` with two vocabularies of different size.
     """
 
+    sinusoids: Tensor
+
     def __init__(
         self,
         architecture: Architecture,
@@ -235,8 +238,13 @@ class EncoderDecoder(nn.Module):
             self.target_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
         else:
             self.register_buffer("sinusoids", sinusoids(architecture.max_length, width), persistent=False)
-        self.encoder = nn.ModuleList(EncoderLayer(architecture) for _ in range(architecture.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(architecture) for _ in range(architecture.decoder_layers))
+        # Typed by what they hold: a ModuleList does not tell.
+        self.encoder: Iterable[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
+            EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
+        )
+        self.decoder: Iterable[DecoderLayer] = nn.ModuleList(  # type: ignore[assignment]
+            DecoderLayer(architecture) for _ in range(architecture.decoder_layers)
+        )
         pre = architecture.norm == "pre"
         self.encoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
         self.decoder_norm = nn.LayerNorm(width) if pre else nn.Identity()

@@ -1,0 +1,1 @@
+"""What tokens mean: text codecs and finished models."""

@@ -84,7 +84,10 @@ class Tokenizer:
         Path(path).write_bytes(self.model_proto)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """The token ids of each line, without start or end token. An empty line has none."""
+        """The token ids of each line, without start or end token. An empty line has none.
+
+        Raises TypeError for a line that is no text; a lone surrogate ("\\ud800") makes it so.
+        """
         return self._processor.encode(list(lines), num_threads=-1)
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -147,7 +150,7 @@ def train_tokenizer(
 
 
 def _sample(lines: Iterable[str], size: int) -> list[str]:
-    """At most ``size`` of the lines, each equally likely: SentencePiece's own sample differs from run to run."""
+    """At most ``size`` lines, each equally likely. SentencePiece's own sample differs from run to run."""
     random = Random(0)
     sample: list[str] = []
     for seen, line in enumerate(lines):

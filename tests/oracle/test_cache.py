@@ -11,7 +11,9 @@ from lightning_bpd.models import Architecture, EncoderDecoder
 VOCABULARY = 11
 
 
-def network(norm: str = "pre", positions: str = "sinusoidal", tie: str = "all", seed: int = 0) -> EncoderDecoder:
+def network(
+    norm: str = "pre", positions: str = "sinusoidal", tie: str = "all", seed: int = 0
+) -> EncoderDecoder:
     torch.manual_seed(seed)
     architecture = Architecture(
         d_model=16, heads=2, encoder_layers=2, decoder_layers=2, feed_forward=32, dropout=0.0,
@@ -49,7 +51,9 @@ def test_cached_equals_uncached(norm, positions, tie):
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 5),
-    moves=st.lists(st.tuples(st.sampled_from(["step", "rewind", "reorder"]), st.integers(0, 10_000)), max_size=12),
+    moves=st.lists(
+        st.tuples(st.sampled_from(["step", "rewind", "reorder"]), st.integers(0, 10_000)), max_size=12
+    ),
 )
 @settings(max_examples=60, deadline=None)
 @torch.inference_mode()
@@ -80,7 +84,9 @@ def test_any_history_equals_a_fresh_state(seed, rows, moves):
             state.rewind(torch.tensor(lengths))
             history = [row[:length] for row, length in zip(history, lengths, strict=True)]
         else:
-            picked = torch.randint(0, count, (int(torch.randint(1, 7, (), generator=generator)),), generator=generator)
+            picked = torch.randint(
+                0, count, (int(torch.randint(1, 7, (), generator=generator)),), generator=generator
+            )
             state.reorder(picked)
             history = [history[row] for row in picked.tolist()]
             origin = [origin[row] for row in picked.tolist()]

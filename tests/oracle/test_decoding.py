@@ -58,7 +58,12 @@ def plain_greedy(model: EncoderDecoder, source: TokenRows, extra_length: int) ->
     return row
 
 
-@given(seed=st.integers(0, 10_000), rows=st.integers(1, 7), extra=st.integers(0, 8), norm=st.sampled_from(["pre", "post"]))
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 7),
+    extra=st.integers(0, 8),
+    norm=st.sampled_from(["pre", "post"]),
+)
 @settings(max_examples=60, deadline=None)
 def test_greedy_equals_plain_greedy(seed, rows, extra, norm):
     model = network(9, seed, norm=norm)
@@ -111,7 +116,12 @@ def test_a_wide_beam_is_exhaustive(alpha, seed):
         assert float(result.scores[row]) == pytest.approx(score, abs=1e-9)
 
 
-@given(seed=st.integers(0, 10_000), rows=st.integers(1, 6), beam=st.integers(1, 5), alpha=st.sampled_from([0.0, 0.6]))
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 6),
+    beam=st.integers(1, 5),
+    alpha=st.sampled_from([0.0, 0.6]),
+)
 @settings(max_examples=40, deadline=None)
 def test_a_batch_of_beams_equals_single_beams(seed, rows, beam, alpha):
     model = network(9, seed)

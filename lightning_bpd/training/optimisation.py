@@ -1,0 +1,42 @@
+"""Learning-rate schedules and gradients that weigh tokens alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def inverse_square_root(step: int, warmup_steps: int) -> float:
+    """Fraction of the peak rate: a straight rise for ``warmup_steps``, then step ** -0.5 (Vaswani et al. 2017, 5.3)."""
+    step = max(step, 1)
+    warmup_steps = max(warmup_steps, 1)
+    return min(step / warmup_steps, math.sqrt(warmup_steps / step))
+
+
+def cosine(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Fraction of the peak rate: a straight rise for ``warmup_steps``, then half a cosine to 0 at ``total_steps``."""
+    if step < warmup_steps:
+        return max(step, 1) / warmup_steps
+    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def scale_gradients(parameters: Iterable[torch.nn.Parameter], factor: Tensor) -> None:
+    """Multiply all gradients in place by a scalar tensor."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if gradients:
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
+
+
+def fuse_on_cpu(optimizer: Optimizer) -> None:
+    """Let an optimiser of CPU parameters use its fused kernel, where it has one and was not told otherwise.
+
+    Elsewhere torch picks a fast one itself; on the CPU it would go parameter by parameter.
+    """
+    for group in optimizer.param_groups:
+        if group.get("fused", False) is None and all(p.device.type == "cpu" for p in group["params"]):
+            group["fused"] = True

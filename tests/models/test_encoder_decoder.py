@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.models import Architecture, EncoderDecoder
+
+
+def network(**options) -> EncoderDecoder:
+    torch.manual_seed(0)
+    shape = {"d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 32}
+    architecture = Architecture(**{**shape, "dropout": 0.0, **options})
+    return EncoderDecoder(architecture, 11, 11, bos_id=2, eos_id=3).eval()
+
+
+def source(length: int) -> TokenRows:
+    return TokenRows(torch.ones(1, length, dtype=torch.long), torch.tensor([length]))
+
+
+def test_base_is_the_base_of_the_paper():
+    """Vaswani et al. 2017, table 3: 65 million parameters with 37,000 tokens."""
+    with torch.device("meta"):
+        model = EncoderDecoder(Architecture(), 37_000, 37_000, bos_id=2, eos_id=3)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(63e6, rel=0.02)
+
+
+@pytest.mark.parametrize(("tie", "matrices"), [("all", 1), ("output", 2), ("none", 3)])
+def test_tying_shares_matrices(tie, matrices):
+    names = [name for name, p in network(tie=tie).named_parameters() if p.shape == (11, 16)]
+    assert len(names) == matrices
+
+
+def test_sinusoids_grow_and_learned_positions_say_where_they_end():
+    tokens = torch.ones(1, 40, dtype=torch.long)
+    long = network(max_length=64)
+    grown = network(max_length=8)
+    grown.load_state_dict(long.state_dict())
+    torch.testing.assert_close(grown(source(30), tokens), long(source(30), tokens))
+    with pytest.raises(
+        InputError, match="a source row of 30 tokens is longer than this model's learned positions, 8"
+    ):
+        network(max_length=8, positions="learned")(source(30), tokens)
+    with pytest.raises(InputError, match="a target row of 9 tokens"):
+        network(max_length=8, positions="learned").start(source(3), None, 9)
+
+
+def test_positions_that_grew_while_decoding_still_train():
+    model = network(max_length=4)
+    with torch.inference_mode():
+        model.start(source(9), None, 20)
+    model.train()(source(9), torch.ones(1, 20, dtype=torch.long)).sum().backward()
+
+
+def test_shapes_that_cannot_be():
+    with pytest.raises(InputError, match="d_model 16 is not a multiple of heads 3"):
+        Architecture(d_model=16, heads=3)
+    with pytest.raises(InputError, match="sinusoidal positions need an even d_model, not 15"):
+        Architecture(d_model=15, heads=3)
+    with pytest.raises(
+        InputError, match="tie: all needs one vocabulary for both languages, not 5 source and 6 target"
+    ):
+        EncoderDecoder(Architecture(d_model=16, heads=2), 5, 6, bos_id=2, eos_id=3)
+
+
+def test_bfloat16_attention_trains_in_float32_on_the_cpu():
+    """Autocast must give the same result, to bfloat16's precision, on the path that avoids the slow kernel."""
+    model = network().train()
+    tokens = torch.randint(4, 11, (1, 12))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(source(6), tokens)
+        low.float().sum().backward()
+    with torch.inference_mode():
+        torch.testing.assert_close(low.float().detach(), model(source(6), tokens), rtol=0.05, atol=0.05)
