@@ -1,4 +1,4 @@
-"""Parallel text on disk: two line-aligned files, TSV or JSON lines, plain or gzip, read as a stream (floor 3)."""
+"""Parallel text on disk, read as a stream: two line-aligned files, TSV or JSONL, plain or gzip (floor 3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal
 
 from lightning_bpd.interfaces import InputError
 
@@ -157,7 +157,7 @@ def read_pairs(files: PairFiles, on_bytes: Callable[[int], None] = _not_counted)
 
 
 def read_lines(path: Path, on_bytes: Callable[[int], None] = _not_counted) -> Iterator[str]:
-    """The lines of one text file, plain or ``.gz``, as :func:`read_pairs` reads them, with the same errors."""
+    """The lines of one text file, plain or ``.gz``, read as :func:`read_pairs` does, with the same errors."""
     number = 0
     for number, line in enumerate(_raw_lines(Path(path), on_bytes), start=1):
         try:
@@ -174,7 +174,13 @@ def read_lines(path: Path, on_bytes: Callable[[int], None] = _not_counted) -> It
 def _raw_lines(path: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
     number = 0
     try:
-        with _open(path, on_bytes) as handle:
+        with io.BufferedReader(_CountedFile(path, on_bytes), _READ_BYTES) as stored:
+            # A buffer around GzipFile as well: its own readline is several times slower.
+            handle = (
+                io.BufferedReader(gzip.GzipFile(fileobj=stored), _READ_BYTES)
+                if path.suffix == ".gz"
+                else stored
+            )
             for number, line in enumerate(handle, start=1):
                 if number == 1:
                     line = line.removeprefix(_BOM)
@@ -202,12 +208,6 @@ class _CountedFile(io.FileIO):
         return count
 
 
-def _open(path: Path, on_bytes: Callable[[int], None]) -> BinaryIO:
-    stored = io.BufferedReader(_CountedFile(path, on_bytes), _READ_BYTES)
-    # GzipFile is itself buffered; it closes only what it opened, so the reader is left to its own finaliser.
-    return cast(BinaryIO, gzip.GzipFile(fileobj=stored) if path.suffix == ".gz" else stored)
-
-
 def _read_aligned(source: Path, target: Path, on_bytes: Callable[[int], None]) -> Iterator[tuple[str, str]]:
     sources, targets = read_lines(source, on_bytes), read_lines(target, on_bytes)
     pairs = 0
@@ -223,7 +223,7 @@ def _read_aligned(source: Path, target: Path, on_bytes: Callable[[int], None]) -
     source_count = pairs + (source_line is not None) + sum(1 for _ in sources)
     target_count = pairs + (target_line is not None) + sum(1 for _ in targets)
     raise InputError(
-        f"{source.name} has {source_count} lines and {target.name} has {target_count} (in {source.parent}); "
+        f"{source} has {source_count} lines and {target.name} {target_count}; "
         "line i of one must be the translation of line i of the other"
     )
 
@@ -255,8 +255,20 @@ def _json_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
             raise InputError(f"{place}: the key {key!r} is missing; the keys are {sorted(record)}")
         if not isinstance(record[key], str):
             raise InputError(f"{place}: the value of {key!r} is not a string")
+        if not _is_unicode(record[key]):
+            raise InputError(
+                f"{place}: the value of {key!r} holds half of a surrogate pair, which is no character"
+            )
         texts.append(record[key])
     return texts[0], texts[1]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def fingerprint(files: Sequence[PairFiles]) -> str:

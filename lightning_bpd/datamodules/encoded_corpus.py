@@ -1,0 +1,324 @@
+"""A corpus encoded once into memory-mapped arrays, keyed by the content of text and tokenizers (floor 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.text import Tokenizer
+
+_log = logging.getLogger(__name__)
+
+# Part of the key: raise it when what is stored changes, so that older caches are no longer found.
+_FORMAT = 1
+_CHUNK_PAIRS = 20_000
+_SECONDS_BETWEEN_LOGS = 30.0
+
+
+class RaggedRows:
+    """Rows of token ids of different length, one after the other in one array.
+
+    Rows that were mapped from files are pickled as the files' names: a worker process maps them again.
+    """
+
+    tokens: np.ndarray
+    """the tokens of all rows: uint16 where the vocabulary allows it, int32 elsewhere"""
+    offsets: np.ndarray
+    """int64 [N + 1]: row i is ``tokens[offsets[i] : offsets[i + 1]]``"""
+
+    def __init__(self, tokens: np.ndarray, offsets: np.ndarray) -> None:
+        self.tokens = tokens
+        self.offsets = offsets
+        # Plain views of the same memory: slicing an np.memmap itself takes several times as long.
+        self._tokens = np.asarray(tokens)
+        self._offsets = np.asarray(offsets)
+        self._mapped_from: tuple[Path, str] | None = None
+
+    @classmethod
+    def map(cls, stem: Path, dtype: str) -> RaggedRows:
+        """The rows in the files ``stem.tokens`` (of type ``dtype``) and ``stem.offsets``, read only."""
+        rows = cls(
+            np.memmap(stem.with_suffix(".tokens"), dtype=dtype, mode="r"),
+            np.memmap(stem.with_suffix(".offsets"), dtype=np.int64, mode="r"),
+        )
+        rows._mapped_from = (stem, dtype)
+        return rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._mapped_from is not None:
+            return RaggedRows.map, self._mapped_from
+        return RaggedRows, (self.tokens, self.offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Row ``row``, counted from 0, as a view in the stored integer type."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        return self._tokens[self._offsets[row] : self._offsets[row + 1]]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [N], the number of tokens of each row, its end token included."""
+        return np.diff(self._offsets)
+
+
+@dataclass(frozen=True)
+class EncodedCorpus:
+    """Pairs of rows of token ids. Every row ends with its side's end token; none has a start token."""
+
+    source: RaggedRows
+    target: RaggedRows
+    dropped_empty: int
+    """pairs left out because a side had no text"""
+    dropped_long: int
+    """pairs left out because a side had too many tokens"""
+    row_numbers: np.ndarray
+    """int64 [N], memory-mapped: the place of each pair, counted from 0, in the files it was read from"""
+    shortened: int = 0
+    """pairs kept, but with a side cut to the largest length"""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def encode_corpus(
+    files: Sequence[PairFiles],
+    source_tokenizer: Tokenizer,
+    target_tokenizer: Tokenizer,
+    cache: Path,
+    max_length: int,
+    drop: bool,
+    description: str,
+) -> EncodedCorpus:
+    """Encode the pairs of ``files``, or find them encoded in ``cache`` by an earlier call.
+
+    It is stored in ``cache / key``, where the key is a hash of the content of the files, of both tokenizers
+    and of the settings. It appears there only once complete, so interrupted and simultaneous calls do no
+    harm. Memory stays bounded whatever the size of the corpus.
+
+    Args:
+        files: the parts of the corpus, in order.
+        source_tokenizer: encodes the source side.
+        target_tokenizer: encodes the target side.
+        cache: folder for encoded corpora, made if it is missing.
+        max_length: the most tokens a side may have, its end token included; at least 2.
+        drop: what happens to a pair with an empty side (only white space) or one over ``max_length``. True,
+            for training: it is left out and counted. False, for validation and test: every pair stays; a
+            long side is cut, its last token the end token, and an empty side is the end token alone.
+        description: what the corpus is called in messages, as in "train".
+
+    Raises:
+        InputError: no pair is left, the cache cannot be written or is damaged, or the files cannot be read.
+
+    """
+    if max_length < 2:
+        raise InputError(f"{description}: max_length is {max_length}; a token and the end token take 2")
+    tokenizers = (source_tokenizer, target_tokenizer)
+    settings = [_FORMAT, fingerprint(files), *(t.fingerprint for t in tokenizers), max_length, drop]
+    folder = Path(cache) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+    if not folder.is_dir():
+        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(
+                f"{cache}: the cache folder cannot be written ({error.strerror}); choose another"
+            ) from None
+        try:
+            _encode(files, tokenizers, partial, max_length, drop, description)
+            _publish(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    corpus = _open_corpus(folder)
+    if drop:
+        fate = (
+            f"{corpus.dropped_empty} empty and {corpus.dropped_long} longer than {max_length} tokens dropped"
+        )
+    else:
+        fate = f"{corpus.shortened} longer than {max_length} tokens cut"
+    _log.info("%s: %d pairs, %s", description, len(corpus), fate)
+    return corpus
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    try:
+        partial.rename(folder)
+    except OSError:
+        # Another process may have finished the same corpus first; what it stored is as good.
+        if not folder.is_dir():
+            raise
+
+
+def _open_corpus(folder: Path) -> EncodedCorpus:
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        corpus = EncodedCorpus(
+            source=RaggedRows.map(folder / "source", about["source_dtype"]),
+            target=RaggedRows.map(folder / "target", about["target_dtype"]),
+            dropped_empty=about["dropped_empty"],
+            dropped_long=about["dropped_long"],
+            row_numbers=np.memmap(folder / "row_numbers", dtype=np.int64, mode="r"),
+            shortened=about["shortened"],
+        )
+    except (FileNotFoundError, ValueError, KeyError):
+        corpus = None
+    if corpus is None or not all(
+        len(rows) == len(corpus.row_numbers) == about["pairs"] and rows.offsets[-1] == len(rows.tokens)
+        for rows in (corpus.source, corpus.target)
+    ):
+        raise InputError(f"{folder}: the encoded corpus is damaged; delete this folder to have it made again")
+    return corpus
+
+
+def _encode(
+    files: Sequence[PairFiles],
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    folder: Path,
+    max_length: int,
+    drop: bool,
+    description: str,
+) -> None:
+    """Encode ``files`` into ``folder``, chunk by chunk."""
+    bytes_read = seen = kept = empty = long = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal bytes_read
+        bytes_read += count
+
+    stream = chain.from_iterable(read_pairs(part, on_bytes) for part in files)
+    total_bytes = sum(path.stat().st_size for part in files for path in part.paths)
+    with (
+        _RowsWriter(folder / "source", tokenizers[0].vocab_size) as source_writer,
+        _RowsWriter(folder / "target", tokenizers[1].vocab_size) as target_writer,
+        (folder / "row_numbers").open("wb") as row_numbers,
+        _progress(description, total_bytes) as report,
+    ):
+        while pairs := list(islice(stream, _CHUNK_PAIRS)):
+            sources = _encode_texts([source for source, _ in pairs], tokenizers[0])
+            targets = _encode_texts([target for _, target in pairs], tokenizers[1])
+            lengths = np.array([list(map(len, sources)), list(map(len, targets))])
+            is_empty = (lengths == 1).any(axis=0)
+            is_long = (lengths > max_length).any(axis=0)
+            if drop:
+                is_kept = ~(is_empty | is_long)
+                empty += int(is_empty.sum())
+                long += int((is_long & ~is_empty).sum())
+            else:
+                is_kept = np.ones_like(is_long)
+                long += int(is_long.sum())
+            rows = np.flatnonzero(is_kept)
+            source_writer.append([_cut(sources[row], max_length) for row in rows])
+            target_writer.append([_cut(targets[row], max_length) for row in rows])
+            (seen + rows).tofile(row_numbers)
+            seen += len(pairs)
+            kept += len(rows)
+            report(bytes_read, seen)
+    if not kept:
+        names = ", ".join(path.name for part in files for path in part.paths)
+        raise InputError(
+            f"{description}: no pair is left of {names}: "
+            f"{empty} empty and {long} longer than {max_length} tokens were dropped"
+        )
+    about = {
+        "pairs": kept,
+        "dropped_empty": empty,
+        "dropped_long": long if drop else 0,
+        "shortened": 0 if drop else long,
+        "source_dtype": source_writer.dtype.name,
+        "target_dtype": target_writer.dtype.name,
+    }
+    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    rows = tokenizer.encode(["" if text.isspace() else text for text in texts])
+    for row in rows:
+        row.append(tokenizer.eos_id)
+    return rows
+
+
+def _cut(row: list[int], max_length: int) -> list[int]:
+    return row if len(row) <= max_length else [*row[: max_length - 1], row[-1]]
+
+
+class _RowsWriter:
+    """Writes the files that ``RaggedRows.map`` reads."""
+
+    def __init__(self, stem: Path, vocab_size: int) -> None:
+        self.dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
+        self._tokens = stem.with_suffix(".tokens").open("wb")
+        self._offsets = stem.with_suffix(".offsets").open("wb")
+        self._total = 0
+        np.zeros(1, np.int64).tofile(self._offsets)
+
+    def __enter__(self) -> _RowsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tokens.close()
+        self._offsets.close()
+
+    def append(self, rows: Sequence[Sequence[int]]) -> None:
+        ends = self._total + np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)))
+        if len(ends):
+            count = int(ends[-1]) - self._total
+            np.fromiter(chain.from_iterable(rows), self.dtype, count).tofile(self._tokens)
+            ends.tofile(self._offsets)
+            self._total += count
+
+
+@contextmanager
+def _progress(description: str, total_bytes: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, elsewhere a log line now and then. Yields ``report(bytes_read, pairs)``."""
+    started = time.monotonic()
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("encoding {task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(description, total=total_bytes, rate="")
+
+            def show(bytes_read: int, pairs: int) -> None:
+                rate = f"{pairs / (time.monotonic() - started):,.0f} pairs/s"
+                bar.update(task, completed=bytes_read, rate=rate)
+
+            yield show
+        return
+    last_logged = started
+
+    def log(bytes_read: int, pairs: int) -> None:
+        nonlocal last_logged
+        now = time.monotonic()
+        if now - last_logged >= _SECONDS_BETWEEN_LOGS:
+            last_logged = now
+            share, rate = 100 * bytes_read / total_bytes, pairs / (now - started)
+            _log.info("%s: encoded %d pairs, %.0f %%, %.0f pairs/s", description, pairs, share, rate)
+
+    yield log
