@@ -65,7 +65,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         self._tie_group = np.concatenate(([0], np.cumsum(changes, dtype=np.int64)))[: len(sources)]
         self._shuffle, self._seed, self._rank, self._world_size = shuffle, seed, rank, world_size
         self._epoch = 0
-        self._next_start = 0
+        self._start = 0
         # Lightning calls set_epoch on the sampler inside a batch sampler, never on the batch sampler itself.
         self.sampler = self
         if shuffle:
@@ -79,18 +79,18 @@ class TokenBatchSampler(Sampler[list[int]]):
         return len(range(self._rank, batches, self._world_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order that the next ``iter`` draws."""
-        self._epoch = epoch
+        """Choose the order that is drawn next. An epoch other than the one before begins at its first batch."""
+        if epoch != self._epoch:
+            self._epoch, self._start = epoch, 0
 
     def start_at(self, batch: int) -> None:
-        """Let the next ``iter``, and only that one, begin at this batch of the rank's order."""
-        self._next_start = batch
+        """Let this epoch, and no other, begin at this batch of the rank's order."""
+        self._start = batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Not a generator: epoch and start are read when the iterator is made, even if nobody ever draws from it.
-        start, self._next_start = self._next_start, 0
+        # Not a generator: epoch and start are those of the moment the iterator is made, not of its first batch.
         batches = self._epoch_of_batches()[self._rank :: self._world_size]
-        return (batch.tolist() for batch in batches[start:])
+        return (batch.tolist() for batch in batches[self._start :])
 
     def _epoch_of_batches(self) -> list[Rows]:
         """All batches of the epoch, those of all ranks."""
@@ -101,7 +101,9 @@ class TokenBatchSampler(Sampler[list[int]]):
         ties = random.integers(0, 1 << 32, size=len(self._order))
         order = self._order[np.argsort((self._tie_group << 32) | ties, kind="stable")]
         permutation = random.permutation(len(starts))
-        batches = [order[start:end] for start, end in zip(starts[permutation], ends[permutation], strict=True)]
+        batches = [
+            order[start:end] for start, end in zip(starts[permutation], ends[permutation], strict=True)
+        ]
         return _equal_counts(batches, self._world_size)
 
     def _check_every_rank_can_have_as_many(self, batch_tokens: int) -> None:

@@ -1,0 +1,333 @@
+"""Parallel text for training, validation and test: files in, batches of token ids out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpus
+from lightning_bpd.datamodules.resume import next_position
+from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
+from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
+from lightning_bpd.interfaces import InputError, ParallelBatch
+from lightning_bpd.tasks.text import Tokenizer, train_tokenizer
+
+Part = Literal["train", "validation", "test"]
+
+_PARTS: tuple[Part, ...] = ("train", "validation", "test")
+_PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+# Part of the key of a trained tokenizer: raise it when the training of tokenizers changes.
+_TOKENIZER_FORMAT = 1
+# How many pairs are looked at to see whether a given tokenizer knows the characters of the text.
+_CHECKED_PAIRS = 1000
+
+
+class ParallelText(pl.LightningDataModule):
+    """Sentence pairs from a folder of text files, in batches by token count.
+
+    A corpus called NAME is two files aligned line by line, ``NAME.<source language>`` and ``NAME.<target language>``,
+    or ``NAME.tsv`` or ``NAME.jsonl``; each may be compressed (``.gz``). Tokenizers are trained on the training text
+    unless they are given. Text is encoded once, and found again by its content. An interrupted training goes on with
+    the batch after its checkpoint.
+
+    Args:
+        folder: Where the text files are.
+        source_language: The ending of source files, and the key of the source in JSON lines.
+        target_language: The ending of target files, and the key of the target in JSON lines.
+        train: The names of the training corpora; they are joined.
+        validation: The name of the validation corpus.
+        test: The name of the test corpus. It may be missing until it is asked for.
+        vocab_size: The number of tokens of a tokenizer that is trained here; a given one has its own.
+        joint_vocabulary: One tokenizer for both sides, trained on both, or one for each side.
+        byte_fallback: Spell characters that the training text lacks as bytes, not as the unknown token.
+        tokenizer: A SentencePiece model file to use instead of training one. With separate vocabularies it is that
+            of the source side.
+        target_tokenizer: The same for the target side; only with separate vocabularies.
+        batch_tokens: The most tokens in a training batch, padding included, on its longer side.
+        validation_batch_tokens: The same for validation, test and prediction; ``batch_tokens`` if not given.
+        max_length: The most tokens of a sentence, its end token included. Training leaves out longer pairs;
+            elsewhere they are cut.
+        cache: Where encoded text and trained tokenizers are kept. If not given, ``.encoded`` in the folder or,
+            where that cannot be written, ``data/.encoded``.
+        workers: Processes that prepare batches. Preparing one is fast, so 0, in the training process, is seldom slower.
+        seed: Decides the order of the training pairs.
+    """
+
+    source_tokenizer: Tokenizer
+    target_tokenizer: Tokenizer
+    """the same object as ``source_tokenizer`` where the vocabulary is joint"""
+    train_corpus: EncodedCorpus
+    validation_corpus: EncodedCorpus
+    test_corpus: EncodedCorpus
+
+    def __init__(
+        self,
+        folder: str,
+        source_language: str = "en",
+        target_language: str = "de",
+        train: Sequence[str] = ("train",),
+        validation: str = "val",
+        test: str = "test",
+        vocab_size: int = 8000,
+        joint_vocabulary: bool = True,
+        byte_fallback: bool = True,
+        tokenizer: str | None = None,
+        target_tokenizer: str | None = None,
+        batch_tokens: int = 4096,
+        validation_batch_tokens: int | None = None,
+        max_length: int = 256,
+        cache: str | None = None,
+        workers: int = 0,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        if source_language == target_language:
+            raise InputError(
+                f"source_language and target_language are both {source_language!r}; they must differ."
+            )
+        if joint_vocabulary and target_tokenizer is not None:
+            raise InputError(
+                f"target_tokenizer is {target_tokenizer!r}, but a joint vocabulary has one tokenizer; give it as"
+                " tokenizer, or set joint_vocabulary to false."
+            )
+        if workers < 0:
+            raise InputError(f"workers is {workers}; it must be 0 or more.")
+        self.folder = Path(folder)
+        self.source_language, self.target_language = source_language, target_language
+        self.vocab_size, self.joint_vocabulary, self.byte_fallback = (
+            vocab_size,
+            joint_vocabulary,
+            byte_fallback,
+        )
+        self.batch_tokens = batch_tokens
+        self.validation_batch_tokens = (
+            batch_tokens if validation_batch_tokens is None else validation_batch_tokens
+        )
+        self.max_length, self.workers, self.seed = max_length, workers, seed
+        # With few pairs and many processes a process may have nothing to validate.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        # A single name is meant as one name, not as its letters.
+        names = [train] if isinstance(train, str) else list(train)
+        self._names: dict[Part, list[str]] = {"train": names, "validation": [validation], "test": [test]}
+        self._given_tokenizers = (tokenizer, tokenizer if joint_vocabulary else target_tokenizer)
+        self._cache = Path(cache) if cache is not None else None
+        self._corpora: dict[Part, EncodedCorpus] = {}
+
+    def prepare_data(self) -> None:
+        """Train the tokenizers, unless given, and encode the corpora that exist. Raises InputError for bad text."""
+        self._load_tokenizers()
+        for part in _PARTS:
+            if self._exists(part):
+                self._load_corpus(part)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what the stage needs: "fit", "validate", "test", "predict", or None for all that exists.
+
+        Raises InputError if one of its corpora is missing.
+        """
+        self._load_tokenizers()
+        for part in _PARTS_OF_STAGE[stage] if stage else filter(self._exists, _PARTS):
+            setattr(self, f"{part}_corpus", self._load_corpus(part))
+
+    def sources(self, stage: Part) -> list[str]:
+        """The source lines of a corpus as they stand in its files; ``ParallelBatch.index`` counts them.
+
+        Only for "validation" and "test", where no pair is left out.
+        """
+        return [source for source, _ in self._pairs(stage)]
+
+    def references(self, stage: Part) -> list[str]:
+        """The target lines of a corpus, as ``sources`` gives the source lines."""
+        return [target for _, target in self._pairs(stage)]
+
+    def train_dataloader(self) -> DataLoader[ParallelBatch]:
+        """Shuffled batches, this rank's share; in a resumed run the first epoch begins where it was left."""
+        sampler = self._sampler(self.train_corpus, self.batch_tokens, shuffle=True)
+        if self.trainer is not None:
+            epoch, batch = next_position(self.trainer, len(sampler))
+            # Lightning makes the first iterator, and workers draw from it, before it calls set_epoch.
+            sampler.set_epoch(epoch)
+            sampler.start_at(batch)
+        return self._loader(self.train_corpus, sampler)
+
+    def val_dataloader(self) -> DataLoader[ParallelBatch]:
+        """The validation corpus, longest batches first; each pair once over all ranks."""
+        return self._evaluation_loader(self.validation_corpus)
+
+    def test_dataloader(self) -> DataLoader[ParallelBatch]:
+        """The test corpus, longest batches first; each pair once over all ranks."""
+        return self._evaluation_loader(self.test_corpus)
+
+    def predict_dataloader(self) -> DataLoader[ParallelBatch]:
+        """The same as ``test_dataloader``."""
+        return self.test_dataloader()
+
+    def _evaluation_loader(self, corpus: EncodedCorpus) -> DataLoader[ParallelBatch]:
+        return self._loader(corpus, self._sampler(corpus, self.validation_batch_tokens, shuffle=False))
+
+    def _sampler(self, corpus: EncodedCorpus, batch_tokens: int, shuffle: bool) -> TokenBatchSampler:
+        rank, world_size = 0, 1
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            # Lightning offers no public way to ask.
+            if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+                raise InputError(
+                    "The batches are already divided among the processes; set trainer.use_distributed_sampler to"
+                    " false."
+                )
+        return TokenBatchSampler(
+            corpus.source.lengths, corpus.target.lengths, batch_tokens, shuffle, self.seed, rank, world_size
+        )
+
+    def _loader(self, corpus: EncodedCorpus, sampler: TokenBatchSampler) -> DataLoader[ParallelBatch]:
+        return DataLoader(
+            _Batches(corpus),
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=_unchanged,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _files(self, part: Part) -> list[PairFiles]:
+        return find_pair_files(self.folder, self._names[part], self.source_language, self.target_language)
+
+    def _exists(self, part: Part) -> bool:
+        try:
+            self._files(part)
+        except InputError:
+            # Said again, in full, as soon as the part is needed.
+            return False
+        return True
+
+    def _pairs(self, part: Part) -> Iterator[tuple[str, str]]:
+        return chain.from_iterable(map(read_pairs, self._files(part)))
+
+    def _cache_folder(self) -> Path:
+        if self._cache is not None:
+            return self._cache
+        # The superuser may write even where a folder is marked read-only, which is to be respected.
+        writable = os.access(self.folder, os.W_OK) and self.folder.stat().st_mode & 0o222
+        return self.folder / ".encoded" if writable else Path("data/.encoded")
+
+    def _load_tokenizers(self) -> None:
+        if hasattr(self, "source_tokenizer"):
+            return
+        if self.joint_vocabulary:
+            both = self._tokenizer(self._given_tokenizers[0], "both")
+            self.source_tokenizer = self.target_tokenizer = both
+        else:
+            source = self._tokenizer(self._given_tokenizers[0], "source")
+            self.target_tokenizer = self._tokenizer(self._given_tokenizers[1], "target")
+            self.source_tokenizer = source
+
+    def _tokenizer(self, given: str | None, side: Literal["both", "source", "target"]) -> Tokenizer:
+        """The given tokenizer; or one trained on a side of the training text, now or by an earlier call."""
+        if given is not None:
+            return Tokenizer.load(given)
+        content = fingerprint(self._files("train"))
+        settings = [_TOKENIZER_FORMAT, content, side, self.vocab_size, self.byte_fallback]
+        key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+        path = self._cache_folder() / f"tokenizer-{key}.model"
+        if not path.exists():
+            tokenizer = train_tokenizer(
+                self._training_lines(side), self.vocab_size, byte_fallback=self.byte_fallback
+            )
+            _save_at_once(tokenizer, path)
+        return Tokenizer.load(path)
+
+    def _training_lines(self, side: Literal["both", "source", "target"]) -> Iterable[str]:
+        pairs = self._pairs("train")
+        if side == "both":
+            return chain.from_iterable(pairs)
+        return (pair[side == "target"] for pair in pairs)
+
+    def _load_corpus(self, part: Part) -> EncodedCorpus:
+        if part not in self._corpora:
+            files = self._files(part)
+            self._check_given_tokenizers(files[0])
+            self._corpora[part] = encode_corpus(
+                files,
+                self.source_tokenizer,
+                self.target_tokenizer,
+                self._cache_folder(),
+                self.max_length,
+                drop=part == "train",
+                description=part,
+            )
+        return self._corpora[part]
+
+    def _check_given_tokenizers(self, files: PairFiles) -> None:
+        """Raise InputError if a given tokenizer was plainly made for other text."""
+        if self._given_tokenizers == (None, None):
+            return
+        pairs = list(islice(read_pairs(files), _CHECKED_PAIRS))
+        tokenizers = (self.source_tokenizer, self.target_tokenizer)
+        for side, (given, tokenizer) in enumerate(zip(self._given_tokenizers, tokenizers, strict=True)):
+            if given is None:
+                continue
+            lines = [pair[side] for pair in pairs]
+            decoded = tokenizer.decode(tokenizer.encode(lines))
+            # SentencePiece decodes what it did not know as this mark.
+            unknown = [
+                number
+                for number, (line, text) in enumerate(zip(lines, decoded, strict=True), start=1)
+                if text.count("⁇") > line.count("⁇")
+            ]
+            if len(unknown) * 2 > len(lines):
+                raise InputError(
+                    f"{given}: the tokenizer does not match the text: it does not know some characters in"
+                    f" {len(unknown)} of the first {len(lines)} lines of {files.paths[side % len(files.paths)]}, the"
+                    f" first time in line {unknown[0]}; give a tokenizer made for these languages, or none."
+                )
+
+
+class _Batches(Dataset[ParallelBatch]):
+    """A corpus as the batches that a batch sampler asks for."""
+
+    def __init__(self, corpus: EncodedCorpus) -> None:
+        self._corpus = corpus
+
+    def __len__(self) -> int:
+        return len(self._corpus)
+
+    def __getitem__(self, row: int) -> ParallelBatch:
+        return self.__getitems__([row])
+
+    def __getitems__(self, rows: Sequence[int]) -> ParallelBatch:
+        return collate(self._corpus.source, self._corpus.target, rows)
+
+
+def _unchanged(batch: Any) -> Any:
+    """The dataset has made the batch already."""
+    return batch
+
+
+def _save_at_once(tokenizer: Tokenizer, path: Path) -> None:
+    """Save so that no other process, and no later run, ever finds half a file."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: the cache folder cannot be written ({error.strerror}); choose another with cache."
+        ) from None
+    finally:
+        if partial.exists():
+            partial.unlink()
