@@ -127,6 +127,7 @@ class ParallelText(pl.LightningDataModule):
         self._given_tokenizers = (tokenizer, tokenizer if joint_vocabulary else target_tokenizer)
         self._cache = Path(cache) if cache is not None else None
         self._corpora: dict[Part, EncodedCorpus] = {}
+        self._texts: dict[Part, tuple[list[str], list[str]]] = {}
 
     def prepare_data(self) -> None:
         """Train the tokenizers, unless given, and encode the corpora that exist. Raises InputError for bad text."""
@@ -149,11 +150,17 @@ class ParallelText(pl.LightningDataModule):
 
         Only for "validation" and "test", where no pair is left out.
         """
-        return [source for source, _ in self._pairs(stage)]
+        return self._lines(stage)[0]
 
     def references(self, stage: Part) -> list[str]:
         """The target lines of a corpus, as ``sources`` gives the source lines."""
-        return [target for _, target in self._pairs(stage)]
+        return self._lines(stage)[1]
+
+    def _lines(self, part: Part) -> tuple[list[str], list[str]]:
+        if part not in self._texts:
+            sources, targets = zip(*self._pairs(part), strict=True)
+            self._texts[part] = (list(sources), list(targets))
+        return self._texts[part]
 
     def train_dataloader(self) -> DataLoader[ParallelBatch]:
         """Shuffled batches, this rank's share; in a resumed run the first epoch begins where it was left."""

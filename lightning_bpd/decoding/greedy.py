@@ -32,11 +32,11 @@ def greedy(model: SequenceModel[State], source: TokenRows, extra_length: int = 5
         newest = model.project(hidden[:, -1]).argmax(-1)
         tokens[active, calls] = newest
         calls += 1
-        finished = (newest == model.eos_id) | (limits[active] == calls)
+        finished = (newest == model.eos_id) | (limits == calls)
         if finished.any():
             lengths[active[finished]] = calls
             going = (~finished).nonzero().squeeze(1)
-            active, newest = active[going], newest[going]
+            active, limits, newest = active[going], limits[going], newest[going]
             if len(active):
                 state.reorder(going)
     return DecodeResult(tokens[:, :calls], lengths, None, calls)

@@ -57,7 +57,9 @@ class CorpusBleu(Metric):
 
     def update(self, outputs: Sequence[str], references: Sequence[str]) -> None:
         """Add rows: detokenised, cased text."""
-        self.statistics += torch.tensor(bleu_statistics(outputs, references), device=self.statistics.device)
+        new = torch.tensor(bleu_statistics(outputs, references), device=self.statistics.device)
+        # Never in place: spawned ranks start with states that share their memory.
+        self.statistics = self.statistics + new
 
     def compute(self) -> Tensor:
         """BLEU, float64 scalar, 0-100."""

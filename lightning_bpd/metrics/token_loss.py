@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -25,15 +27,24 @@ class TokenLoss(Metric):
 
     def update(self, loss_sum: Tensor, tokens: Tensor | int) -> None:
         """Add a batch: the sum of its tokens' losses (float scalar, nats) and their number."""
+        loss_sum = loss_sum.detach().cpu()  # some accelerators have no float64
         if not torch.isfinite(loss_sum):
             # No integer stands for it; a negative count of tokens that no later batch can mend makes it NaN.
-            self.tokens -= 2**60
+            self.tokens = self.tokens - 2**60
             return
-        self.parts += torch.round(loss_sum.double() * PARTS).long()
-        self.tokens += tokens
+        # Never in place: spawned ranks start with states that share their memory.
+        self.parts = self.parts + round(float(loss_sum) * PARTS)
+        self.tokens = self.tokens + tokens
 
     def compute(self) -> Tensor:
-        """Nats a token, float64 scalar; NaN when a batch's loss was not finite."""
-        if self.tokens < 0:
-            return torch.tensor(torch.nan, dtype=torch.float64)
-        return self.parts.double() / PARTS / self.tokens
+        """Nats a token, float64 scalar; NaN when a batch's loss was not finite or there was none."""
+        parts, tokens = int(self.parts), int(self.tokens)
+        return torch.tensor(parts / PARTS / tokens if tokens > 0 else math.nan, dtype=torch.float64)
+
+
+class Perplexity(TokenLoss):
+    """e to the power of the loss in nats a token."""
+
+    def compute(self) -> Tensor:
+        """float64 scalar, at least 1."""
+        return super().compute().exp()

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_bpd.models.linear import Linear
+
 
 @dataclass(frozen=True)
 class CacheSlots:
     """Where one call's tokens go in the cache, and what they may look at; the same for every layer."""
 
-    positions: Tensor
-    """int64 [B, T], the position of each new token in its row"""
+    positions: Tensor | None
+    """int64 [B, T], the position of each new token in its row; None where ``first`` says it all"""
     first: int | None
     """the position of the first new token where it is the same in all rows, else None"""
     extent: int
@@ -43,19 +45,19 @@ class KeyValueCache:
         extent = self._longest + tokens
         if extent > max_length:
             raise ValueError(f"the cache was made for {max_length} tokens a row, this call needs {extent}")
+        if self._shortest == self._longest and tokens == 1:
+            return CacheSlots(None, self._longest, extent, None)
         positions = self.lengths[:, None] + torch.arange(tokens, device=self.lengths.device)
         if self._shortest == self._longest:
-            if tokens == 1:
-                return CacheSlots(positions, self._longest, extent, None)
             mask = torch.arange(extent, device=positions.device) <= positions[:1, :, None]
-            return CacheSlots(positions, self._longest, extent, mask[:, None])
+            return CacheSlots(None, self._longest, extent, mask[:, None])
         mask = torch.arange(extent, device=positions.device) <= positions[:, :, None]
         return CacheSlots(positions, None, extent, mask[:, None])
 
     def write(self, layer: int, keys: Tensor, values: Tensor, slots: CacheSlots) -> tuple[Tensor, Tensor]:
         """Store one layer's new keys and values [B, H, T, width]; returns all that may be attended to."""
         all_keys, all_values = self.keys[layer], self.values[layer]
-        if slots.first is not None:
+        if slots.positions is None:
             all_keys[:, :, slots.first : slots.extent] = keys
             all_values[:, :, slots.first : slots.extent] = values
         else:
@@ -109,11 +111,11 @@ class Attention(nn.Module):
         self.heads = heads
         self.dropout = dropout
         if cross:
-            self.query = nn.Linear(d_model, d_model)
-            self.key_value = nn.Linear(d_model, 2 * d_model)
+            self.query = Linear(d_model, d_model)
+            self.key_value = Linear(d_model, 2 * d_model)
         else:
-            self.query_key_value = nn.Linear(d_model, 3 * d_model)
-        self.output = nn.Linear(d_model, d_model)
+            self.query_key_value = Linear(d_model, 3 * d_model)
+        self.output = Linear(d_model, d_model)
         self._initialise(d_model)
 
     def _initialise(self, d_model: int) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models.attention import Attention, CacheSlots, KeyValueCache
 from lightning_bpd.models.dropout import add_dropped, dropout
+from lightning_bpd.models.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.hidden = nn.Linear(architecture.d_model, architecture.feed_forward)
-        self.output = nn.Linear(architecture.feed_forward, architecture.d_model)
+        self.hidden = Linear(architecture.d_model, architecture.feed_forward)
+        self.output = Linear(architecture.feed_forward, architecture.d_model)
         self.dropout = architecture.activation_dropout
         for layer in (self.hidden, self.output):
             nn.init.xavier_uniform_(layer.weight)
@@ -322,7 +323,7 @@ class EncoderDecoder(nn.Module):
         """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
         slots = state.cache.slots(tokens.size(1))
         table = self._positions("target", slots.extent)
-        positions = table[slots.positions] if slots.first is None else table[slots.first : slots.extent]
+        positions = table[slots.first : slots.extent] if slots.positions is None else table[slots.positions]
         x = self._embed(self.target_embedding, tokens, positions)
         for index, layer in enumerate(self.decoder):
             x = layer.step(x, state, index, slots)
@@ -331,7 +332,7 @@ class EncoderDecoder(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to logits [..., V]."""
-        return F.linear(hidden, self.output_weight)
+        return linear(hidden, self.output_weight)
 
 
 def _embedding(vocabulary: int, width: int) -> nn.Embedding:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.metrics import CorpusBleu, TokenLoss, bleu_signature
+from lightning_bpd.metrics import CorpusBleu, Perplexity, TokenLoss, bleu_signature
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import Tokenizer
 from lightning_bpd.tasks.translation import CHECKPOINT_KEY, Translator
@@ -47,6 +47,7 @@ class Scores(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.loss = TokenLoss()
+        self.perplexity = Perplexity()
         self.bleu = CorpusBleu()
 
 
@@ -160,7 +161,7 @@ class BaseTraining(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn the accumulated gradients into those of the mean over all tokens of all ranks."""
-        tokens = torch.as_tensor(self._step_tokens, device=self.device, dtype=torch.float64)
+        tokens = torch.as_tensor(self._step_tokens, device=self.device)
         self._step_tokens = 0
         world_size = self.trainer.world_size
         if world_size > 1:
@@ -174,21 +175,27 @@ class BaseTraining(pl.LightningModule):
 
     def validation_step(self, batch: ParallelBatch, batch_idx: int) -> None:
         """Score teacher-forced loss and decoded output."""
-        self.validation_outputs |= self._score(batch, self.data.references("validation"))
+        self.validation_outputs |= self._score("val", batch, self.data.references("validation"))
 
     def test_step(self, batch: ParallelBatch, batch_idx: int) -> None:
         """Score teacher-forced loss and decoded output."""
-        self._score(batch, self.data.references("test"))
+        self._score("test", batch, self.data.references("test"))
 
     def predict_step(self, batch: ParallelBatch, batch_idx: int) -> dict[int, str]:
         """Translations by the pair's place in the corpus."""
         return self._translate(batch)
 
-    def _score(self, batch: ParallelBatch, references: list[str]) -> dict[int, str]:
+    def _score(self, stage: str, batch: ParallelBatch, references: list[str]) -> dict[int, str]:
         _, cross_entropy, tokens = self._loss(batch, label_smoothing=0.0)
-        self.scores.loss.update(cross_entropy, tokens)
         outputs = self._translate(batch)
-        self.scores.bleu.update(list(outputs.values()), [references[index] for index in outputs])
+        scores = self.scores
+        scores.loss.update(cross_entropy, tokens)
+        scores.perplexity.update(cross_entropy, tokens)
+        scores.bleu.update(list(outputs.values()), [references[index] for index in outputs])
+        # Lightning computes them over all batches and ranks at the end of the epoch, and resets them.
+        self.log(f"{stage}/loss", scores.loss, prog_bar=True)
+        self.log(f"{stage}/perplexity", scores.perplexity)
+        self.log(f"{stage}/bleu", scores.bleu, prog_bar=True)
         return outputs
 
     def _translate(self, batch: ParallelBatch) -> dict[int, str]:
@@ -200,23 +207,6 @@ class BaseTraining(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the outputs of the validation before."""
         self.validation_outputs = {}
-
-    def on_validation_epoch_end(self) -> None:
-        """Log loss, perplexity and BLEU of the whole corpus."""
-        self._log_scores("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log loss, perplexity and BLEU of the whole corpus."""
-        self._log_scores("test")
-
-    def _log_scores(self, stage: Literal["val", "test"]) -> None:
-        # Computed here, over all ranks, and logged as plain numbers: each rank logs the same digits.
-        loss, bleu = self.scores.loss.compute(), self.scores.bleu.compute()
-        self.scores.loss.reset()
-        self.scores.bleu.reset()
-        self.log(f"{stage}/loss", loss, prog_bar=True)
-        self.log(f"{stage}/perplexity", torch.exp(loss))
-        self.log(f"{stage}/bleu", bleu, prog_bar=True)
 
     # Keeping
 

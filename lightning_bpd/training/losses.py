@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_bpd.interfaces import TokenRows
+from lightning_bpd.models.linear import linear
 
 
 def decoder_inputs(target: TokenRows, bos_id: int) -> Tensor:
@@ -47,7 +48,7 @@ def summed_cross_entropy(
     Returns:
         The loss to minimise and the cross-entropy without smoothing (detached), float32 scalars or wider.
     """
-    logits = F.linear(hidden, weight)
+    logits = linear(hidden, weight)
     plain = F.cross_entropy(
         logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="sum"
     )
