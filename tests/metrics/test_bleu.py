@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 
 from lightning_bpd.metrics import CorpusBleu, TokenLoss, bleu_score, bleu_signature, bleu_statistics
 
-sentences = st.lists(
-    st.sampled_from(["a", "b", "c", "the", "cat", "sat", ".", ",", "Ein", "Haus"]), max_size=12
-).map(" ".join)
+words = st.sampled_from(["a", "b", "c", "the", "cat", "sat", ".", ",", "Ein", "Haus"])
+sentences = st.lists(words, max_size=12).map(" ".join)
 
 
 @given(st.lists(st.tuples(sentences, sentences), min_size=1, max_size=30), st.integers(1, 7))
