@@ -1,8 +1,7 @@
 """Two checkpoints a run: the best so far and the last, each one file that is always whole.
 
 Lightning's ModelCheckpoint is not used: it writes through the system's temporary folder, which is not atomic when
-that is another disk; it forgets its best score when the run's folder is moved; and it may save a step at whose end
-validation is due, which a resumed run would then skip.
+that is another disk, and it forgets its best score when the run's folder is moved.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
+from lightning_bpd.interfaces import InputError
+
 
 def checkpoint_file(trainer: pl.Trainer, name: Literal["best", "last"]) -> Path:
     """Where a run keeps its best or last checkpoint."""
@@ -21,22 +22,17 @@ def checkpoint_file(trainer: pl.Trainer, name: Literal["best", "last"]) -> Path:
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint so that ``path`` is at every moment the old file or the new one. All ranks call it."""
+    """Write a checkpoint so that ``path`` is at every moment the old file or the new one. All ranks call it.
+
+    A trial run (``fast_dev_run``) leaves nothing behind.
+    """
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set outside its constructor
+        return
     partial = path.with_name(path.name + ".partial")
-    trainer.save_checkpoint(partial)
+    trainer.save_checkpoint(partial, weights_only=False)
     if trainer.is_global_zero:
         os.replace(partial, path)
     trainer.strategy.barrier("save_checkpoint")
-
-
-def validation_follows(trainer: pl.Trainer) -> bool:
-    """Whether validation is due after the batch that has just ended.
-
-    A checkpoint of this very moment would, when resumed, skip that validation. Lightning offers the answer under a
-    private name only.
-    """
-    loop = trainer.fit_loop
-    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
 
 
 class BestCheckpoint(Checkpoint):
@@ -54,30 +50,39 @@ class BestCheckpoint(Checkpoint):
         """optimiser steps taken when the best checkpoint was written; None before"""
         self.metrics: dict[str, float] = {}
         """validation metrics of the best checkpoint"""
+        self.bleu_signature: str | None = None
+        """the settings behind its BLEU, as the module gives them"""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the checkpoint if it is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        metrics = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
         if self.monitor not in metrics:
-            known = ", ".join(sorted(trainer.callback_metrics))
-            raise KeyError(f"best_checkpoint.monitor is {self.monitor!r}, but validation logged {known}")
+            known = ", ".join(sorted(metrics))
+            raise InputError(f"best_checkpoint.monitor is {self.monitor!r}, but validation logged {known}")
         if self.step is not None:
             new, old = metrics[self.monitor], self.metrics[self.monitor]
             if not (new > old if self.mode == "max" else new < old):
                 return
         self.step = trainer.global_step
         self.metrics = metrics
+        self.bleu_signature = getattr(pl_module, "bleu_signature", None)
         save_checkpoint(trainer, checkpoint_file(trainer, "best"))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "metrics": self.metrics}
+        """What a resumed run compares with."""
+        return {"step": self.step, "metrics": self.metrics, "bleu_signature": self.bleu_signature}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best so far, unless it was measured by another metric."""
         # Another metric's values say nothing about this one.
         if self.monitor in state_dict["metrics"]:
             self.step = state_dict["step"]
             self.metrics = state_dict["metrics"]
+            self.bleu_signature = state_dict["bleu_signature"]
 
 
 class LastCheckpoint(Checkpoint):
@@ -92,18 +97,22 @@ class LastCheckpoint(Checkpoint):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from the step that the run starts or resumes with."""
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Write the checkpoint after every so many steps."""
         stepped = trainer.global_step > self._step
         self._step = trainer.global_step
         due = self.every_n_train_steps > 0 and self._step % self.every_n_train_steps == 0
-        if stepped and due and not validation_follows(trainer):
+        if stepped and due:
             save_checkpoint(trainer, checkpoint_file(trainer, "last"))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the checkpoint after each validation."""
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             save_checkpoint(trainer, checkpoint_file(trainer, "last"))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the checkpoint of the finished run."""
         save_checkpoint(trainer, checkpoint_file(trainer, "last"))

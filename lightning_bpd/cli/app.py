@@ -4,77 +4,114 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
 
 # Short class names in configuration files resolve for imported classes only.
-import lightning_bpd.datamodules
-import lightning_bpd.training  # noqa: F401
+import lightning_bpd.datamodules  # noqa: F401
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_bpd.callbacks.interruption import Interruption
+from lightning_bpd.callbacks.progress import Overview, progress_bar
+from lightning_bpd.callbacks.samples import Predictions, Samples
+from lightning_bpd.callbacks.throughput import Throughput
 from lightning_bpd.cli.arguments import expand_data_folder
-from lightning_bpd.cli.run_folder import checkpoint_to_measure, checkpoint_to_resume, run_folder, set_aside
+from lightning_bpd.cli.finish import finish
+from lightning_bpd.cli.quiet import keep_quiet
+from lightning_bpd.cli.run_folder import (
+    checkpoint_to_measure,
+    checkpoint_to_resume,
+    lock,
+    run_folder,
+    set_aside,
+)
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile
+from lightning_bpd.tracking.weights_and_biases import wandb_logger
+from lightning_bpd.training import BaseTraining
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "default.yaml"
 
 
-def run(args: list[str], default_config: Path = DEFAULT_CONFIG) -> CommandLine:
+def run(args: list[str]) -> CommandLine:
     """Run one of Lightning's subcommands.
 
     Args:
         args: The subcommand and its options.
-        default_config: The file under all ``--config`` files.
 
     Raises:
         InputError: If the user asked for something that cannot be.
     """
-    if not default_config.is_file():
+    if not DEFAULT_CONFIG.is_file():
         raise InputError(
-            f"{default_config} is missing: training runs from a checkout of the project, "
+            f"{DEFAULT_CONFIG} is missing: training runs from a checkout of the project, "
             "installed with pip install -e ."
         )
-    parser_options = {"default_config_files": [str(default_config)], "exit_on_error": False}
-    return CommandLine(
-        model_class=LightningModule,
-        datamodule_class=LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=SaveConfig,
-        seed_everything_default=1,
-        auto_configure_optimizers=False,
-        parser_kwargs={
-            "exit_on_error": False,
-            **{command: dict(parser_options) for command in CommandLine.subcommands()},
-        },
-        args=expand_data_folder(args),
-    )
+    keep_quiet()
+    parser_options = {"default_config_files": [str(DEFAULT_CONFIG)], "exit_on_error": False}
+    try:
+        return CommandLine(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            seed_everything_default=1,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "exit_on_error": False,
+                **{command: dict(parser_options) for command in CommandLine.subcommands()},
+            },
+            args=expand_data_folder(args),
+        )
+    except MisconfigurationException as error:
+        raise InputError(str(error)) from error
 
 
 class CommandLine(LightningCLI):
     """Everything of a run lives in ``<runs>/<experiment>``."""
 
+    def __deepcopy__(self, memo: dict[int, object]) -> CommandLine:
+        """Itself: weight averaging copies the module, whose optimiser's factory refers to the command line."""
+        return self
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options of our own beside Lightning's."""
-        parser.add_argument("--experiment", type=str, default="default", help="Name of the run and of its folder.")
-        parser.add_argument("--runs", type=str, default="runs", help="Folder that holds the folders of all runs.")
+        parser.add_argument(
+            "--experiment", type=str, default="default", help="Name of the run and of its folder."
+        )
+        parser.add_argument(
+            "--runs", type=str, default="runs", help="Folder that holds the folders of all runs."
+        )
         parser.add_argument(
             "--wandb",
             type=Literal["offline", "online", "disabled"],
             default="offline",
             help="Whether W&B writes to the run's folder only, sends to its server too, or stays out.",
         )
+        # Overview says what matters of the model in a line.
+        parser.set_defaults({"trainer.enable_model_summary": False})
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
+        parser.add_lightning_class_args(Throughput, "throughput")
+        parser.add_lightning_class_args(Samples, "samples")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_lightning_class_args(Interruption, "interruption")
+        parser.add_lightning_class_args(Predictions, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; a run that is resumed or measured starts from its own configuration, which files and flags override."""
+        """Parse the command line.
+
+        A run that is resumed or measured starts from its own configuration; files and flags override it.
+        """
         assert isinstance(args, list)
         self.config = parser.parse_args(args)
         stored = self._folder() / "config.yaml"
@@ -89,25 +126,54 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder and the checkpoint, before anything is written."""
         options, folder = self._options(), self._folder()
+        checkpoint = None
         if self.subcommand != "fit":
             checkpoint = checkpoint_to_measure(folder, options["ckpt_path"])
-            logger.info("Measuring %s", checkpoint)
-            options["ckpt_path"] = str(checkpoint)
+            logger.info("Using %s", checkpoint)
         elif options["ckpt_path"] is not None:
-            options["ckpt_path"] = str(checkpoint_to_resume(folder, options["ckpt_path"]))
-        elif rank_zero_only.rank == 0 and not options["trainer"]["fast_dev_run"]:
-            kept = set_aside(folder)
-            if kept is not None:
+            checkpoint = checkpoint_to_resume(folder, options["ckpt_path"])
+        if self._writes():
+            self.lock = lock(folder)
+            # A checkpoint of another run starts a new run here.
+            resumes = checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve())
+            if not resumes and (kept := set_aside(folder)):
                 logger.info("Kept the earlier run as %s (--ckpt_path last would have resumed it)", kept)
+        options["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         options["trainer"]["default_root_dir"] = str(folder)
 
-    def instantiate_trainer(self, **kwargs: object) -> object:
-        """Add the loggers, unless the configuration brings its own or wants none."""
-        if self.config_init[self.subcommand]["trainer"]["logger"] in (None, True):
-            kwargs["logger"] = [MetricsFile(self._folder())] if self.subcommand == "fit" else False
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add loggers and progress bar, unless the configuration brings its own or wants none."""
+        options = self.config_init[self.subcommand]["trainer"]
+        if options["logger"] in (None, True):
+            kwargs["logger"] = self._loggers()
+        callbacks = [*(options["callbacks"] or []), Overview()]
+        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if options["enable_progress_bar"] is not False and not has_bar:
+            callbacks.append(progress_bar())
+        kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
-    def _options(self) -> dict:
+    def after_fit(self) -> None:
+        """Make the finished model and say what was reached."""
+        if isinstance(self.model, BaseTraining) and self._writes():
+            finish(self.trainer, Console())
+
+    def _loggers(self) -> list[Logger] | bool:
+        if self.subcommand != "fit":
+            return False
+        loggers: list[Logger] = [MetricsFile(self._folder())]
+        if self._options()["wandb"] != "disabled" and self._writes():
+            wandb = wandb_logger(self._folder(), self._options()["wandb"])
+            loggers += [wandb] if wandb is not None else []
+        return loggers
+
+    def _writes(self) -> bool:
+        """Whether this process is the one that writes a run's folder; known before there is a trainer to ask."""
+        trial = self._options()["trainer"]["fast_dev_run"]
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        return self.config.subcommand == "fit" and not trial and first
+
+    def _options(self) -> dict[str, Any]:
         return self.config[self.config.subcommand]
 
     def _folder(self) -> Path:

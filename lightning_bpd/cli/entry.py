@@ -64,7 +64,9 @@ def _dispatch(args: list[str]) -> None:
         _run_function(command, args[1:])
         return
     if command not in TRAINER_COMMANDS:
-        raise InputError(f"unknown command {command!r}: choose one of {', '.join(TRAINER_COMMANDS)}, translate, export")
+        raise InputError(
+            f"unknown command {command!r}: choose one of {', '.join(TRAINER_COMMANDS)}, translate, export"
+        )
     app = import_module("lightning_bpd.cli.app")
     _without_traceback(lambda: app.run(args))
 
@@ -107,4 +109,3 @@ def _send_log_to_stderr() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-        logger.propagate = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 from pathlib import Path
+from typing import TextIO
 
 from lightning_bpd.interfaces import InputError
 
@@ -59,6 +61,28 @@ def checkpoint_to_measure(folder: Path, checkpoint: str | None) -> Path:
             "or name a file with --ckpt_path or another run with --experiment"
         )
     return path
+
+
+def lock(folder: Path) -> TextIO:
+    """Make sure that no other process trains into this folder.
+
+    Returns:
+        The lock, held until it is closed or the process ends, however it ends.
+
+    Raises:
+        InputError: If another process holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, for the folder itself may be renamed.
+    file = folder.with_name(f".{folder.name}.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(
+            f"another process is training into {folder}: wait for it or choose another --experiment"
+        ) from error
+    return file
 
 
 def set_aside(folder: Path) -> Path | None:

@@ -59,8 +59,12 @@ class MetricsFile(Logger):
         assert step is not None, "Lightning always gives the step"
         row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
         if self._columns is None:
-            kept = [old for old in read_metrics(self.path) if old["step"] < step]
-            self._rewrite([*kept, row])
+            # A step's training row may be older than the checkpoint after it, and its validation row younger.
+            new = row.keys() - {"step", "epoch"}
+            old = read_metrics(self.path)
+            self._rewrite(
+                [r for r in old if r["step"] < step or (r["step"] == step and not new & r.keys())] + [row]
+            )
         elif not row.keys() <= set(self._columns):
             self._rewrite([*read_metrics(self.path), row])
         else:

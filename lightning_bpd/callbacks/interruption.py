@@ -1,0 +1,114 @@
+"""Stopping cleanly on Ctrl-C and SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from lightning_bpd.callbacks.checkpoints import checkpoint_file, save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """Training was asked to stop. As every SystemExit it becomes the process's exit code, 128 + signal."""
+
+
+class Interruption(Checkpoint):
+    """On Ctrl-C or SIGTERM: finish the running optimiser step, write last.ckpt, stop with exit code 130 or 143.
+
+    A validation that is running is finished first. A second signal stops at once. Lightning's own ways of saving on an
+    exception may save in the middle of a step. It calls this callback after the others because it is a Checkpoint.
+
+    Args:
+        agree_every_n_train_steps: Steps between two questions to the other ranks whether one was asked to stop.
+    """
+
+    def __init__(self, agree_every_n_train_steps: int = 10) -> None:
+        self.agree_every_n_train_steps = agree_every_n_train_steps
+        self._signal: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+        self._step = 0
+        self._saved = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to the signals from here on."""
+        self._step = trainer.global_step
+        # This late, to come after Lightning, whose own SIGTERM handler would stop in the middle of an accumulation.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop if the step before was saved."""
+        self._stop_if_saved(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Save if a signal came and the step is whole."""
+        stepped = trainer.global_step > self._step
+        self._step = trainer.global_step
+        if stepped and self._someone_asked(trainer, self._step):
+            # The metrics of this step are logged after this hook, so stopping waits for the next one.
+            self._save(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop if the step before was saved; the resumed run validates."""
+        self._stop_if_saved(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save and stop if a signal came during validation."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._someone_asked(trainer, 0):
+            self._save(trainer)
+            self._stop_if_saved(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop if the last step of the epoch was saved."""
+        self._stop_if_saved(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back."""
+        self._restore_handlers()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        self._restore_handlers()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise Interrupted(128 + number)
+        self._signal = signal.Signals(number)
+        logger.info("%s: finishing this step; a second time stops at once", self._signal.name)
+
+    def _someone_asked(self, trainer: pl.Trainer, step: int) -> bool:
+        if trainer.world_size == 1:
+            return self._signal is not None
+        if step % self.agree_every_n_train_steps:
+            return False
+        return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        save_checkpoint(trainer, checkpoint_file(trainer, "last"))
+        self._saved = True
+
+    def _stop_if_saved(self, trainer: pl.Trainer) -> None:
+        if not self._saved:
+            return
+        if not trainer.is_global_zero:
+            # Lightning's launcher kills the main process when another rank exits with anything else.
+            raise Interrupted(0)
+        logger.info("Stopped after step %d; go on with: --ckpt_path last", trainer.global_step)
+        raise Interrupted(128 + (self._signal or signal.SIGTERM))
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -1,0 +1,101 @@
+"""How fast training goes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from lightning_bpd.interfaces import ParallelBatch
+
+
+class Throughput(Callback):
+    """Logs ``train/tokens_per_second``: target tokens over all ranks, without validation and saving.
+
+    The clock runs from the first batch to the next validation or checkpoint, so that waiting for data counts. Tokens
+    are counted on the device, which is asked for the sum only when a value is logged or the clock stops.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """seconds of training so far, those before a resumption included"""
+        self.tokens = 0
+        """target tokens of this rank's batches so far"""
+        self._running = False
+        self._mark = 0.0
+        self._pending: torch.Tensor | None = None
+        self._logged = (0.0, 0)
+        self._step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave out what came before a resumption."""
+        self._step = trainer.global_step
+        self._logged = (self.seconds, self.tokens)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Start the clock if it stands."""
+        if not self._running:
+            self._running = True
+            self._mark = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: ParallelBatch,
+        batch_idx: int,
+    ) -> None:
+        """Count tokens; at every logged step, log the rate since the one before."""
+        tokens = batch.target.lengths.sum()
+        self._pending = tokens if self._pending is None else self._pending + tokens
+        stepped = trainer.global_step > self._step
+        self._step = trainer.global_step
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside its constructor
+        if not stepped or every == 0 or self._step % every:
+            return
+        self._read_clock()
+        seconds, before = self._logged
+        rate = torch.tensor((self.tokens - before) / (self.seconds - seconds), device=pl_module.device)
+        self._logged = (self.seconds, self.tokens)
+        # Ranks train side by side: their rates add up.
+        pl_module.log(
+            "train/tokens_per_second", trainer.strategy.reduce(rate, reduce_op="sum"), prog_bar=True
+        )
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far."""
+        return {"seconds": self.seconds, "tokens": self.tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the sums of the run that is resumed."""
+        self.seconds = state_dict["seconds"]
+        self.tokens = state_dict["tokens"]
+
+    def _stop_clock(self) -> None:
+        if self._running:
+            self._read_clock()
+            self._running = False
+
+    def _read_clock(self) -> None:
+        if self._pending is not None:
+            self.tokens += int(self._pending)  # waits for the device
+            self._pending = None
+        now = time.perf_counter()
+        self.seconds += now - self._mark
+        self._mark = now

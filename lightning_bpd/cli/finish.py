@@ -1,0 +1,71 @@
+"""The end of a training run: a finished model, a picture of how it was reached, and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_bpd.callbacks.checkpoints import checkpoint_file
+from lightning_bpd.callbacks.samples import spread
+from lightning_bpd.cli.export import checkpoint_metrics
+from lightning_bpd.tasks.translation import Translator, load_checkpoint
+from lightning_bpd.tracking.curves import draw_curves
+from lightning_bpd.tracking.provenance import provenance
+
+SAMPLES = 5
+
+
+def finish(trainer: pl.Trainer, console: Console) -> None:
+    """Write ``model`` and ``curves.png`` to the run's folder and say what was reached. Rank 0 calls it.
+
+    The model is that of the best checkpoint, or of the last when training never validated.
+    """
+    folder = Path(trainer.default_root_dir)
+    checkpoint = checkpoint_file(trainer, "best")
+    if not checkpoint.is_file():
+        checkpoint = checkpoint_file(trainer, "last")
+    metrics = checkpoint_metrics(checkpoint)
+    translator = load_checkpoint(checkpoint, trainer.lightning_module.device)
+    translator.save(folder / "model", {**metrics, "provenance": provenance()})
+    draw_curves(folder / "metrics.csv", folder / "curves.png")
+
+    console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
+    console.print(samples(translator, trainer.datamodule))  # type: ignore[attr-defined]
+    command = f"echo '{trainer.datamodule.sources('validation')[0]}' | python train.py translate --model {folder}/model"  # type: ignore[attr-defined]
+    for label, value in (
+        ("Finished model", f"{folder}/model"),
+        ("Curves", f"{folder}/curves.png"),
+        ("Try", command),
+    ):
+        console.print(Text(f"{label}: {value}"), soft_wrap=True)
+
+
+def results(last: dict[str, Any], best: dict[str, Any]) -> Table:
+    """What was reached, and how fast."""
+    table = Table("", "", title="Result", show_header=False, title_justify="left")
+    for name, value in best.get("validation", {}).items():
+        label = {"bleu": "BLEU (greedy)"}.get(name, name)
+        table.add_row(f"validation {label}", f"{value:.2f}")
+    table.add_row("best after", f"{best['steps']:,} of {last['steps']:,} steps")
+    table.add_row("training time", f"{last['training_seconds']:.0f} s, validation not counted")
+    table.add_row(
+        "training speed", f"{last['training_tokens'] / last['training_seconds']:,.0f} target tokens/s"
+    )
+    return table
+
+
+def samples(translator: Translator, datamodule: Any) -> Table:
+    """A few validation sentences, with the reference and the model's own translation."""
+    sources, references = datamodule.sources("validation"), datamodule.references("validation")
+    chosen = spread(list(range(len(sources))), SAMPLES)
+    outputs = translator.translate([sources[i] for i in chosen])
+    table = Table("source", "reference", "output", title="Samples", title_justify="left", show_lines=True)
+    for i, output in zip(chosen, outputs, strict=True):
+        # Text, for what looks like markup in a sentence is not.
+        table.add_row(Text(sources[i]), Text(references[i]), Text(output))
+    return table

@@ -1,0 +1,140 @@
+"""translate: text in, text out, line for line, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.translation import load
+
+# Lines read, translated and written at a time: enough for batches of like length, little enough for any memory.
+CHUNK = 10_000
+
+
+def translate(
+    model: str,
+    input: str = "-",
+    output: str = "-",
+    decoder: Literal["greedy", "beam"] = "greedy",
+    batch_size: int = 64,
+    beam: int = 4,
+    alpha: float = 0.6,
+    extra_length: int = 50,
+    device: str = "auto",
+) -> None:
+    """Translate text, line for line, with a finished model.
+
+    Lines end with a line feed and are UTF-8. Whatever else breaks lines elsewhere (a carriage return, U+2028) is
+    part of the line.
+
+    Args:
+        model: Folder of the finished model, such as runs/default/model.
+        input: File to translate; - is standard input.
+        output: File to write, complete or not at all; - is standard output.
+        decoder: greedy is fastest, beam a little better.
+        batch_size: Lines decoded together.
+        beam: Prefixes that beam search keeps.
+        alpha: Exponent of beam search's length penalty.
+        extra_length: Tokens that a translation may be longer than its source.
+        device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+    """
+    translator = load(model, _device(device))
+    name = "standard input" if input == "-" else input
+    with _open_input(input) as source, _open_output(output) as target, _progress() as (bar, task):
+        lines = read_lines(source, name)
+        while chunk := list(islice(lines, CHUNK)):
+            translations = translator.translate(
+                chunk,
+                decoder,
+                batch_size,
+                beam=beam,
+                alpha=alpha,
+                extra_length=extra_length,
+                progress=lambda done: bar.advance(task, done),
+            )
+            target.write("".join(f"{line}\n" for line in translations).encode())
+            target.flush()
+
+
+def read_lines(source: BinaryIO, name: str) -> Iterator[str]:
+    """The lines of a UTF-8 stream, split at line feeds alone.
+
+    Raises:
+        InputError: A line is not UTF-8.
+    """
+    for number, line in enumerate(source, start=1):
+        try:
+            yield line.removesuffix(b"\n").decode()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}, line {number}: not UTF-8 (byte {error.start + 1} of the line); convert it first, "
+                "for example with iconv"
+            ) from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    return torch.device(name)
+
+
+@contextmanager
+def _open_input(path: str) -> Iterator[BinaryIO]:
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")  # noqa: SIM115  # closed below; only opening it is the user's mistake
+    except OSError as error:
+        raise InputError(f"--input {path} cannot be read: {error.strerror}") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _open_output(path: str) -> Iterator[BinaryIO]:
+    """Standard output, or a file that appears under its name only when it is complete."""
+    if path == "-":
+        yield sys.stdout.buffer
+        return
+    partial = Path(f"{path}.partial")
+    try:
+        file = partial.open("wb")
+    except OSError as error:
+        raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Progress, TaskID]]:
+    """A count of lines on standard error, if that is a terminal of somebody who waits."""
+    columns = (
+        TextColumn("Translated"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("lines"),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
+    ) as bar:
+        yield bar, bar.add_task("", total=None)

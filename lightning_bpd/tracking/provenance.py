@@ -1,0 +1,58 @@
+"""Where a result comes from."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("lightning_bpd", "torch", "pytorch-lightning", "sacrebleu", "sentencepiece")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git revision, device and command line, as plain data.
+
+    Returns:
+        ``python`` and ``packages`` versions; ``git`` with ``revision`` and ``changed`` (whether tracked files differ
+        from it), or None when the package does not run from a repository; ``device``; ``command``.
+    """
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "git": git_state(Path(__file__).parents[2]),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "command": sys.argv,
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """The revision checked out in ``folder`` and whether tracked files differ from it; None outside a repository."""
+    if not (
+        folder / ".git"
+    ).exists():  # a package installed below some other project's repository is not of it
+        return None
+    try:
+        revision = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no") != ""
+    except (OSError, subprocess.SubprocessError):  # no git here, or no commit yet
+        return None
+    return {"revision": revision, "changed": changed}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,44 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("tiny_training.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_API_KEY": ""}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the command line in a process of its own, in the test's folder."""
+    processes = []
+
+    def start(*args):
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *args],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run(start):
+    """Runs the command line and returns its exit code and what it wrote on standard error."""
+
+    def run(*args):
+        process = start(*args)
+        _, errors = process.communicate(timeout=100)
+        return process.returncode, errors
+
+    return run

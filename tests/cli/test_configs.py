@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from lightning_bpd.cli import app
+from lightning_bpd.cli.run_folder import lock
+from lightning_bpd.training import BaseTraining
+
+CONFIGS = Path(app.DEFAULT_CONFIG).parent
+FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """Does all that the command line does before it trains."""
+    monkeypatch.setattr(app.CommandLine, "_run_subcommand", lambda self, subcommand: None)
+    monkeypatch.chdir(tmp_path)
+
+    locks = []
+    monkeypatch.setattr(app, "lock", lambda folder: locks.append(lock(folder)))
+
+    def build(*args):
+        command_line = app.run(["fit", "--wandb", "disabled", "--trainer.accelerator", "cpu", *args])
+        while locks:
+            locks.pop().close()  # as the end of the process does
+        return command_line
+
+    return build
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_configuration_builds_what_it_names(build, file):
+    command_line = build("--config", str(CONFIGS / file))
+    assert isinstance(command_line.model, BaseTraining)
+
+
+def test_everything_of_a_run_goes_below_its_folder(build, tmp_path):
+    trainer = build("--experiment", "one", "--runs", "all").trainer
+    assert Path(trainer.default_root_dir) == Path("all/one")
+    assert Path(trainer.log_dir) == Path("all/one")
+    assert Path(trainer.loggers[0].path) == Path("all/one/metrics.csv")
+
+
+def test_data_folder_in_short(build, tmp_path):
+    (tmp_path / "text").mkdir()
+    assert Path(build("--data", "text").datamodule.folder) == Path("text")
+
+
+def test_a_logger_of_the_configuration_stays(build):
+    assert build("--trainer.logger", "false").trainer.loggers == []
+
+
+def test_a_checkpoint_of_another_run_starts_a_new_run(build, tmp_path):
+    def write(path):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("x")
+        return path
+
+    ours, theirs = (write(f"runs/{name}/checkpoints/last.ckpt") for name in ("default", "other"))
+    assert build("--ckpt_path", ours).config["fit"]["ckpt_path"] == ours
+    assert build("--ckpt_path", "last").config["fit"]["ckpt_path"] == ours
+    assert build("--trainer.fast_dev_run", "true").trainer.fast_dev_run
+    assert (tmp_path / ours).is_file()
+    build("--ckpt_path", theirs)
+    assert not (tmp_path / ours).exists()
+    assert (tmp_path / "runs/default.1/checkpoints/last.ckpt").is_file()
+    assert (tmp_path / theirs).is_file()

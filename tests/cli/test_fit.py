@@ -1,0 +1,154 @@
+import csv
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+QUICK = ("--wandb", "disabled", "--trainer.enable_model_summary", "false")
+HARD = (*QUICK, "--config", str(Path(__file__).with_name("hard.yaml")))
+
+
+def checkpoint(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open() as file:
+        names = ("step", "train/loss", "val/loss")
+        return sorted(tuple(row[name] for name in names) for row in csv.DictReader(file))
+
+
+def assert_same_run(folder, other):
+    for name in ("best", "last"):
+        ours, theirs = checkpoint(folder, name), checkpoint(other, name)
+        assert ours["global_step"] == theirs["global_step"]
+        for states in ("state_dict", "current_model_state", "averaging_state"):
+            for key, tensor in ours[states].items():
+                assert torch.equal(tensor, theirs[states][key]), (name, states, key)
+    assert losses(folder) == losses(other)
+
+
+def wait_for(process, condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def rows(folder):
+    path = folder / "metrics.csv"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def test_a_second_run_keeps_the_first(tmp_path, run):
+    assert run("fit", *QUICK)[0] == 0
+    first = tmp_path / "runs" / "default"
+    assert sorted(path.name for path in first.iterdir()) == [
+        *("checkpoints", "config.yaml", "metrics.csv", "samples.md")
+    ]
+    assert sorted(path.name for path in (first / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    config = yaml.safe_load((first / "config.yaml").read_text())
+    assert config["model"]["init_args"]["learning_rate"] == 0.05
+    assert checkpoint(first)["global_step"] == 30
+    content = (first / "metrics.csv").read_bytes()
+
+    code, errors = run("fit", *QUICK, "--model.learning_rate", "0.01")
+    assert code == 0
+    assert "Kept the earlier run as runs/default.1 (--ckpt_path last would have resumed it)" in errors
+    assert (tmp_path / "runs" / "default.1" / "metrics.csv").read_bytes() == content
+    assert (first / "metrics.csv").read_bytes() != content
+
+    # Measuring starts from the run's own configuration, and the command line wins over it.
+    code, errors = run("test", "--model.pause", "0.001")
+    assert code == 0
+    assert "runs/default/checkpoints/best.ckpt" in errors
+    assert run("predict")[0] == 0
+    assert (first / "predictions.txt").read_text() == "".join(f"output {i}\n" for i in range(6))
+
+
+def test_mistakes_are_one_line(run):
+    for args, message in (
+        (("fit", "--ckpt_path", "last"), "error: nothing to resume in runs/default: no checkpoint has been"),
+        (("test",), "error: no checkpoint runs/default/checkpoints/best.ckpt: train one first"),
+        (("fit", "--trainer.nonsense", "3"), "error: "),
+        (("fit", "--experiment", "../x"), "error: --experiment '../x' cannot name a folder"),
+    ):
+        code, errors = run(*args)
+        assert code == 2, errors
+        assert errors.startswith(message)
+        assert errors.count("\n") == 1, errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_resumes_as_if_it_never_was(tmp_path, run, start, number):
+    assert run("fit", *HARD, "--experiment", "whole")[0] == 0
+    # Interrupted twice, at moments left to chance: the pauses make a step as long as its checkpoint.
+    resume: tuple[str, ...] = ()
+    stopped = 0
+    for wait_rows in (5, 15):
+        process = start("fit", *HARD, *resume, "--experiment", "cut", "--model.pause", "0.02")
+        cut = tmp_path / "runs" / "cut"
+        wait_for(process, lambda: rows(cut) >= wait_rows and (cut / "checkpoints" / "last.ckpt").exists())  # noqa: B023
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), errors
+        if number != signal.SIGKILL:
+            assert "go on with: --ckpt_path last" in errors
+            assert "Traceback" not in errors
+            assert checkpoint(cut)["global_step"] > stopped
+            stopped = checkpoint(cut)["global_step"]
+        resume = ("--ckpt_path", "last")
+    code, errors = run("fit", *resume, "--experiment", "cut")
+    assert code == 0, errors
+    assert_same_run(tmp_path / "runs" / "cut", tmp_path / "runs" / "whole")
+
+
+def test_a_second_signal_stops_at_once(tmp_path, start):
+    options = ("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1")
+    process = start("fit", *QUICK, *options, "--model.pause", "6")
+    wait_for(process, lambda: rows(tmp_path / "runs" / "default") >= 2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert time.monotonic() - sent < 5
+    assert not (tmp_path / "runs" / "default" / "checkpoints").exists()
+
+
+def test_wandb_writes_below_the_run_and_resumes_under_one_id(tmp_path, run):
+    assert run("fit", "--trainer.max_epochs", "1")[0] == 0
+    assert run("fit", "--ckpt_path", "last", "--trainer.max_epochs", "2")[0] == 0
+    written = sorted((tmp_path / "runs" / "default" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(written) == 2
+    assert written[0].name == written[1].name
+    assert all(b"learning_rate" in path.read_bytes() for path in written)
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_two_processes_stop_together(tmp_path, start):
+    process = start(
+        *(
+            "fit",
+            *QUICK,
+            "--model.pause",
+            "0.02",
+            "--data.batches",
+            "200",
+            "--interruption.agree_every_n_train_steps",
+        ),
+        *("5", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.log_every_n_steps", "1"),
+        *("--trainer.use_distributed_sampler", "false"),
+    )
+    folder = tmp_path / "runs" / "default"
+    wait_for(process, lambda: rows(folder) >= 4)
+    process.send_signal(signal.SIGTERM)  # the main process alone
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert checkpoint(folder)["global_step"] % 5 == 0

@@ -1,0 +1,127 @@
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lightning_bpd.cli import translate as module
+from lightning_bpd.cli.entry import main
+from lightning_bpd.cli.translate import read_lines
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.tasks.text import train_tokenizer
+from lightning_bpd.tasks.translation import Translator
+
+TRAIN = [sys.executable, "-c", "from lightning_bpd.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A finished model that translates to something, whatever it is."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer([f"{a} sees {b}" for a in "abcdefgh" for b in "abcdefgh"], 280)
+    shape = Architecture(d_model=8, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=8)
+    network = EncoderDecoder(
+        shape, tokenizer.vocab_size, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id
+    )
+    folder = tmp_path_factory.mktemp("translate") / "model"
+    Translator(network, tokenizer, tokenizer).save(folder, {})
+    return str(folder)
+
+
+def translate(model, text, *args):
+    options = ("translate", "--model", model, "--extra_length", "0", *args)
+    return subprocess.run(
+        [*TRAIN, *options],
+        input=text,
+        capture_output=True,
+        timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_lines_end_at_line_feeds_alone():
+    text = "a\rb\r\nc\u2028d\x85e\x0bf\n\nlast"
+    assert list(read_lines(io.BytesIO(text.encode()), "x")) == ["a\rb\r", "c\u2028d\x85e\x0bf", "", "last"]
+    assert list(read_lines(io.BytesIO(b""), "x")) == []
+
+
+def test_invalid_utf8_names_the_line():
+    with pytest.raises(InputError, match=r"x, line 2: not UTF-8 \(byte 3 of the line\)"):
+        list(read_lines(io.BytesIO(b"fine\nab\xff\n"), "x"))
+
+
+def test_every_line_comes_back_through_pipes(model):
+    text = "a sees b\n\n   \n\U0001f600 c\u2028d\r\n" + "x" * 400 + "\nno line feed at the end"
+    done = translate(model, text.encode())
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().split("\n")
+    assert len(lines) == 7
+    assert lines[1] == lines[2] == lines[6] == ""
+    assert done.stderr == b""
+
+
+def test_chunks_and_batches_change_nothing(model, tmp_path, monkeypatch):
+    source = tmp_path / "in.txt"
+    source.write_text("".join(f"{'abcdefgh'[i % 8]} sees {'ab ' * (i % 5)}\n" for i in range(50)))
+    outputs = []
+    for chunk, batch in ((10_000, 64), (7, 3), (1, 1)):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+        output = tmp_path / f"{chunk}.txt"
+        paths = ["--input", str(source), "--output", str(output)]
+        main(["translate", "--model", model, "--extra_length", "5", "--batch_size", str(batch), *paths])
+        outputs.append(output.read_text())
+    assert outputs[0].count("\n") == 50
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_mistakes_are_one_line_and_leave_no_output(model, tmp_path, capsys):
+    (tmp_path / "bad.txt").write_bytes(b"fine\n\xff\n")
+    output = str(tmp_path / "out.txt")
+    for args, message in (
+        (["--input", str(tmp_path / "bad.txt")], "bad.txt, line 2: not UTF-8"),
+        (["--input", str(tmp_path / "absent.txt")], "absent.txt cannot be read: No such file"),
+        (["--device", "nonsense"], "--device nonsense cannot be used here"),
+        (["--decoder", "nonsense"], "decoder"),
+        (["--batch_size", "0"], "batch_size must be at least 1"),
+        (["--nonsense"], "nonsense"),
+    ):
+        given = args if "--input" in args else [*args, "--input", model + "/config.json"]
+        with pytest.raises(SystemExit) as stopped:
+            main(["translate", "--model", model, "--output", output, *given])
+        assert stopped.value.code == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith("error: ")
+        assert message in errors
+        assert errors.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.txt"]
+
+
+def test_a_reader_that_leaves_is_no_error(model, tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("a\n" * 20_000)
+    command = [*TRAIN, "translate", "--model", model, "--extra_length", "0", "--input", str(source)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_translate_starts_without_lightning(model):
+    code = (
+        "import sys; from lightning_bpd.cli import main\n"
+        f"main(['translate', '--model', {model!r}, '--input', '/dev/null'])\n"
+        "loaded = {'pytorch_lightning', 'wandb', 'sacrebleu', 'matplotlib'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
+
+
+def test_help_lists_every_command(capsys):
+    main(["--help"])
+    shown = capsys.readouterr().out
+    for command in ("fit", "validate", "test", "predict", "translate", "export"):
+        assert f"\n  {command} " in shown
