@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import lightning_bpd.datamodules  # noqa: F401
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_bpd.callbacks.interruption import Interruption
 from lightning_bpd.callbacks.progress import Overview, progress_bar
-from lightning_bpd.callbacks.samples import Predictions, Samples
+from lightning_bpd.callbacks.samples import Predictions, Samples, write_atomically
 from lightning_bpd.callbacks.throughput import Throughput
 from lightning_bpd.cli.arguments import expand_data_folder
 from lightning_bpd.cli.finish import finish
@@ -31,9 +32,11 @@ from lightning_bpd.cli.run_folder import (
     run_folder,
     set_aside,
 )
+from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile
+from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.tracking.weights_and_biases import wandb_logger
 from lightning_bpd.training import BaseTraining
 
@@ -98,6 +101,9 @@ class CommandLine(LightningCLI):
             default="offline",
             help="Whether W&B writes to the run's folder only, sends to its server too, or stays out.",
         )
+        # A group of its own, so that one checkpoint can be measured under many rules.
+        parser.add_class_arguments(DecodingOptions, "decode")
+        parser.link_arguments("decode", "model.init_args.decode")
         # Overview says what matters of the model in a line.
         parser.set_defaults({"trainer.enable_model_summary": False})
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
@@ -157,6 +163,30 @@ class CommandLine(LightningCLI):
         """Make the finished model and say what was reached."""
         if isinstance(self.model, BaseTraining) and self._writes():
             finish(self.trainer, Console())
+
+    def after_validate(self) -> None:
+        """Write what was measured."""
+        self._write_measurement("validation")
+
+    def after_test(self) -> None:
+        """Write what was measured."""
+        self._write_measurement("test")
+
+    def _write_measurement(self, part: str) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        options = self._options()
+        measured = {
+            "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
+            "bleu_signature": getattr(self.model, "bleu_signature", None),
+            "decode": options["decode"].as_dict(),
+            "checkpoint": options["ckpt_path"],
+            "provenance": provenance(),
+        }
+        decoder = options["decode"]["decoder"]
+        path = self._folder() / f"{part}_{decoder}.json"
+        write_atomically(path, json.dumps(measured, indent=2) + "\n")
+        logger.info("Written to %s", path)
 
     def _loggers(self) -> list[Logger] | bool:
         if self.subcommand != "fit":
