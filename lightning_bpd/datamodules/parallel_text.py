@@ -166,6 +166,13 @@ class ParallelText(pl.LightningDataModule):
         """Shuffled batches, this rank's share; in a resumed run the first epoch begins where it was left."""
         sampler = self._sampler(self.train_corpus, self.batch_tokens, shuffle=True)
         if self.trainer is not None:
+            resumes_later = self.trainer.ckpt_path is not None and not self.trainer.fit_loop.is_resuming
+            if resumes_later and not self.trainer.optimizers:
+                raise InputError(
+                    "configure_optimizers asked for the number of training batches before the checkpoint was "
+                    "restored, so this run could not go on where it stopped: ask for "
+                    "trainer.estimated_stepping_batches when the schedule first needs it"
+                )
             epoch, batch = next_position(self.trainer, len(sampler))
             # Lightning makes the first iterator, and workers draw from it, before it calls set_epoch.
             sampler.set_epoch(epoch)

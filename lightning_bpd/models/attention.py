@@ -34,14 +34,14 @@ class KeyValueCache:
 
     def __init__(self, layers: int, rows: int, heads: int, max_length: int, width: int, like: Tensor) -> None:
         # Zeros, not uninitialised memory: a hidden NaN times a weight of zero would still be NaN.
-        self.keys = like.new_zeros(layers, rows, heads, max_length, width)
-        self.values = torch.zeros_like(self.keys)
+        # Keys and values lie side by side, [layers, 2, B, H, length, width]: one copy writes both.
+        self.entries = like.new_zeros(layers, 2, rows, heads, max_length, width)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=like.device)
         self._shortest = self._longest = 0
 
     def slots(self, tokens: int) -> CacheSlots:
         """Slots for ``tokens`` more tokens in every row."""
-        max_length = self.keys.size(3)
+        max_length = self.entries.size(4)
         extent = self._longest + tokens
         if extent > max_length:
             raise ValueError(f"the cache was made for {max_length} tokens a row, this call needs {extent}")
@@ -54,17 +54,15 @@ class KeyValueCache:
         mask = torch.arange(extent, device=positions.device) <= positions[:, :, None]
         return CacheSlots(positions, None, extent, mask[:, None])
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, slots: CacheSlots) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values [B, H, T, width]; returns all that may be attended to."""
-        all_keys, all_values = self.keys[layer], self.values[layer]
+    def write(self, layer: int, keys_values: Tensor, slots: CacheSlots) -> tuple[Tensor, ...]:
+        """Store one layer's new keys and values [2, B, H, T, width]; returns all that may be attended to."""
+        entries = self.entries[layer]
         if slots.positions is None:
-            all_keys[:, :, slots.first : slots.extent] = keys
-            all_values[:, :, slots.first : slots.extent] = values
+            entries[:, :, :, slots.first : slots.extent] = keys_values
         else:
-            rows = torch.arange(keys.size(0), device=keys.device)[:, None]
-            all_keys[rows, :, slots.positions] = keys.transpose(1, 2)
-            all_values[rows, :, slots.positions] = values.transpose(1, 2)
-        return all_keys[:, :, : slots.extent], all_values[:, :, : slots.extent]
+            rows = torch.arange(keys_values.size(1), device=keys_values.device)[:, None]
+            entries[:, rows, :, slots.positions] = keys_values.permute(1, 3, 0, 2, 4)
+        return entries[:, :, :, : slots.extent].unbind(0)
 
     def append(self, tokens: int) -> None:
         """Every row now holds ``tokens`` more tokens."""
@@ -82,15 +80,13 @@ class KeyValueCache:
     def reorder(self, rows: Tensor) -> None:
         """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
         filled = self._longest
-        keys, values = self.keys[:, rows, :, :filled], self.values[:, rows, :, :filled]
-        if len(rows) > self.keys.size(1):
-            layers, _, heads, max_length, width = self.keys.shape
-            self.keys = self.keys.new_zeros(layers, len(rows), heads, max_length, width)
-            self.values = torch.zeros_like(self.keys)
+        kept = self.entries[:, :, rows, :, :filled]
+        if len(rows) > self.entries.size(2):
+            layers, both, _, heads, max_length, width = self.entries.shape
+            self.entries = self.entries.new_zeros(layers, both, len(rows), heads, max_length, width)
         else:
-            self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
-        self.keys[..., :filled, :] = keys
-        self.values[..., :filled, :] = values
+            self.entries = self.entries[:, :, : len(rows)]
+        self.entries[..., :filled, :] = kept
         self._set_lengths(self.lengths[rows])
 
     def _set_lengths(self, lengths: Tensor) -> None:
@@ -126,10 +122,10 @@ class Attention(nn.Module):
                 nn.init.xavier_uniform_(block)
             nn.init.zeros_(layer.bias)
 
-    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """[B, T, parts * D] to ``parts`` tensors [B, H, T, D / H]."""
+    def _split(self, x: Tensor, parts: int) -> Tensor:
+        """[B, T, parts * D] to [parts, B, H, T, D / H]."""
         rows, length, _ = x.shape
-        return x.view(rows, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return x.view(rows, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False
@@ -150,20 +146,20 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Self-attention over whole rows: x [B, T, D], mask bool [B, 1, 1, T] (True: look) or None."""
-        query, key, value = self._split(self.query_key_value(x), 3)
+        query, key, value = self._split(self.query_key_value(x), 3).unbind(0)
         return self._attend(query, key, value, mask, causal)
 
     def step(self, x: Tensor, cache: KeyValueCache, layer: int, slots: CacheSlots) -> Tensor:
         """Self-attention of new tokens x [B, T, D] over the cache, which they are written to."""
-        query, key, value = self._split(self.query_key_value(x), 3)
-        return self._attend(query, *cache.write(layer, key, value, slots), slots.mask)
+        query_key_value = self._split(self.query_key_value(x), 3)
+        key, value = cache.write(layer, query_key_value[1:], slots)
+        return self._attend(query_key_value[0], key, value, slots.mask)
 
     def source(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, S, D / H] of the encoded source [B, S, D], for ``cross``."""
-        key, value = self._split(self.key_value(memory), 2)
+        key, value = self._split(self.key_value(memory), 2).unbind(0)
         return key, value
 
     def cross(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of x [B, T, D] to a source's keys and values; mask bool [B, 1, 1, S] or None."""
-        (query,) = self._split(self.query(x), 1)
-        return self._attend(query, key, value, mask)
+        return self._attend(self._split(self.query(x), 1)[0], key, value, mask)

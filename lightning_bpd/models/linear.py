@@ -18,20 +18,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``: x [..., K], weight [N, K], bias [N] to [..., N].
 
     On a CPU torch gives float32 products to MKL, which leaves half of an AMD processor's speed unused. Large ones
-    go to oneDNN here, which runs at full speed on any.
+    go to oneDNN here, which runs at full speed on any. A single row, as in decoding, is a matrix times a vector.
     """
     if (
-        not _HAS_ONEDNN
+        not x.is_cpu
         or x.dtype != torch.float32
-        or weight.dtype != torch.float32
-        or x.device.type != "cpu"
-        or x.numel() * weight.size(0) < _ONEDNN_FROM
+        or weight.dtype != x.dtype
         or torch.is_autocast_enabled("cpu")
     ):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled():
-        return _Linear.apply(x, weight, bias)
-    return _onednn(x, weight, bias)
+    gradient = torch.is_grad_enabled()
+    if x.numel() == x.size(-1) and not gradient:
+        row = x.reshape(-1)
+        product = torch.mv(weight, row) if bias is None else torch.addmv(bias, weight, row)
+        return product.view(*x.shape[:-1], -1)
+    if _HAS_ONEDNN and x.numel() * len(weight) >= _ONEDNN_FROM:
+        return _Linear.apply(x, weight, bias) if gradient else _onednn(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 class Linear(nn.Linear):

@@ -126,20 +126,6 @@ class Translator:
                 progress(len(batch))
         return outputs
 
-    def description(self) -> dict[str, Any]:
-        """What rebuilds this object, weights aside: plain data and tensors of bytes, fit for a checkpoint."""
-        joint = self.source_tokenizer.fingerprint == self.target_tokenizer.fingerprint
-        tokenizers = {"target": self.target_tokenizer}
-        if not joint:
-            tokenizers["source"] = self.source_tokenizer
-        return {
-            "network": network_config(self.network),
-            "tokenizers": {
-                side: torch.frombuffer(bytearray(tokenizer.model_proto), dtype=torch.uint8)
-                for side, tokenizer in tokenizers.items()
-            },
-        }
-
     def save(self, folder: str | Path, metrics: Mapping[str, Any]) -> None:
         """Write the finished model: ``model.safetensors``, ``config.json``, tokenizer(s) and ``metrics.json``.
 
@@ -172,6 +158,21 @@ class Translator:
             shutil.rmtree(replaced.parent)
         else:
             os.replace(unfinished, folder)
+
+
+def describe(
+    network: EncoderDecoder, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """What rebuilds a translator, weights aside: plain data and tensors of bytes, fit for a checkpoint."""
+    tokenizers = {"source": source_tokenizer, "target": target_tokenizer}
+    return {
+        "network": network_config(network),
+        "tokenizers": {
+            side: torch.frombuffer(bytearray(tokenizer.model_proto), dtype=torch.uint8)
+            for side, tokenizer in tokenizers.items()
+        },
+        "fingerprints": {side: tokenizer.fingerprint for side, tokenizer in tokenizers.items()},
+    }
 
 
 def network_config(network: EncoderDecoder) -> dict[str, Any]:
@@ -238,9 +239,9 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Tra
     except Exception as error:  # torch.load raises a dozen kinds for a damaged or foreign file
         raise InputError(f"{path} is not a checkpoint of a translation model: {error}") from error
     network = build_network(description["network"])
-    tokenizers = {
-        side: Tokenizer(bytes(data.numpy().tobytes())) for side, data in description["tokenizers"].items()
-    }
+    source, target = (
+        Tokenizer(description["tokenizers"][side].numpy().tobytes()) for side in ("source", "target")
+    )
     prefix = "network."
     weights = {
         name.removeprefix(prefix): tensor
@@ -248,8 +249,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Tra
         if name.startswith(prefix)
     }
     _load_weights(network, weights, str(path))
-    target = tokenizers["target"]
-    return Translator(network.to(device), tokenizers.get("source", target), target)
+    return Translator(network.to(device), source, target)
 
 
 def _load_weights(network: EncoderDecoder, weights: dict[str, Tensor], where: str) -> None:

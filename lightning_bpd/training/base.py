@@ -17,7 +17,7 @@ from lightning_bpd.interfaces import InputError, ParallelBatch
 from lightning_bpd.metrics import CorpusBleu, Perplexity, TokenLoss, bleu_signature
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import Tokenizer
-from lightning_bpd.tasks.translation import CHECKPOINT_KEY, Translator
+from lightning_bpd.tasks.translation import CHECKPOINT_KEY, describe
 from lightning_bpd.training.losses import decoder_inputs, summed_cross_entropy, without_padding
 from lightning_bpd.training.optimisation import (
     cosine,
@@ -125,7 +125,8 @@ class BaseTraining(pl.LightningModule):
     def _rate(self, steps_done: int) -> float:
         step = steps_done + 1
         if self.schedule == "cosine":
-            return cosine(step, self.warmup_steps, int(self.trainer.estimated_stepping_batches))
+            # Not asked for in advance: that would load the data before a resumed run knows where it is.
+            return cosine(step, self.warmup_steps, lambda: int(self.trainer.estimated_stepping_batches))
         if self.schedule == "inverse_square_root":
             return inverse_square_root(step, self.warmup_steps)
         return min(step / max(self.warmup_steps, 1), 1.0)
@@ -210,20 +211,12 @@ class BaseTraining(pl.LightningModule):
 
     # Keeping
 
-    def translator(self) -> Translator:
-        """The model as it is now, with its tokenizers."""
-        assert self.network is not None
-        data = self.data
-        return Translator(self.network, data.source_tokenizer, data.target_tokenizer)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what makes a finished model of the checkpoint alone: plain data and bytes."""
-        data = self.data
-        checkpoint[CHECKPOINT_KEY] = self.translator().description()
-        checkpoint[CHECKPOINT_KEY]["fingerprints"] = {
-            "source": data.source_tokenizer.fingerprint,
-            "target": data.target_tokenizer.fingerprint,
-        }
+        assert self.network is not None
+        checkpoint[CHECKPOINT_KEY] = describe(
+            self.network, self.data.source_tokenizer, self.data.target_tokenizer
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose tokenizers are not those of the data."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -17,11 +17,16 @@ def inverse_square_root(step: int, warmup_steps: int) -> float:
     return min(step / warmup_steps, math.sqrt(warmup_steps / step))
 
 
-def cosine(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Fraction of the peak rate: a straight rise for ``warmup_steps``, then half a cosine to 0 at ``total_steps``."""
-    if step < warmup_steps:
-        return max(step, 1) / warmup_steps
-    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+def cosine(step: int, warmup_steps: int, total_steps: Callable[[], int]) -> float:
+    """Fraction of the peak rate: a straight rise for ``warmup_steps``, then half a cosine to 0 at ``total_steps``.
+
+    ``total_steps`` is called after the warm-up only.
+    """
+    step, warmup_steps = max(step, 1), max(warmup_steps, 1)
+    if step <= warmup_steps:
+        return step / warmup_steps
+    total = total_steps()
+    progress = (step - warmup_steps) / max(total - warmup_steps, 1)
     return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
 
 

@@ -70,3 +70,16 @@ def test_only_large_float32_products_go_to_onednn(onednn_calls: list[tuple[int, 
 
 def test_layers_store_their_weights_as_torch_does() -> None:
     assert Linear(3, 5).state_dict().keys() == torch.nn.Linear(3, 5).state_dict().keys()
+
+
+@pytest.mark.parametrize("shape", [(48,), (1, 48), (1, 1, 48)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_single_row_is_no_exception(shape: tuple[int, ...], with_bias: bool) -> None:
+    torch.manual_seed(1)
+    weight, bias = torch.randn(20, 48), torch.randn(20) if with_bias else None
+    # Every second element, so that the row is not contiguous.
+    x = torch.randn(*shape[:-1], 96)[..., ::2]
+    expected = F.linear(x, weight, bias)
+    torch.testing.assert_close(linear(x, weight, bias), expected, atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x, weight, bias), expected, atol=1e-5, rtol=1e-5)

@@ -58,7 +58,9 @@ def test_wrong_use_says_what_to_do():
         MODEL.translate(["a"], decoder="sampling")
     with pytest.raises(InputError, match="batch_size must be at least 1, not 0"):
         MODEL.translate(["a"], batch_size=0)
-    with pytest.raises(InputError, match="the target tokenizer has 310 pieces and the model 300 target tokens"):
+    with pytest.raises(
+        InputError, match="the target tokenizer has 310 pieces and the model 300 target tokens"
+    ):
         Translator(MODEL.network, TOKENIZER, OTHER)
 
 
