@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_bpd.datamodules import demo_corpus
-from lightning_bpd.datamodules.demo_corpus import sentence_pairs, write_demo_corpus
+from lightning_bpd.datamodules.demo.corpus import sentence_pairs, write_demo_corpus
 from lightning_bpd.interfaces import InputError
 
 FILES = [f"{part}.{language}" for part in ("train", "val", "test") for language in ("en", "de")]
@@ -86,7 +85,7 @@ def test_seed_decides_every_byte(tmp_path: Path):
 
 def test_complete_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     small(tmp_path)
-    monkeypatch.setattr(demo_corpus, "_generate", lambda seed, sizes: pytest.fail("generated again"))
+    monkeypatch.setattr(corpus, "_generate", lambda seed, sizes: pytest.fail("generated again"))
     small(tmp_path)
 
 
@@ -102,7 +101,7 @@ def test_damaged_folder_is_made_anew(tmp_path: Path, name: str):
 
 def test_other_arguments_or_grammar_replace_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert small(tmp_path) != small(tmp_path, seed=2)
-    monkeypatch.setattr(demo_corpus, "_grammar_fingerprint", lambda: "newer")
+    monkeypatch.setattr(corpus, "_grammar_fingerprint", lambda: "newer")
     small(tmp_path)
     assert json.loads((tmp_path / "demo.json").read_text())["grammar"] == "newer"
 
@@ -110,19 +109,19 @@ def test_other_arguments_or_grammar_replace_the_files(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("after", range(7))
 def test_interruption_leaves_whole_files_and_is_repaired(tmp_path: Path, monkeypatch, after: int):
     wanted = small(tmp_path / "whole")
-    folder, rename, calls = tmp_path / "cut", demo_corpus.os.replace, itertools.count()
+    folder, rename, calls = tmp_path / "cut", corpus.os.replace, itertools.count()
 
     def interrupted(source: str, target: Path) -> None:
         if next(calls) == after:
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr(demo_corpus.os, "replace", interrupted)
+    monkeypatch.setattr(corpus.os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         small(folder)
     for path in folder.iterdir():
         assert path.name == "demo.json" or path.read_bytes() == wanted[path.name]
-    monkeypatch.setattr(demo_corpus.os, "replace", rename)
+    monkeypatch.setattr(corpus.os, "replace", rename)
     assert small(folder) == wanted
 
 

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentParser
 
-from lightning_bpd.datamodules.demo_text import DemoText
+from lightning_bpd.datamodules.demo.text import DemoText
 from lightning_bpd.datamodules.parallel_text import ParallelText
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text import train_tokenizer

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_bpd.datamodules import ParallelText
-from lightning_bpd.datamodules.demo_corpus import sentence_pairs
+from lightning_bpd.datamodules.demo.corpus import sentence_pairs
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError, ParallelBatch
 from lightning_bpd.models import Architecture

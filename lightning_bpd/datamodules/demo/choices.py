@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lightning_bpd.datamodules import demo_lexicon
-from lightning_bpd.datamodules.demo_grammar import BE, Clause
-from lightning_bpd.datamodules.demo_morphology import (
+from lightning_bpd.datamodules.demo import lexicon
+from lightning_bpd.datamodules.demo.grammar import BE, Clause
+from lightning_bpd.datamodules.demo.morphology import (
     ADJECTIVES,
     NOUN,
     PLACES,
@@ -18,7 +18,7 @@ from lightning_bpd.datamodules.demo_morphology import (
     nouns_of,
     verb,
 )
-from lightning_bpd.datamodules.demo_phrases import (
+from lightning_bpd.datamodules.demo.phrases import (
     BARE,
     NOT_A,
     POSSESSIVES,
@@ -34,7 +34,7 @@ from lightning_bpd.datamodules.demo_phrases import (
     owned_by,
     prepositional,
 )
-from lightning_bpd.datamodules.demo_times import Chooser, time_for
+from lightning_bpd.datamodules.demo.times import Chooser, time_for
 
 Pair = tuple[str, str]
 """English, German"""
@@ -49,8 +49,8 @@ def adjectives_for(choose: Chooser, noun: Noun, share: float = 0.35) -> list[tup
     found = []
     if choose.chance(share):
         found.append(choose.pick(ADJECTIVES[noun.kinds[0]]))
-    if noun.kinds[0] in demo_lexicon.COLOURED and choose.chance(share / 2):
-        found.append(choose.pick(demo_lexicon.COLOURS))
+    if noun.kinds[0] in lexicon.COLOURED and choose.chance(share / 2):
+        found.append(choose.pick(lexicon.COLOURS))
     return found
 
 
@@ -63,10 +63,10 @@ def somebody(choose: Chooser, owner: Phrase | None = None, plain: bool = False) 
     """
     share = choose.below(100)
     if share < 25:
-        name, pronoun = choose.pick(demo_lexicon.NAMES)
+        name, pronoun = choose.pick(lexicon.NAMES)
         return named(name, pronoun)
     if share < 33:
-        surname = choose.pick(demo_lexicon.SURNAMES)
+        surname = choose.pick(lexicon.SURNAMES)
         return titled(surname, choose.pick(("he", "she")))
     if share < 58:
         owners = ["I", "I", "you", "we"]
@@ -102,7 +102,7 @@ def subject_for(choose: Chooser, pronouns: float = 0.3) -> Phrase:
     if choose.chance(pronouns):
         return PRONOUNS[choose.pick(tuple(PRONOUNS))]
     if choose.chance(0.06):
-        name, pronoun = choose.pick(demo_lexicon.NAMES)
+        name, pronoun = choose.pick(lexicon.NAMES)
         noun = choose.pick(nouns_of("family"))
         other = noun_phrase(noun, POSSESSIVES[pronoun])
         german = {case: f"{name} und {form}" for case, form in other.german.items()}
@@ -138,7 +138,7 @@ def thing(choose: Chooser, noun: Noun, owner: Phrase, negated: bool = False) -> 
     if share < 87:
         return noun_phrase(noun, THIS, adjectives, many)
     if share < 91:
-        name = choose.pick([name for name, _ in demo_lexicon.NAMES if name not in owner.english])
+        name = choose.pick([name for name, _ in lexicon.NAMES if name not in owner.english])
         return noun_phrase(noun, owned_by(name), adjectives, many)
     if share < 97 and not negated:
         n = choose.between(2, 12) if choose.chance(0.8) else choose.between(13, 29)
@@ -149,7 +149,7 @@ def thing(choose: Chooser, noun: Noun, owner: Phrase, negated: bool = False) -> 
 def place(choose: Chooser, kind: str, share: float = 0.2) -> Adverbial:
     """Where: in a city, at home, or at a place of the kind."""
     if kind == "city":
-        english, german = choose.pick(demo_lexicon.CITIES)
+        english, german = choose.pick(lexicon.CITIES)
         return Adverbial(f"in {english}", f"in {german}", "place")
     if kind == "home":
         return Adverbial("at home", "zu Hause", "place")
@@ -162,7 +162,7 @@ def place(choose: Chooser, kind: str, share: float = 0.2) -> Adverbial:
 def direction(choose: Chooser, kind: str) -> list[Adverbial]:
     """Where to, and perhaps how: to Berlin by train, to the garden."""
     if kind == "city":
-        english, german = choose.pick(demo_lexicon.CITIES)
+        english, german = choose.pick(lexicon.CITIES)
         return [Adverbial(f"to {english}", f"nach {german}", "direction")]
     if choose.chance(0.12):
         return [Adverbial("home", "nach Hause", "direction")]
@@ -205,8 +205,8 @@ def wanted_verb(choose: Chooser) -> Verb:
 
 def colour_for(choose: Chooser, noun: Noun) -> list[tuple[str, str]]:
     """A colour or nothing, where a sentence will judge the thing itself."""
-    coloured = noun.kinds[0] in demo_lexicon.COLOURED and choose.chance(0.25)
-    return [choose.pick(demo_lexicon.COLOURS)] if coloured else []
+    coloured = noun.kinds[0] in lexicon.COLOURED and choose.chance(0.25)
+    return [choose.pick(lexicon.COLOURS)] if coloured else []
 
 
 def action(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lightning_bpd.datamodules import demo_lexicon
+from lightning_bpd.datamodules.demo import lexicon
 
 
 @dataclass(frozen=True)
@@ -178,24 +178,22 @@ def _lines(table: str) -> list[str]:
     return table.strip().splitlines()
 
 
-PLACES = [_noun(line) for line in _lines(demo_lexicon.PLACES)]
-SIMPLE_NOUNS = [_noun(line) for line in _lines(demo_lexicon.NOUNS)] + PLACES
+PLACES = [_noun(line) for line in _lines(lexicon.PLACES)]
+SIMPLE_NOUNS = [_noun(line) for line in _lines(lexicon.NOUNS)] + PLACES
 NOUN = {noun.english: noun for noun in SIMPLE_NOUNS}
 COMPOUNDS = [
     compound(english, german, NOUN[head])
-    for english, german, heads in (
-        re.split(r" (?=\S+: )|: ", line) for line in _lines(demo_lexicon.COMPOUNDS)
-    )
+    for english, german, heads in (re.split(r" (?=\S+: )|: ", line) for line in _lines(lexicon.COMPOUNDS))
     for head in heads.split()
 ]
 NOUN.update((noun.english, noun) for noun in COMPOUNDS)
 
-VERBS = [verb(line) for line in _lines(demo_lexicon.VERBS)]
+VERBS = [verb(line) for line in _lines(lexicon.VERBS)]
 VERB = {" ".join(filter(None, (v.english[0], v.adverb, v.tail))): v for v in VERBS}
 
 ADJECTIVES = {
     kind: [(pair.split()[0], pair.split()[1]) for pair in pairs.split(", ")]
-    for kind, pairs in (line.split(": ") for line in _lines(demo_lexicon.ADJECTIVES))
+    for kind, pairs in (line.split(": ") for line in _lines(lexicon.ADJECTIVES))
 }
 
 

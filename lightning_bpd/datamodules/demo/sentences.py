@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from lightning_bpd.datamodules import demo_lexicon
-from lightning_bpd.datamodules.demo_choices import (
+from lightning_bpd.datamodules.demo import lexicon
+from lightning_bpd.datamodules.demo.choices import (
     Pair,
     action,
     adjectives_for,
@@ -18,7 +18,7 @@ from lightning_bpd.datamodules.demo_choices import (
     wanted_verb,
     with_time,
 )
-from lightning_bpd.datamodules.demo_grammar import (
+from lightning_bpd.datamodules.demo.grammar import (
     BE,
     MODALS,
     Clause,
@@ -30,15 +30,15 @@ from lightning_bpd.datamodules.demo_grammar import (
     german_question,
     german_statement,
 )
-from lightning_bpd.datamodules.demo_morphology import (
+from lightning_bpd.datamodules.demo.morphology import (
     NOUN,
     VERB,
     Verb,
     nouns_of,
     verb,
 )
-from lightning_bpd.datamodules.demo_numbers import numbers, still_going_on, timetable
-from lightning_bpd.datamodules.demo_phrases import (
+from lightning_bpd.datamodules.demo.numbers import numbers, still_going_on, timetable
+from lightning_bpd.datamodules.demo.phrases import (
     NO,
     POSSESSIVES,
     PRONOUNS,
@@ -49,12 +49,12 @@ from lightning_bpd.datamodules.demo_phrases import (
     noun_phrase,
     prepositional,
 )
-from lightning_bpd.datamodules.demo_times import (
+from lightning_bpd.datamodules.demo.times import (
     Chooser,
     long_ago,
     time_for,
 )
-from lightning_bpd.datamodules.demo_two_clauses import because, in_order, intention, relative_clause, report
+from lightning_bpd.datamodules.demo.two_clauses import because, in_order, intention, relative_clause, report
 
 # What one puts somewhere lies there or stands there.
 _LAY = verb("put/put/put/putting | legen | hat gelegt")
@@ -225,7 +225,7 @@ def description(choose: Chooser) -> Pair:
     kind = choose.below(3)
     if kind == 0:
         subject = somebody(choose, plain=True)
-        english, he, she = choose.pick(demo_lexicon.PROFESSIONS)
+        english, he, she = choose.pick(lexicon.PROFESSIONS)
         german = he if subject.pronoun == "he" else she
         tense = choose.pick(("present", "past"))
         clause = predicate(subject, english, german, tense)
@@ -239,7 +239,7 @@ def description(choose: Chooser) -> Pair:
     if kind == 1:
         if choose.chance(0.5):
             subject, other = somebody(choose, plain=True), somebody(choose, plain=True)
-            english, german = choose.pick(demo_lexicon.COMPARATIVES["person"])
+            english, german = choose.pick(lexicon.COMPARATIVES["person"])
         else:
             group = choose.pick(("furniture", "device", "vehicle", "clothes"))
             nouns = nouns_of(group)
@@ -248,7 +248,7 @@ def description(choose: Chooser) -> Pair:
             other = noun_phrase(
                 second, choose.pick((THE, POSSESSIVES["I"])), adjectives_for(choose, second, 0.5)
             )
-            english, german = choose.pick(demo_lexicon.COMPARATIVES["thing"])
+            english, german = choose.pick(lexicon.COMPARATIVES["thing"])
         if other.english == subject.english:
             return description(choose)
         clause = predicate(
@@ -258,7 +258,7 @@ def description(choose: Chooser) -> Pair:
         return finish(english_statement(clause), german_statement(clause))
     clause = predicate(
         subject_for(choose),
-        *choose.pick(demo_lexicon.MOODS),
+        *choose.pick(lexicon.MOODS),
         choose.pick(("present", "past")),
         choose.chance(0.3),
     )

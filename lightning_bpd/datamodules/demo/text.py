@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_bpd.datamodules.demo_corpus import write_demo_corpus
+from lightning_bpd.datamodules.demo.corpus import write_demo_corpus
 from lightning_bpd.datamodules.parallel_text import ParallelText
 
 

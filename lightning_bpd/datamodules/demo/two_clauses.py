@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lightning_bpd.datamodules import demo_lexicon
-from lightning_bpd.datamodules.demo_choices import (
+from lightning_bpd.datamodules.demo import lexicon
+from lightning_bpd.datamodules.demo.choices import (
     LIVE,
     Pair,
     action,
@@ -18,7 +18,7 @@ from lightning_bpd.datamodules.demo_choices import (
     wanted_verb,
     with_time,
 )
-from lightning_bpd.datamodules.demo_grammar import (
+from lightning_bpd.datamodules.demo.grammar import (
     BE,
     HAVE,
     MODALS,
@@ -32,13 +32,13 @@ from lightning_bpd.datamodules.demo_grammar import (
     german_statement,
     german_subordinate,
 )
-from lightning_bpd.datamodules.demo_morphology import (
+from lightning_bpd.datamodules.demo.morphology import (
     NOUN,
     VERB,
     nouns_of,
     verb,
 )
-from lightning_bpd.datamodules.demo_phrases import (
+from lightning_bpd.datamodules.demo.phrases import (
     BARE,
     IT,
     NOT_A,
@@ -51,7 +51,7 @@ from lightning_bpd.datamodules.demo_phrases import (
     refer_to,
     relative,
 )
-from lightning_bpd.datamodules.demo_times import (
+from lightning_bpd.datamodules.demo.times import (
     Chooser,
     time_for,
 )
@@ -93,7 +93,7 @@ def _circumstance(choose: Chooser, person: Phrase, tense: str) -> Clause:
         helper = MODALS[choose.pick(("want to", "have to", "can"))]
         negated = helper.english[0] == "can"
         return action(choose, person, tense, modal=helper, plain=True, negated=negated)
-    return predicate(person, *choose.pick(demo_lexicon.MOODS), tense)
+    return predicate(person, *choose.pick(lexicon.MOODS), tense)
 
 
 def because(choose: Chooser) -> Pair:
@@ -289,7 +289,7 @@ def relative_clause(choose: Chooser) -> Pair:
         )
     clause = choose.pick((
         Clause(subject, LIVE, "present", (place(choose, "city"),)),
-        predicate(subject, *choose.pick(demo_lexicon.MOODS), choose.pick(("present", "past"))),
+        predicate(subject, *choose.pick(lexicon.MOODS), choose.pick(("present", "past"))),
         action(choose, subject, "past", plain=True, doing=VERB[choose.pick(("laugh", "arrive", "wake up"))]),
     ))  # fmt: skip
     return finish(english_statement(clause), german_statement(clause))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from lightning_bpd.datamodules.demo_morphology import Verb, verb
-from lightning_bpd.datamodules.demo_phrases import PRONOUNS, Adverbial, Phrase, join, prepositional
+from lightning_bpd.datamodules.demo.morphology import Verb, verb
+from lightning_bpd.datamodules.demo.phrases import PRONOUNS, Adverbial, Phrase, join, prepositional
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from lightning_bpd.datamodules import demo_lexicon
-from lightning_bpd.datamodules.demo_morphology import english_number, german_number
-from lightning_bpd.datamodules.demo_phrases import Adverbial
+from lightning_bpd.datamodules.demo import lexicon
+from lightning_bpd.datamodules.demo.morphology import english_number, german_number
+from lightning_bpd.datamodules.demo.phrases import Adverbial
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def _ordinal(n: int) -> str:
 
 def date(day: int, month: int, year: int | None) -> Adverbial:
     """on 3 May 1998, am 3. Mai 1998; without a year: on May 3rd, am 3. Mai. Months count from 1."""
-    english, german = demo_lexicon.MONTHS[month - 1]
+    english, german = lexicon.MONTHS[month - 1]
     if year is None:
         return Adverbial(f"on {english} {_ordinal(day)}", f"am {day}. {german}", "time")
     return Adverbial(f"on {day} {english} {year}", f"am {day}. {german} {year}", "time")
@@ -102,7 +102,7 @@ def any_clock(choose: Chooser) -> Adverbial:
 
 def weekday(choose: Chooser) -> Adverbial:
     """on Monday, with a time of the day or a part of it now and then."""
-    english, german = choose.pick(demo_lexicon.WEEKDAYS)
+    english, german = choose.pick(lexicon.WEEKDAYS)
     if choose.chance(0.3):
         hour = any_clock(choose)
         return Adverbial(f"on {english} {hour.english}", f"am {german} {hour.german}", "time")
@@ -134,7 +134,7 @@ def time_for(choose: Chooser, tense: str) -> Adverbial:
             return Adverbial(*choose.pick(_OFTEN), "frequency")
         if choose.chance(0.5):
             return Adverbial(*choose.pick(_HABIT), "time")
-        english, german = choose.pick(demo_lexicon.WEEKDAYS)
+        english, german = choose.pick(lexicon.WEEKDAYS)
         if choose.chance(0.5):
             return Adverbial(f"every {english}", f"jeden {german}", "time")
         return Adverbial(f"on {english}s", f"{german.lower()}s", "time")

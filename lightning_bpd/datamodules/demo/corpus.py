@@ -1,39 +1,25 @@
 """The generated English-German corpus: real grammar to learn, without a download.
 
 ``python train.py fit`` needs data on a machine that has none. The sentences come from a grammar of our own
-(``demo_grammar``) and a small lexicon (``demo_lexicon``); nearly every English sentence has exactly one German
+(``grammar``) and a small lexicon (``lexicon``); nearly every English sentence has exactly one German
 translation, so a perfect model would reach a BLEU near 100.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from lightning_bpd.datamodules import (
-    demo_choices,
-    demo_grammar,
-    demo_lexicon,
-    demo_morphology,
-    demo_numbers,
-    demo_phrases,
-    demo_sentences,
-    demo_times,
-    demo_two_clauses,
-)
-from lightning_bpd.datamodules.demo_sentences import sentence_pairs
+from lightning_bpd.datamodules.demo.sentences import sentence_pairs
 from lightning_bpd.interfaces import InputError
 
 __all__ = ["sentence_pairs", "write_demo_corpus"]
 
 MANIFEST = "demo.json"
-_GRAMMAR = (demo_choices, demo_grammar, demo_lexicon, demo_morphology, demo_numbers, demo_phrases, demo_sentences,
-            demo_times, demo_two_clauses)  # fmt: skip
 _MOST_REPEATS = 100_000
 
 
@@ -98,8 +84,8 @@ def _generate(seed: int, sizes: dict[str, int]) -> dict[str, bytes]:
 
 
 def _grammar_fingerprint() -> str:
-    source = "".join(inspect.getsource(module) for module in _GRAMMAR)
-    return hashlib.sha256(source.encode()).hexdigest()
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _is_complete(folder: Path, wanted: dict[str, Any], names: list[str]) -> bool:

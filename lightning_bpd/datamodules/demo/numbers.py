@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lightning_bpd.datamodules import demo_lexicon
-from lightning_bpd.datamodules.demo_choices import (
+from lightning_bpd.datamodules.demo import lexicon
+from lightning_bpd.datamodules.demo.choices import (
     LIVE,
     Pair,
     action,
@@ -16,7 +16,7 @@ from lightning_bpd.datamodules.demo_choices import (
     somebody,
     subject_for,
 )
-from lightning_bpd.datamodules.demo_grammar import (
+from lightning_bpd.datamodules.demo.grammar import (
     Clause,
     english_question,
     english_statement,
@@ -24,21 +24,21 @@ from lightning_bpd.datamodules.demo_grammar import (
     german_question,
     german_statement,
 )
-from lightning_bpd.datamodules.demo_morphology import (
+from lightning_bpd.datamodules.demo.morphology import (
     VERB,
     english_number,
     german_number,
     nouns_of,
     verb,
 )
-from lightning_bpd.datamodules.demo_phrases import (
+from lightning_bpd.datamodules.demo.phrases import (
     THE,
     Adverbial,
     counted,
     followed_by,
     noun_phrase,
 )
-from lightning_bpd.datamodules.demo_times import (
+from lightning_bpd.datamodules.demo.times import (
     Chooser,
     any_clock,
     any_date,
@@ -90,7 +90,7 @@ def timetable(choose: Chooser) -> Pair:
     hour = any_clock(choose)
     if kind == 0:
         subject = somebody(choose, plain=True)
-        english, german = choose.pick(demo_lexicon.CITIES)
+        english, german = choose.pick(lexicon.CITIES)
         born = any_date(choose, with_year=True)
         return finish(
             f"{subject.english} was born in {english} {born.english}",
@@ -98,7 +98,7 @@ def timetable(choose: Chooser) -> Pair:
         )
     when = hour
     if choose.chance(0.5):
-        english, german = choose.pick(demo_lexicon.WEEKDAYS)
+        english, german = choose.pick(lexicon.WEEKDAYS)
         when = Adverbial(f"on {english} {hour.english}", f"am {german} {hour.german}", "time")
     elif choose.chance(0.4):
         day = any_date(choose, with_year=False)
@@ -110,7 +110,7 @@ def timetable(choose: Chooser) -> Pair:
         )
     elif kind == 2:
         noun = choose.pick(nouns_of("transport"))
-        english, german = choose.pick(demo_lexicon.CITIES)
+        english, german = choose.pick(lexicon.CITIES)
         subject = followed_by(noun_phrase(noun, THE), f"to {english}", f" nach {german}")
         clause = Clause(subject, _LEAVE, choose.pick(("present", "past")), (when,))
     else:
