@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_bpd.datamodules.demo import corpus
 from lightning_bpd.datamodules.demo.corpus import sentence_pairs, write_demo_corpus
 from lightning_bpd.interfaces import InputError
 

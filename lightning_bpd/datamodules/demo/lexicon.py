@@ -1,7 +1,7 @@
 """The words of the generated English-German corpus, as tables of text.
 
 One word a line, so that they can be read and extended by someone who knows the two languages and no Python.
-What is regular is left to ``demo_morphology``; what is irregular is written down.
+What is regular is left to ``morphology``; what is irregular is written down.
 """
 
 from __future__ import annotations
