@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
 
     console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
     console.print(samples(translator, trainer.datamodule))  # type: ignore[attr-defined]
-    command = f"echo '{trainer.datamodule.sources('validation')[0]}' | python train.py translate --model {folder}/model"  # type: ignore[attr-defined]
+    source = shlex.quote(trainer.datamodule.sources("validation")[0])  # type: ignore[attr-defined]
+    command = f"echo {source} | python train.py translate --model {folder}/model"
     for label, value in (
         ("Finished model", f"{folder}/model"),
         ("Curves", f"{folder}/curves.png"),

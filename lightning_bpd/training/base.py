@@ -141,7 +141,10 @@ class BaseTraining(pl.LightningModule):
     def training_step(self, batch: ParallelBatch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss."""
         loss, cross_entropy, tokens = self._loss(batch, self.label_smoothing)
-        if not torch.isfinite(loss):
+        # Looking makes an accelerator wait, so there it is done now and then only.
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside its constructor
+        looks = loss.device.type == "cpu" or batch_idx % every == 0
+        if looks and not torch.isfinite(loss):
             raise InputError(
                 f"the training loss is {float(loss.detach())} at step {self.global_step}: lower the learning rate "
                 "or lengthen the warm-up"
