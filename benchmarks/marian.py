@@ -19,7 +19,9 @@ from transformers import (
 
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import EncoderDecoder
-from lightning_bpd.models.encoder_decoder import DecoderLayer, EncoderLayer, Residual
+from lightning_bpd.models.encoder_decoder import DecoderLayer, EncoderLayer, Residual, sinusoids
+
+POSITIONS = 1024  # more than any row of the benchmarks
 
 # As the project's tokenizers number them. What lies under padding is never looked at.
 PAD_ID, UNKNOWN_ID = 0, 1
@@ -53,7 +55,7 @@ def hugging_face_model(network: EncoderDecoder, attention: Literal["sdpa", "eage
         "activation_dropout": architecture.activation_dropout,
         "activation_function": "relu",
         "scale_embedding": True,
-        "max_position_embeddings": network.sinusoids.size(0),
+        "max_position_embeddings": POSITIONS,
         "pad_token_id": PAD_ID,
         "bos_token_id": network.bos_id,
         "eos_token_id": network.eos_id,
@@ -113,7 +115,7 @@ def _weights(network: EncoderDecoder) -> dict[str, Tensor]:
     for side in ("encoder", "decoder"):
         weights[f"model.{side}.embed_tokens.weight"] = embedding
         # Ours, not theirs: the halves are ordered otherwise, and any table will do.
-        weights[f"model.{side}.embed_positions.weight"] = network.sinusoids
+        weights[f"model.{side}.embed_positions.weight"] = sinusoids(POSITIONS, network.architecture.d_model)
     if network.architecture.norm == "pre":
         weights |= _copied("model.encoder.layer_norm", network.encoder_norm)
         weights |= _copied("model.decoder.layer_norm", network.decoder_norm)

@@ -63,6 +63,10 @@ class SequenceModel(Protocol[State]):
     eos_id: int
     """ends a row"""
 
+    @property
+    def max_length(self) -> int | None:
+        """The longest row that the model can decode, in tokens; None where there is no limit."""
+
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> State:
         """Encode each source once and preallocate a cache for ``max_length`` tokens a row.
 

@@ -20,7 +20,7 @@ from lightning_bpd.datamodules.resume import next_position
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
 from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.tasks.text import Tokenizer, train_tokenizer
+from lightning_bpd.tasks.text import Normalization, Tokenizer, train_tokenizer
 
 Part = Literal["train", "validation", "test"]
 
@@ -55,6 +55,8 @@ class ParallelText(pl.LightningDataModule):
         vocab_size: The number of tokens of a tokenizer that is trained here; a given one has its own.
         joint_vocabulary: One tokenizer for both sides, trained on both, or one for each side.
         byte_fallback: Spell characters that the training text lacks as bytes, not as the unknown token.
+        normalization: How a tokenizer that is trained here changes characters before it cuts text into tokens;
+            ``identity`` changes nothing.
         tokenizer: A SentencePiece model file to use instead of training one. With separate vocabularies it is that
             of the source side.
         target_tokenizer: The same for the target side; only with separate vocabularies.
@@ -86,6 +88,7 @@ class ParallelText(pl.LightningDataModule):
         vocab_size: int = 8000,
         joint_vocabulary: bool = True,
         byte_fallback: bool = True,
+        normalization: Normalization = "identity",
         tokenizer: str | None = None,
         target_tokenizer: str | None = None,
         batch_tokens: int = 4096,
@@ -109,18 +112,13 @@ class ParallelText(pl.LightningDataModule):
             raise InputError(f"workers is {workers}; it must be 0 or more.")
         self.folder = Path(folder)
         self.source_language, self.target_language = source_language, target_language
-        self.vocab_size, self.joint_vocabulary, self.byte_fallback = (
-            vocab_size,
-            joint_vocabulary,
-            byte_fallback,
-        )
+        self.vocab_size, self.joint_vocabulary = vocab_size, joint_vocabulary
+        self.byte_fallback, self.normalization = byte_fallback, normalization
         self.batch_tokens = batch_tokens
         self.validation_batch_tokens = (
             batch_tokens if validation_batch_tokens is None else validation_batch_tokens
         )
         self.max_length, self.workers, self.seed = max_length, workers, seed
-        # With few pairs and many processes a process may have nothing to validate.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         # A single name is meant as one name, not as its letters.
         names = [train] if isinstance(train, str) else list(train)
         self._names: dict[Part, list[str]] = {"train": names, "validation": [validation], "test": [test]}
@@ -254,12 +252,12 @@ class ParallelText(pl.LightningDataModule):
         if given is not None:
             return Tokenizer.load(given)
         content = fingerprint(self._files("train"))
-        settings = [_TOKENIZER_FORMAT, content, side, self.vocab_size, self.byte_fallback]
+        settings = [_TOKENIZER_FORMAT, content, side, self.vocab_size, self.byte_fallback, self.normalization]
         key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
         path = self._cache_folder() / f"tokenizer-{key}.model"
         if not path.exists():
             tokenizer = train_tokenizer(
-                self._training_lines(side), self.vocab_size, byte_fallback=self.byte_fallback
+                self._training_lines(side), self.vocab_size, self.byte_fallback, self.normalization
             )
             _save_at_once(tokenizer, path)
         return Tokenizer.load(path)

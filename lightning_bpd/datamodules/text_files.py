@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -282,8 +283,15 @@ def fingerprint(files: Sequence[PairFiles]) -> str:
         whole.update(json.dumps([part.format, *keys]).encode())
         for path in part.paths:
             try:
-                with path.open("rb") as handle:
-                    whole.update(hashlib.file_digest(handle, "blake2b").digest())
+                stored = path.stat()
+                whole.update(_digest(path.resolve(), stored.st_size, stored.st_mtime_ns))
             except OSError as error:
                 raise InputError(f"{path}: the file cannot be read: {error.strerror}") from None
     return whole.hexdigest()
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> bytes:
+    """Of the file's bytes; read once by each process, unless its size or time of change is another."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "blake2b").digest()

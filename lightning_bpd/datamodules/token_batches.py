@@ -28,7 +28,9 @@ class TokenBatchSampler(Sampler[list[int]]):
 
     Rank r takes the batches r, r + world_size, ... of that order. With shuffling, every rank gets the same number:
     the batches that are left over at the end are split, those with the most rows first, until they are one for
-    each rank. Without, counts may differ by one. Either way each pair is in exactly one batch of one rank.
+    each rank. Without, counts may differ by one, but batches are split until every rank has at least one: Lightning
+    lets a rank without any miss the collective calls of the others. Either way each pair is in exactly one batch of
+    one rank.
 
     Args:
         source_lengths: Tokens of each source with its end token, int [N].
@@ -68,6 +70,10 @@ class TokenBatchSampler(Sampler[list[int]]):
         self._start = 0
         # Lightning calls set_epoch on the sampler inside a batch sampler, never on the batch sampler itself.
         self.sampler = self
+        if len(self._order) < world_size:
+            raise InputError(
+                f"A corpus of {len(self._order)} pairs is too small for {world_size} processes; use fewer processes."
+            )
         if shuffle:
             self._check_every_rank_can_have_as_many(batch_tokens)
 
@@ -76,7 +82,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         batches = len(self._bounds) - 1
         if self._shuffle:
             return -(-batches // self._world_size)
-        return len(range(self._rank, batches, self._world_size))
+        return len(range(self._rank, max(batches, self._world_size), self._world_size))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order that is drawn next. An epoch other than the one before begins at its first batch."""
@@ -96,7 +102,8 @@ class TokenBatchSampler(Sampler[list[int]]):
         """All batches of the epoch, those of all ranks."""
         starts, ends = self._bounds[:-1], self._bounds[1:]
         if not self._shuffle:
-            return [self._order[start:end] for start, end in zip(starts[::-1], ends[::-1], strict=True)]
+            batches = [self._order[start:end] for start, end in zip(starts[::-1], ends[::-1], strict=True)]
+            return batches if len(batches) >= self._world_size else _equal_counts(batches, self._world_size)
         random = np.random.default_rng((self._seed, self._epoch))
         ties = random.integers(0, 1 << 32, size=len(self._order))
         order = self._order[np.argsort((self._tie_group << 32) | ties, kind="stable")]
@@ -108,10 +115,6 @@ class TokenBatchSampler(Sampler[list[int]]):
 
     def _check_every_rank_can_have_as_many(self, batch_tokens: int) -> None:
         pairs, batches = len(self._order), len(self._bounds) - 1
-        if pairs < self._world_size:
-            raise InputError(
-                f"The training text has {pairs} pairs, too few for {self._world_size} processes; use fewer processes."
-            )
         if pairs < len(self) * self._world_size:
             raise InputError(
                 f"{pairs} training pairs make {batches} batches of at most {batch_tokens} tokens, which"

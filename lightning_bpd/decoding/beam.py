@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.interfaces import DecodeResult, SequenceModel, State, TokenRows
 
 
@@ -31,7 +32,7 @@ def beam_search(
         extra_length: Tokens that a row may be longer than its source.
     """
     device = source.lengths.device
-    limits = source.lengths + extra_length
+    limits = length_limits(model, source, extra_length)
     sources, longest = len(limits), int(limits.max())
     state = model.start(source, torch.arange(sources, device=device).repeat_interleave(beam), longest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.interfaces import DecodeResult, SequenceModel, State, TokenRows
 
 
@@ -19,7 +20,7 @@ def greedy(model: SequenceModel[State], source: TokenRows, extra_length: int = 5
         source: What to decode from, int64 [B, S] and [B], on the model's device.
         extra_length: Tokens that a row may be longer than its source.
     """
-    limits = source.lengths + extra_length
+    limits = length_limits(model, source, extra_length)
     longest = int(limits.max())
     state = model.start(source, None, longest)
     tokens = torch.zeros(len(limits), longest, dtype=torch.long, device=limits.device)

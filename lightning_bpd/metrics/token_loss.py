@@ -10,6 +10,8 @@ from torchmetrics import Metric
 
 # Sums of batches are kept as integers of this many parts of one nat: integer sums do not depend on their order.
 PARTS = 2**20
+# Taken off the number of tokens for a loss that is not finite: far more than a corpus has, and no sum overflows.
+BAD = 2**44
 
 
 class TokenLoss(Metric):
@@ -29,8 +31,8 @@ class TokenLoss(Metric):
         """Add a batch: the sum of its tokens' losses (float scalar, nats) and their number."""
         loss_sum = loss_sum.detach().cpu()  # some accelerators have no float64
         if not torch.isfinite(loss_sum):
-            # No integer stands for it; a negative count of tokens that no later batch can mend makes it NaN.
-            self.tokens = self.tokens - 2**60
+            # No integer stands for it: a count of tokens below zero, which no later batch can mend, does.
+            self.tokens = self.tokens - BAD
             return
         # Never in place: spawned ranks start with states that share their memory.
         self.parts = self.parts + round(float(loss_sum) * PARTS)

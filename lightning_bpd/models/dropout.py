@@ -10,8 +10,8 @@ from torch.nn import functional as F
 def keep_mask(like: Tensor, probability: float) -> Tensor:
     """A mask of 0 (with ``probability``) and 1 / (1 - ``probability``), of the shape and dtype of ``like``.
 
-    One 64-bit draw serves four elements, 16 bits each, so that ``probability`` is kept to within 2**-16 and the
-    scale is exact for the probability that was used. Drawing a float an element costs ten times as much, which
+    One 64-bit draw serves four elements, 16 bits each, so that ``probability`` is kept to within 2**-16; the
+    scale belongs to the probability that was used. Drawing a float an element costs ten times as much, which
     is a quarter of a training step of a small Transformer on a CPU.
     """
     threshold = min(max(round(probability * 65536), 1), 65535)

@@ -211,8 +211,6 @@ class EncoderDecoder(nn.Module):
         InputError: ``tie: all`` with two vocabularies of different size.
     """
 
-    sinusoids: Tensor
-
     def __init__(
         self,
         architecture: Architecture,
@@ -238,7 +236,8 @@ class EncoderDecoder(nn.Module):
             self.source_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
             self.target_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
         else:
-            self.register_buffer("sinusoids", sinusoids(architecture.max_length, width), persistent=False)
+            # Neither parameter nor buffer: it grows, which neither weight averaging nor DDP would follow.
+            self._sinusoids = sinusoids(256, width)
         # Typed by what they hold: a ModuleList does not tell.
         self.encoder: Iterable[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
@@ -255,6 +254,11 @@ class EncoderDecoder(nn.Module):
         """The vocabulary projection, [V, D]."""
         return self.target_embedding.weight if self.output is None else self.output.weight
 
+    @property
+    def max_length(self) -> int | None:
+        """The longest row, source or target, in tokens; None where there is no limit."""
+        return self.architecture.max_length if self.architecture.positions == "learned" else None
+
     def _positions(self, side: Literal["source", "target"], length: int) -> Tensor:
         """Position vectors of at least ``length`` positions, [>= length, D]."""
         if self.architecture.positions == "learned":
@@ -264,17 +268,19 @@ class EncoderDecoder(nn.Module):
                     f"{self.architecture.max_length}: shorten it, or train with a larger max_length"
                 )
             return self.source_positions if side == "source" else self.target_positions
-        if length > self.sinusoids.size(0):
+        weight = self.target_embedding.weight
+        if length > len(self._sinusoids):
             # A table made while decoding must serve training too, which refuses inference tensors.
             with torch.inference_mode(False):
-                longer = sinusoids(max(length, 2 * self.sinusoids.size(0)), self.architecture.d_model)
-                self.sinusoids = longer.to(self.sinusoids)
-        return self.sinusoids
+                self._sinusoids = sinusoids(2 * length, self.architecture.d_model)
+        if (self._sinusoids.device, self._sinusoids.dtype) != (weight.device, weight.dtype):
+            with torch.inference_mode(False):
+                self._sinusoids = self._sinusoids.to(weight)
+        return self._sinusoids
 
     def _embed(self, embedding: nn.Embedding, tokens: Tensor, positions: Tensor) -> Tensor:
-        # Sums the scaled embedding and the positions in one pass; dtype follows the embedding.
-        vectors = embedding(tokens)
-        summed = torch.add(positions.to(vectors.dtype), vectors, alpha=math.sqrt(self.architecture.d_model))
+        # Sums the scaled embedding and the positions in one pass.
+        summed = torch.add(positions, embedding(tokens), alpha=math.sqrt(self.architecture.d_model))
         return dropout(summed, self.architecture.dropout, self.training)
 
     def encode(self, source: TokenRows) -> tuple[Tensor, Tensor | None]:
@@ -308,15 +314,15 @@ class EncoderDecoder(nn.Module):
         memory, mask = self.encode(source)
         self._positions("target", max_length)
         architecture = self.architecture
+        keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
         cache = KeyValueCache(
             architecture.decoder_layers,
             len(source.lengths) if rows is None else len(rows),
             architecture.heads,
             max_length,
             architecture.d_model // architecture.heads,
-            like=memory,
+            like=keys_values[0][0],  # under autocast narrower than the residual stream
         )
-        keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
         return EncoderDecoderState(cache, keys_values, mask, rows)
 
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import sentencepiece
 
@@ -17,6 +18,8 @@ from lightning_bpd.interfaces import InputError
 _LINE_BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
 # Enough for any vocabulary. A sample of the lines beyond it keeps memory bounded.
 _SAMPLED_LINES = 2_000_000
+
+Normalization = Literal["identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf"]
 
 
 class Tokenizer:
@@ -105,11 +108,15 @@ class Tokenizer:
 
 
 def train_tokenizer(
-    lines: Iterable[str], vocab_size: int, byte_fallback: bool = True, threads: int = 4
+    lines: Iterable[str],
+    vocab_size: int,
+    byte_fallback: bool = True,
+    normalization: Normalization = "identity",
+    threads: int = 4,
 ) -> Tokenizer:
     """Train a byte-pair encoding on ``lines`` that gives ordinary text back unchanged.
 
-    No normalisation: case, spacing and composition of characters are kept. Ids 0 to 3 are padding, unknown,
+    Without normalisation case, spacing and composition of characters are kept. Ids 0 to 3 are padding, unknown,
     start and end. ``lines`` is read once, in bounded memory; of more than two million lines a sample is used,
     and lines above 4192 bytes are passed over. The same lines give the same bytes.
 
@@ -117,6 +124,7 @@ def train_tokenizer(
         lines: the text, any number of lines.
         vocab_size: number of tokens, the four special ones and the 256 bytes included.
         byte_fallback: spell characters that the text never showed as bytes. Without, they are unknown.
+        normalization: the SentencePiece rule for characters that look alike; ``identity`` leaves all as they are.
         threads: used while the text is read. The number is stored in the model and so changes its
             fingerprint (never its tokens); hence a constant by default, not the number of cores.
 
@@ -134,7 +142,7 @@ def train_tokenizer(
             model_type="bpe",
             vocab_size=max(vocab_size, 5),  # below 5 SentencePiece fails without saying what it needs
             byte_fallback=byte_fallback,
-            normalization_rule_name="identity",
+            normalization_rule_name=normalization,
             remove_extra_whitespaces=False,
             character_coverage=1.0,
             pad_id=0,

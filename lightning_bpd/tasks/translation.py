@@ -25,6 +25,7 @@ from lightning_bpd.tasks.text import Tokenizer
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+MOST_BATCH_TOKENS = 16_384
 # What a checkpoint holds beside the training state, so that a finished model can be made of it alone.
 CHECKPOINT_KEY = "lightning_bpd"
 
@@ -90,7 +91,7 @@ class Translator:
         Args:
             lines: Source text.
             decoder: ``greedy`` or ``beam``.
-            batch_size: Lines decoded together.
+            batch_size: Lines decoded together; fewer where they are very long.
             beam: Prefixes that beam search keeps.
             alpha: Exponent of beam search's length penalty.
             extra_length: Tokens that a translation may be longer than its source.
@@ -103,9 +104,8 @@ class Translator:
         options = DecodingOptions(decoder, beam, alpha, extra_length)  # type: ignore[arg-type]  # checked there
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        if self.network.architecture.positions == "learned":
-            longest = self.network.architecture.max_length
-            max_source_length = min(max_source_length, max(1, longest - extra_length))
+        if self.network.max_length is not None:
+            max_source_length = min(max_source_length, self.network.max_length)
         outputs = [""] * len(lines)
         numbers = [number for number, line in enumerate(lines) if line.strip()]
         encoded = self.source_tokenizer.encode([lines[number] for number in numbers])
@@ -117,8 +117,10 @@ class Translator:
             progress(len(lines) - len(numbers))
         # Long rows first: if memory is short, that shows at once.
         order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
-        for first in range(0, len(order), batch_size):
-            batch = order[first : first + batch_size]
+        while order:
+            # Fewer rows where they are long: the cache grows with rows times length.
+            fitting = max(1, MOST_BATCH_TOKENS // len(rows[order[0]]))
+            batch, order = order[: min(batch_size, fitting)], order[min(batch_size, fitting) :]
             result = decode(self.network, pad([rows[place] for place in batch], self.device), options)
             for place, text in zip(batch, self.target_tokenizer.decode(result.rows()), strict=True):
                 outputs[numbers[place]] = text
@@ -129,7 +131,8 @@ class Translator:
     def save(self, folder: str | Path, metrics: Mapping[str, Any]) -> None:
         """Write the finished model: ``model.safetensors``, ``config.json``, tokenizer(s) and ``metrics.json``.
 
-        An existing finished model there is replaced in one step; a folder of anything else is refused.
+        It appears whole, and a finished model that is there already makes way at the last moment; a folder of
+        anything else is refused.
 
         Raises:
             InputError: The folder holds something that is not a finished model.

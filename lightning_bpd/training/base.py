@@ -29,6 +29,10 @@ from lightning_bpd.training.optimisation import (
 # Micro-batches are divided by this fixed number of tokens, to keep fp16 gradients in range; before the step the
 # gradients are put right by the number of tokens that there really were.
 NOMINAL_TOKENS = 4096
+# Taken for the token count of a micro-batch whose loss is not finite: no step has as many tokens.
+BAD = 2**40
+# Optimiser steps between two looks at the losses on an accelerator.
+CHECK_EVERY = 50
 
 
 class TranslationData(Protocol):
@@ -36,6 +40,8 @@ class TranslationData(Protocol):
 
     source_tokenizer: Tokenizer
     target_tokenizer: Tokenizer
+    max_length: int
+    """the most tokens of a row"""
 
     def references(self, stage: Literal["validation", "test"]) -> list[str]:
         """The raw target lines."""
@@ -90,6 +96,7 @@ class BaseTraining(pl.LightningModule):
         self.validation_outputs: dict[int, str] = {}
         """the latest validation's outputs on this rank, by the pair's place in the corpus"""
         self._step_tokens: Tensor | int = 0
+        self._least_tokens = torch.tensor(BAD)
 
     @property
     def data(self) -> TranslationData:
@@ -104,6 +111,12 @@ class BaseTraining(pl.LightningModule):
             return
         data = self.data
         target = data.target_tokenizer
+        shape = self.architecture
+        if shape.positions == "learned" and data.max_length > shape.max_length:
+            raise InputError(
+                f"data.max_length is {data.max_length} tokens and the model's learned positions end at "
+                f"{shape.max_length}: lower the one or raise model.architecture.max_length"
+            )
         # The same weights whatever random numbers the data took before.
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
@@ -117,6 +130,10 @@ class BaseTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The configured optimiser with the schedule, stepped every optimiser step."""
+        if self.schedule == "cosine" and self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            raise InputError(
+                "the cosine schedule must know its end: set trainer.max_epochs or trainer.max_steps, or take another"
+            )
         optimizer = self.make_optimizer(self.parameters())
         fuse_on_cpu(optimizer)
         scheduler = LambdaLR(optimizer, self._rate)
@@ -141,16 +158,10 @@ class BaseTraining(pl.LightningModule):
     def training_step(self, batch: ParallelBatch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss."""
         loss, cross_entropy, tokens = self._loss(batch, self.label_smoothing)
-        # Looking makes an accelerator wait, so there it is done now and then only.
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside its constructor
-        looks = loss.device.type == "cpu" or batch_idx % every == 0
-        if looks and not torch.isfinite(loss):
-            raise InputError(
-                f"the training loss is {float(loss.detach())} at step {self.global_step}: lower the learning rate "
-                "or lengthen the warm-up"
-            )
+        # A count below zero tells all ranks, when they add theirs up, that the loss of one was not finite.
+        tokens = torch.where(torch.isfinite(loss), tokens, -BAD)
         self._step_tokens = self._step_tokens + tokens
-        self.log("train/loss", cross_entropy / tokens, prog_bar=True)
+        self.log("train/loss", cross_entropy / tokens.abs(), prog_bar=True)
         return loss / NOMINAL_TOKENS
 
     def _loss(self, batch: ParallelBatch, label_smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,10 +181,22 @@ class BaseTraining(pl.LightningModule):
         world_size = self.trainer.world_size
         if world_size > 1:
             tokens = self.trainer.strategy.reduce(tokens, reduce_op="sum")
+        self._least_tokens = torch.minimum(self._least_tokens.to(tokens), tokens)
+        # Looking makes an accelerator wait, so there it is done now and then only.
+        if tokens.device.type == "cpu" or self.global_step % CHECK_EVERY == 0:
+            self._check_losses()
         # Lightning divided each micro-batch by their number, and DDP averaged over ranks.
         scale = NOMINAL_TOKENS * self.trainer.accumulate_grad_batches * world_size
-        scale_gradients(self.parameters(), scale / tokens)
+        width = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+        scale_gradients(self.parameters(), scale / tokens.to(width))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def _check_losses(self) -> None:
+        if self._least_tokens < 0:
+            raise InputError(
+                f"a training loss was not finite (NaN or infinite) by step {self.global_step}: lower the learning rate "
+                "or lengthen the warm-up"
+            )
 
     # Measuring
 
@@ -217,6 +240,7 @@ class BaseTraining(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what makes a finished model of the checkpoint alone: plain data and bytes."""
         assert self.network is not None
+        self._check_losses()
         checkpoint[CHECKPOINT_KEY] = describe(
             self.network, self.data.source_tokenizer, self.data.target_tokenizer
         )

@@ -34,8 +34,7 @@ def test_ranks_partition_the_corpus_within_the_budget(pairs, batch_tokens, world
     except InputError:
         # Only where pairs are fewer than the batches that equal counts take.
         batches = len(make(pairs, batch_tokens, shuffle=False))
-        assert shuffle
-        assert len(pairs) < -(-batches // world_size) * world_size
+        assert len(pairs) < (-(-batches // world_size) * world_size if shuffle else world_size)
         return
     of_rank = [list(sampler) for sampler in samplers]
     assert [len(batches) for batches in of_rank] == [len(sampler) for sampler in samplers]
@@ -43,6 +42,7 @@ def test_ranks_partition_the_corpus_within_the_budget(pairs, batch_tokens, world
         assert len(set(map(len, of_rank))) == 1
     else:
         assert max(map(len, of_rank)) - min(map(len, of_rank)) <= 1
+        assert min(map(len, of_rank)) >= 1, "Lightning lets such a rank miss collective calls"
     everything = [batch for batches in of_rank for batch in batches]
     assert sorted(row for batch in everything for row in batch) == list(range(len(pairs)))
     for batch in everything:
@@ -126,7 +126,7 @@ def test_a_pair_longer_than_the_budget_is_alone():
 
 
 def test_too_few_pairs_for_the_processes():
-    with pytest.raises(InputError, match="2 pairs, too few for 3 processes"):
+    with pytest.raises(InputError, match="2 pairs is too small for 3 processes"):
         make([(2, 2)] * 2, world_size=3)
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lightning_bpd.decoding import beam_search, greedy
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models import Architecture, EncoderDecoder
 
@@ -31,10 +32,11 @@ def test_tying_shares_matrices(tie, matrices):
 
 def test_sinusoids_grow_and_learned_positions_say_where_they_end():
     tokens = torch.ones(1, 40, dtype=torch.long)
-    long = network(max_length=64)
-    grown = network(max_length=8)
-    grown.load_state_dict(long.state_dict())
-    torch.testing.assert_close(grown(source(30), tokens), long(source(30), tokens))
+    grown = network()
+    first = grown(source(30), tokens)
+    grown(source(600), torch.ones(1, 700, dtype=torch.long))
+    torch.testing.assert_close(grown(source(30), tokens), first, rtol=0, atol=0)
+    assert not list(grown.buffers()), "weight averaging and DDP would not follow a buffer that grows"
     with pytest.raises(
         InputError, match="a source row of 30 tokens is longer than this model's learned positions, 8"
     ):
@@ -44,10 +46,22 @@ def test_sinusoids_grow_and_learned_positions_say_where_they_end():
 
 
 def test_positions_that_grew_while_decoding_still_train():
-    model = network(max_length=4)
+    model = network()
     with torch.inference_mode():
-        model.start(source(9), None, 20)
-    model.train()(source(9), torch.ones(1, 20, dtype=torch.long)).sum().backward()
+        model.start(source(9), None, 400)
+    model.train()(source(9), torch.ones(1, 300, dtype=torch.long)).sum().backward()
+
+
+def test_the_cache_is_as_narrow_as_what_goes_in():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        state = network().start(source(4), None, 9)
+    assert state.cache.entries.dtype == state.row_source[0][0].dtype == torch.bfloat16
+
+
+def test_decoding_stops_where_learned_positions_end():
+    model = network(max_length=12, positions="learned", tie="none")
+    for decoder in (greedy, beam_search):
+        assert int(decoder(model, source(10), extra_length=50).lengths) <= 12
 
 
 def test_shapes_that_cannot_be():

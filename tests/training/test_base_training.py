@@ -92,7 +92,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(text, tmp_path):
     corpus = data(text, batch_tokens=64)
     corpus.prepare_data()
     corpus.setup("fit")
-    batches = list(itertools.islice(iter(corpus.train_dataloader()), 4))
+    batches = list(itertools.islice(iter(corpus.train_dataloader()), 3))
     assert len({int(batch.target.lengths.sum()) for batch in batches}) > 1
     runs = []
     for micro in (batches, [join(batches)]):
@@ -169,7 +169,7 @@ def test_two_ranks_train_as_one_process_with_twice_the_accumulation(two_ranks_an
 def test_bfloat16_trains(text, tmp_path):
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
-        model = module(tmp_path / precision)
+        model = module(tmp_path / precision, dropout=0.2)
         trainer(precision=precision, max_steps=8, limit_val_batches=1).fit(model, datamodule=data(text))
         losses[precision] = model.record["loss"]
     assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.02)
@@ -178,7 +178,7 @@ def test_bfloat16_trains(text, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_training(text, tmp_path):
     model = module(tmp_path, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e30))
-    with pytest.raises(InputError, match=r"the training loss is nan at step \d+: lower the learning rate"):
+    with pytest.raises(InputError, match=r"not finite \(NaN or infinite\) by step \d+: lower"):
         trainer(gradient_clip_val=None, max_epochs=50, limit_val_batches=0).fit(model, datamodule=data(text))
 
 
@@ -201,3 +201,26 @@ def test_a_checkpoint_holds_the_model_and_refuses_another_tokenizer(text, tmp_pa
     other = ParallelText(str(text), vocab_size=700, batch_tokens=256)
     with pytest.raises(InputError, match="was trained with another source tokenizer"):
         trainer().validate(module(tmp_path), datamodule=other, ckpt_path=tmp_path / "model.ckpt")
+
+
+def test_settings_that_cannot_work_are_refused_before_training(text, tmp_path):
+    with pytest.raises(InputError, match="the cosine schedule must know its end"):
+        trainer(max_epochs=-1).fit(module(tmp_path, schedule="cosine"), datamodule=data(text))
+    short = module(tmp_path)
+    short.architecture = Architecture(**SMALL, positions="learned", max_length=100)
+    with pytest.raises(InputError, match=r"data.max_length is 256 tokens .* learned positions end at 100"):
+        trainer().fit(short, datamodule=data(text))
+
+
+def test_a_schedule_that_loads_the_data_too_early_cannot_spoil_resuming(text, tmp_path):
+    class Early(Recorded):
+        def configure_optimizers(self):
+            assert self.trainer.estimated_stepping_batches > 0
+            return super().configure_optimizers()
+
+    options = {"architecture": Architecture(**SMALL), "decode": DecodingOptions(extra_length=5)}
+    loop = trainer(max_steps=3, limit_val_batches=1, enable_checkpointing=True, default_root_dir=tmp_path)
+    loop.fit(Early(tmp_path, **options), datamodule=data(text))
+    loop.save_checkpoint(tmp_path / "early.ckpt")
+    with pytest.raises(InputError, match="asked for the number of training batches before the checkpoint"):
+        trainer().fit(Early(tmp_path, **options), datamodule=data(text), ckpt_path=tmp_path / "early.ckpt")

@@ -1,0 +1,17 @@
+"""How long a decoded row may become; the same rule for every decoder."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lightning_bpd.interfaces import SequenceModel, State, TokenRows
+
+
+def length_limits(model: SequenceModel[State], source: TokenRows, extra_length: int) -> Tensor:
+    """The most tokens of each row, its end token included, int64 [B].
+
+    It is the length of the source, its end token included, plus ``extra_length`` (Vaswani et al. 2017, section
+    6.1), and never more than the model can decode.
+    """
+    limits = source.lengths + extra_length
+    return limits if model.max_length is None else limits.clamp(max=model.max_length)
