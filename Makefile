@@ -1,9 +1,9 @@
 # make fit     set up, then train the default model        ARGS="--trainer.max_epochs 2"
 # make test    set up, then run the tests                  ARGS="-m 'not slow'"
 # make check   set up, then lint, format and types
-# Another Python: make fit PYTHON=python3.12
+# Another Python (3.11 or newer): make fit PYTHON=python3.12
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 RUN := .venv/bin/python
 
 .PHONY: install fit test check

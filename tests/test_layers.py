@@ -9,17 +9,15 @@ import lightning_bpd
 
 PACKAGE = Path(lightning_bpd.__file__).parent
 FLOORS = [
-    {"interfaces"},
+    {"interfaces", "files"},
     {"models", "adapters", "heads", "decoding", "metrics"},
     {"tasks"},
     {"datamodules", "training", "callbacks", "tracking"},
-    {"distillation", "benchmark"},
+    {"distillation"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-MODULES = sorted(
-    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem == "interfaces"
-)
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 
 
 def imported(path: Path) -> set[str]:

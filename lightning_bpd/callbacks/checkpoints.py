@@ -6,6 +6,8 @@ that is another disk, and it forgets its best score when the run's folder is mov
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +54,8 @@ class BestCheckpoint(Checkpoint):
         """validation metrics of the best checkpoint"""
         self.bleu_signature: str | None = None
         """the settings behind its BLEU, as the module gives them"""
+        self.decode: dict[str, Any] | None = None
+        """how its output was decoded, where the module says so"""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the checkpoint if it is the best so far."""
@@ -63,18 +67,28 @@ class BestCheckpoint(Checkpoint):
         if self.monitor not in metrics:
             known = ", ".join(sorted(metrics))
             raise InputError(f"best_checkpoint.monitor is {self.monitor!r}, but validation logged {known}")
-        if self.step is not None:
-            new, old = metrics[self.monitor], self.metrics[self.monitor]
-            if not (new > old if self.mode == "max" else new < old):
-                return
+        if self.step is not None and not self._improves(metrics[self.monitor], self.metrics[self.monitor]):
+            return
         self.step = trainer.global_step
         self.metrics = metrics
         self.bleu_signature = getattr(pl_module, "bleu_signature", None)
+        decode = getattr(pl_module, "decode", None)
+        self.decode = None if decode is None else dataclasses.asdict(decode)
         save_checkpoint(trainer, checkpoint_file(trainer, "best"))
+
+    def _improves(self, new: float, old: float) -> bool:
+        if math.isnan(old):
+            return not math.isnan(new)
+        return new > old if self.mode == "max" else new < old
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run compares with."""
-        return {"step": self.step, "metrics": self.metrics, "bleu_signature": self.bleu_signature}
+        return {
+            "step": self.step,
+            "metrics": self.metrics,
+            "bleu_signature": self.bleu_signature,
+            "decode": self.decode,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the best so far, unless it was measured by another metric."""
@@ -83,6 +97,7 @@ class BestCheckpoint(Checkpoint):
             self.step = state_dict["step"]
             self.metrics = state_dict["metrics"]
             self.bleu_signature = state_dict["bleu_signature"]
+            self.decode = state_dict.get("decode")  # older checkpoints do not say
 
 
 class LastCheckpoint(Checkpoint):

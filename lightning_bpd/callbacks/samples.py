@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import pytorch_lightning as pl
 import torch.distributed
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
+
+from lightning_bpd.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +84,3 @@ def spread(items: list[int], count: int) -> list[int]:
     """At most ``count`` of the items, in order and evenly spaced."""
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write text so that ``path`` is at every moment the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)

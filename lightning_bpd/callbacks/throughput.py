@@ -16,14 +16,15 @@ class Throughput(Callback):
     """Logs ``train/tokens_per_second``: target tokens over all ranks, without validation and saving.
 
     The clock runs from the first batch to the next validation or checkpoint, so that waiting for data counts. Tokens
-    are counted on the device, which is asked for the sum only when a value is logged or the clock stops.
+    are counted on the device, which is asked for the sum only when a value is logged or the clock stops. Then all ranks
+    add up their tokens, so that every rank, and every checkpoint, has the same sums.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        """seconds of training so far, those before a resumption included"""
+        """seconds of training so far, the mean over ranks, those before a resumption included"""
         self.tokens = 0
-        """target tokens of this rank's batches so far"""
+        """target tokens of all ranks' batches so far"""
         self._running = False
         self._mark = 0.0
         self._pending: torch.Tensor | None = None
@@ -57,26 +58,27 @@ class Throughput(Callback):
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside its constructor
         if not stepped or every == 0 or self._step % every:
             return
-        self._read_clock()
+        self._read_clock(trainer)
         seconds, before = self._logged
-        rate = torch.tensor((self.tokens - before) / (self.seconds - seconds), device=pl_module.device)
+        rate = (self.tokens - before) / (self.seconds - seconds)
         self._logged = (self.seconds, self.tokens)
-        # Ranks train side by side: their rates add up.
-        pl_module.log(
-            "train/tokens_per_second", trainer.strategy.reduce(rate, reduce_op="sum"), prog_bar=True
-        )
+        pl_module.log("train/tokens_per_second", rate, prog_bar=True)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
-        self._stop_clock()
+        self._stop_clock(trainer)
 
-    def on_save_checkpoint(self, *_: Any) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Stop the clock."""
-        self._stop_clock()
+        self._stop_clock(trainer)
+        # Lightning asked for the sums before this.
+        checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
-        self._stop_clock()
+        self._stop_clock(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far."""
@@ -87,15 +89,21 @@ class Throughput(Callback):
         self.seconds = state_dict["seconds"]
         self.tokens = state_dict["tokens"]
 
-    def _stop_clock(self) -> None:
+    def _stop_clock(self, trainer: pl.Trainer) -> None:
         if self._running:
-            self._read_clock()
+            self._read_clock(trainer)
             self._running = False
 
-    def _read_clock(self) -> None:
-        if self._pending is not None:
-            self.tokens += int(self._pending)  # waits for the device
-            self._pending = None
+    def _read_clock(self, trainer: pl.Trainer) -> None:
+        """All ranks come here together: at the same step, validation or checkpoint."""
+        tokens = 0 if self._pending is None else int(self._pending)  # waits for the device
+        self._pending = None
         now = time.perf_counter()
-        self.seconds += now - self._mark
+        seconds = now - self._mark
         self._mark = now
+        if trainer.world_size > 1:
+            sums = torch.tensor([tokens, seconds], dtype=torch.float64, device=trainer.strategy.root_device)
+            tokens, seconds = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+            seconds /= trainer.world_size
+        self.tokens += int(tokens)
+        self.seconds += seconds

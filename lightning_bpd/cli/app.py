@@ -20,7 +20,7 @@ import lightning_bpd.datamodules  # noqa: F401
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_bpd.callbacks.interruption import Interruption
 from lightning_bpd.callbacks.progress import Overview, progress_bar
-from lightning_bpd.callbacks.samples import Predictions, Samples, write_atomically
+from lightning_bpd.callbacks.samples import Predictions, Samples
 from lightning_bpd.callbacks.throughput import Throughput
 from lightning_bpd.cli.arguments import expand_data_folder
 from lightning_bpd.cli.finish import finish
@@ -28,11 +28,14 @@ from lightning_bpd.cli.quiet import keep_quiet
 from lightning_bpd.cli.run_folder import (
     checkpoint_to_measure,
     checkpoint_to_resume,
+    folder_of,
+    is_of_run,
     lock,
     run_folder,
     set_aside,
 )
 from lightning_bpd.decoding import DecodingOptions
+from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile
@@ -74,10 +77,15 @@ def run(args: list[str]) -> CommandLine:
                 "exit_on_error": False,
                 **{command: dict(parser_options) for command in CommandLine.subcommands()},
             },
-            args=expand_data_folder(args),
+            args=expand_data_folder(args, class_names(LightningDataModule)),
         )
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
+
+
+def class_names(kind: type) -> set[str]:
+    """The short names by which the command line knows a class and those made of it."""
+    return {kind.__name__}.union(*map(class_names, kind.__subclasses__()))
 
 
 class CommandLine(LightningCLI):
@@ -120,9 +128,15 @@ class CommandLine(LightningCLI):
         """
         assert isinstance(args, list)
         self.config = parser.parse_args(args)
-        stored = self._folder() / "config.yaml"
-        resumes = self.config.subcommand != "fit" or self._options()["ckpt_path"] in ("last", "best")
-        if resumes and stored.is_file():
+        options = self._options()
+        checkpoint = options["ckpt_path"]
+        self.folder = run_folder(options["runs"], options["experiment"])
+        if self.config.subcommand != "fit":
+            self.folder = folder_of(checkpoint) or self.folder
+        # A checkpoint of another run starts a new run here.
+        self.resumes = self.config.subcommand == "fit" and is_of_run(self.folder, checkpoint)
+        stored = self.folder / "config.yaml"
+        if (self.resumes or self.config.subcommand != "fit") and stored.is_file():
             self.config = parser.parse_args([args[0], "--config", str(stored), *args[1:]])
 
     def _parse_ckpt_path(self) -> None:
@@ -131,7 +145,7 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder and the checkpoint, before anything is written."""
-        options, folder = self._options(), self._folder()
+        options, folder = self._options(), self.folder
         checkpoint = None
         if self.subcommand != "fit":
             checkpoint = checkpoint_to_measure(folder, options["ckpt_path"])
@@ -140,9 +154,7 @@ class CommandLine(LightningCLI):
             checkpoint = checkpoint_to_resume(folder, options["ckpt_path"])
         if self._writes():
             self.lock = lock(folder)
-            # A checkpoint of another run starts a new run here.
-            resumes = checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve())
-            if not resumes and (kept := set_aside(folder)):
+            if not self.resumes and (kept := set_aside(folder)):
                 logger.info("Kept the earlier run as %s (--ckpt_path last would have resumed it)", kept)
         options["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         options["trainer"]["default_root_dir"] = str(folder)
@@ -184,16 +196,16 @@ class CommandLine(LightningCLI):
             "provenance": provenance(),
         }
         decoder = options["decode"]["decoder"]
-        path = self._folder() / f"{part}_{decoder}.json"
+        path = self.folder / f"{part}_{decoder}.json"
         write_atomically(path, json.dumps(measured, indent=2) + "\n")
         logger.info("Written to %s", path)
 
     def _loggers(self) -> list[Logger] | bool:
         if self.subcommand != "fit":
             return False
-        loggers: list[Logger] = [MetricsFile(self._folder())]
+        loggers: list[Logger] = [MetricsFile(self.folder)]
         if self._options()["wandb"] != "disabled" and self._writes():
-            wandb = wandb_logger(self._folder(), self._options()["wandb"])
+            wandb = wandb_logger(self.folder, self._options()["wandb"])
             loggers += [wandb] if wandb is not None else []
         return loggers
 
@@ -205,6 +217,3 @@ class CommandLine(LightningCLI):
 
     def _options(self) -> dict[str, Any]:
         return self.config[self.config.subcommand]
-
-    def _folder(self) -> Path:
-        return run_folder(self._options()["runs"], self._options()["experiment"])

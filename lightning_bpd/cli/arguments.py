@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+from lightning_bpd.interfaces import InputError
 
-def expand_data_folder(args: list[str]) -> list[str]:
+
+def expand_data_folder(args: list[str], classes: Collection[str]) -> list[str]:
     """Let ``--data DIR`` mean ``--data.init_args.folder DIR`` when DIR is an existing folder.
 
     Anything else after ``--data`` names a data class, as the configuration files do with ``class_path``.
+
+    Args:
+        args: The subcommand and its options.
+        classes: The data classes' short names.
+
+    Raises:
+        InputError: What stands there is neither.
     """
     expanded: list[str] = []
-    for position, argument in enumerate(args):
-        if argument == "--data" and position + 1 < len(args) and Path(args[position + 1]).is_dir():
-            expanded.append("--data.init_args.folder")
-        elif argument.startswith("--data=") and Path(argument.removeprefix("--data=")).is_dir():
-            expanded.append(f"--data.init_args.folder={argument.removeprefix('--data=')}")
+    previous = ""
+    for argument in args:
+        if previous == "--data" and _is_folder(argument, classes):
+            expanded[-1:] = ["--data.init_args.folder", argument]
+        elif argument.startswith("--data=") and _is_folder(
+            value := argument.removeprefix("--data="), classes
+        ):
+            expanded.append(f"--data.init_args.folder={value}")
         else:
             expanded.append(argument)
+        previous = argument
     return expanded
+
+
+def _is_folder(value: str, classes: Collection[str]) -> bool:
+    # The next option, or a class described in place.
+    if value.startswith(("-", "{")):
+        return False
+    path = Path(value)
+    if path.is_dir():
+        return True
+    # A class by its short name or with its module, or a file that describes one.
+    if value in classes or path.is_file() or ("." in value and "/" not in value):
+        return False
+    raise InputError(
+        f"--data {value}: no such folder, nor a data class; known are {', '.join(sorted(classes))}"
+    )

@@ -26,17 +26,21 @@ def checkpoint_metrics(path: Path) -> dict[str, Any]:
     """What a checkpoint of this project says of itself.
 
     Returns:
-        ``steps`` and ``epochs`` taken; ``validation`` metrics with their ``bleu_signature``, if the checkpoint is the
-        best one of its run; ``training_seconds`` and ``tokens_per_second``.
+        ``steps`` taken and ``epochs`` begun; ``validation`` metrics with their ``bleu_signature`` and the ``decode``
+        settings, if the checkpoint is the best one of its run; ``training_seconds``, without validation, and target
+        ``tokens_per_second`` over them, if it was trained at all.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     callbacks = checkpoint["callbacks"]
-    metrics: dict[str, Any] = {"steps": checkpoint["global_step"]}
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
+    metrics: dict[str, Any] = {"steps": checkpoint["global_step"], "epochs": epochs}
     best = callbacks.get("BestCheckpoint", {})
     if best.get("step") == checkpoint["global_step"]:
         metrics["validation"] = {name.removeprefix("val/"): value for name, value in best["metrics"].items()}
         metrics["bleu_signature"] = best["bleu_signature"]
-    if speed := callbacks.get("Throughput"):
+        metrics["decode"] = best.get("decode")  # older checkpoints do not say
+    speed = callbacks.get("Throughput", {"seconds": 0.0})
+    if speed["seconds"] > 0:
         metrics["training_seconds"] = speed["seconds"]
-        metrics["training_tokens"] = speed["tokens"]
+        metrics["tokens_per_second"] = speed["tokens"] / speed["seconds"]
     return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from lightning_bpd.tasks.translation import Translator, load_checkpoint
 from lightning_bpd.tracking.curves import draw_curves
 from lightning_bpd.tracking.provenance import provenance
 
+logger = logging.getLogger(__name__)
+
 SAMPLES = 5
 
 
@@ -30,10 +33,13 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
     checkpoint = checkpoint_file(trainer, "best")
     if not checkpoint.is_file():
         checkpoint = checkpoint_file(trainer, "last")
+    if not checkpoint.is_file():
+        logger.warning("No training step was taken, so there is no finished model.")
+        return
     metrics = checkpoint_metrics(checkpoint)
     translator = load_checkpoint(checkpoint, trainer.lightning_module.device)
     translator.save(folder / "model", {**metrics, "provenance": provenance()})
-    draw_curves(folder / "metrics.csv", folder / "curves.png")
+    draw_curves(folder / "metrics.csv", folder / "curves.png", bleu_label(metrics))
 
     console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
     console.print(samples(translator, trainer.datamodule))  # type: ignore[attr-defined]
@@ -51,14 +57,20 @@ def results(last: dict[str, Any], best: dict[str, Any]) -> Table:
     """What was reached, and how fast."""
     table = Table("", "", title="Result", show_header=False, title_justify="left")
     for name, value in best.get("validation", {}).items():
-        label = {"bleu": "BLEU (greedy)"}.get(name, name)
+        label = bleu_label(best) if name == "bleu" else name
         table.add_row(f"validation {label}", f"{value:.2f}")
     table.add_row("best after", f"{best['steps']:,} of {last['steps']:,} steps")
     table.add_row("training time", f"{last['training_seconds']:.0f} s, validation not counted")
-    table.add_row(
-        "training speed", f"{last['training_tokens'] / last['training_seconds']:,.0f} target tokens/s"
-    )
+    table.add_row("training speed", f"{last['tokens_per_second']:,.0f} target tokens/s")
     return table
+
+
+def bleu_label(metrics: dict[str, Any]) -> str:
+    """BLEU with how its output was decoded: ``BLEU (greedy)``, ``BLEU (beam 4)``."""
+    decode = metrics.get("decode")
+    if decode is None:
+        return "BLEU"
+    return f"BLEU (beam {decode['beam']})" if decode["decoder"] == "beam" else f"BLEU ({decode['decoder']})"
 
 
 def samples(translator: Translator, datamodule: Any) -> Table:

@@ -10,6 +10,10 @@ from typing import TextIO
 from lightning_bpd.interfaces import InputError
 
 CHECKPOINTS = "checkpoints"
+# What --ckpt_path takes beside a file: the checkpoints that a run keeps.
+NAMES = ("last", "best")
+# What a start that failed leaves behind has none of these.
+RESULTS = (CHECKPOINTS, "metrics.csv", "model")
 
 
 def run_folder(runs: str, experiment: str) -> Path:
@@ -35,15 +39,12 @@ def checkpoint_to_resume(folder: Path, checkpoint: str) -> Path:
     Raises:
         InputError: If it does not exist: a run that was meant to go on must not start afresh.
     """
-    if checkpoint not in ("last", "best"):
-        return _existing(checkpoint)
-    path = folder / CHECKPOINTS / f"{checkpoint}.ckpt"
-    if not path.is_file():
-        raise InputError(
-            f"nothing to resume in {folder}: no {'' if checkpoint == 'last' else 'best '}checkpoint has been "
-            "written yet; run without --ckpt_path"
-        )
-    return path
+    kind = "best checkpoint" if checkpoint == "best" else "checkpoint"
+    return _existing(
+        folder,
+        checkpoint,
+        f"nothing to resume in {folder}: no {kind} has been written yet; run without --ckpt_path",
+    )
 
 
 def checkpoint_to_measure(folder: Path, checkpoint: str | None) -> Path:
@@ -52,15 +53,29 @@ def checkpoint_to_measure(folder: Path, checkpoint: str | None) -> Path:
     Raises:
         InputError: If it does not exist.
     """
-    if checkpoint not in (None, "last", "best"):
-        return _existing(checkpoint)
-    path = folder / CHECKPOINTS / f"{checkpoint or 'best'}.ckpt"
-    if not path.is_file():
-        raise InputError(
-            f"no checkpoint {path}: train one first (python train.py fit), "
-            "or name a file with --ckpt_path or another run with --experiment"
-        )
-    return path
+    checkpoint = checkpoint or "best"
+    return _existing(
+        folder,
+        checkpoint,
+        f"no checkpoint {folder / CHECKPOINTS / checkpoint}.ckpt: train one first (python train.py fit), "
+        "or name a file with --ckpt_path or another run with --experiment",
+    )
+
+
+def is_of_run(folder: Path, checkpoint: str | None) -> bool:
+    """Whether a ``--ckpt_path`` means a checkpoint of this run: ``last``, ``best`` or a file inside its folder."""
+    if checkpoint is None:
+        return False
+    return checkpoint in NAMES or Path(checkpoint).expanduser().resolve().is_relative_to(folder.resolve())
+
+
+def folder_of(checkpoint: str | None) -> Path | None:
+    """The folder of the run that a checkpoint file lies in; None if it is no file of a run with a configuration."""
+    if checkpoint is None or checkpoint in NAMES:
+        return None
+    checkpoints = Path(checkpoint).expanduser().absolute().parent
+    is_run = checkpoints.name == CHECKPOINTS and (checkpoints.parent / "config.yaml").is_file()
+    return checkpoints.parent if is_run else None
 
 
 def lock(folder: Path) -> TextIO:
@@ -89,9 +104,9 @@ def set_aside(folder: Path) -> Path | None:
     """Rename the folder of an earlier run to the first free ``<folder>.1``, ``<folder>.2`` and so on.
 
     Returns:
-        The new name, or None if there was nothing to keep.
+        The new name, or None if there was nothing to keep: no run, or one that never took a step.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not any((folder / name).exists() for name in RESULTS):
         return None
     number = 1
     while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
@@ -99,8 +114,12 @@ def set_aside(folder: Path) -> Path | None:
     return folder.rename(kept)
 
 
-def _existing(checkpoint: str) -> Path:
-    path = Path(checkpoint).expanduser()
+def _existing(folder: Path, checkpoint: str, no_such_name: str) -> Path:
+    if checkpoint in NAMES:
+        path, message = folder / CHECKPOINTS / f"{checkpoint}.ckpt", no_such_name
+    else:
+        path = Path(checkpoint).expanduser()
+        message = f"--ckpt_path {checkpoint}: no such file; give last, best or a checkpoint file"
     if not path.is_file():
-        raise InputError(f"--ckpt_path {checkpoint}: no such file; give last, best or a checkpoint file")
+        raise InputError(message)
     return path

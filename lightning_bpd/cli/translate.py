@@ -40,7 +40,7 @@ def translate(
     Args:
         model: Folder of the finished model, such as runs/default/model.
         input: File to translate; - is standard input.
-        output: File to write, complete or not at all; - is standard output.
+        output: File to write, complete or not at all (a pipe or device is written as it is); - is standard output.
         decoder: greedy is fastest, beam a little better.
         batch_size: Lines decoded together.
         beam: Prefixes that beam search keeps.
@@ -107,21 +107,26 @@ def _open_input(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _open_output(path: str) -> Iterator[BinaryIO]:
-    """Standard output, or a file that appears under its name only when it is complete."""
+    """Standard output; a pipe or device as it is; or a file that appears under its name only when complete."""
     if path == "-":
         yield sys.stdout.buffer
         return
-    partial = Path(f"{path}.partial")
+    # A link stays a link: what it leads to is replaced.
+    target = Path(os.path.realpath(path))
+    replaces = target.is_file() or not target.exists()
+    written = Path(f"{target}.partial") if replaces else Path(path)
     try:
-        file = partial.open("wb")
+        file = written.open("wb")
     except OSError as error:
         raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
     try:
         with file:
             yield file
-        os.replace(partial, path)
+        if replaces:
+            os.replace(written, target)
     finally:
-        partial.unlink(missing_ok=True)
+        if replaces:
+            written.unlink(missing_ok=True)
 
 
 @contextmanager

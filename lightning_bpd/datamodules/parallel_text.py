@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -19,6 +18,7 @@ from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpu
 from lightning_bpd.datamodules.resume import next_position
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
+from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError, ParallelBatch
 from lightning_bpd.tasks.text import Normalization, Tokenizer, train_tokenizer
 
@@ -331,15 +331,9 @@ def _unchanged(batch: Any) -> Any:
 
 def _save_at_once(tokenizer: Tokenizer, path: Path) -> None:
     """Save so that no other process, and no later run, ever finds half a file."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(partial)
-        partial.replace(path)
+        write_atomically(path, tokenizer.model_proto)
     except OSError as error:
         raise InputError(
             f"{path.parent}: the cache folder cannot be written ({error.strerror}); choose another with cache."
         ) from None
-    finally:
-        if partial.exists():
-            partial.unlink()

@@ -135,13 +135,16 @@ class Translator:
         anything else is refused.
 
         Raises:
-            InputError: The folder holds something that is not a finished model.
+            InputError: The folder holds something that is not a finished model, or cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-            raise InputError(f"{folder} is not empty and holds no finished model: choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+                raise InputError(f"{folder} is not empty and holds no finished model: choose another folder")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written as a folder: {error.strerror}") from error
         joint = self.source_tokenizer.fingerprint == self.target_tokenizer.fingerprint
         names = (
             {"target": "tokenizer.model"} if joint else {"source": "source.model", "target": "target.model"}

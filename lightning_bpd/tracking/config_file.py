@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -10,15 +9,22 @@ import yaml
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
+from lightning_bpd.files import write_atomically
+
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved configuration to ``config.yaml`` in the run's folder and to W&B, when training starts."""
+    """Writes the resolved configuration to ``config.yaml`` in the run's folder and to W&B, when training starts.
+
+    Measuring a run does not change what it says of itself, nor does a resumption whose checkpoint does not fit.
+    """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Once, on rank 0, and only for training: measuring a run must not change what it says of itself."""
-        if stage == "fit" and trainer.is_global_zero and not self.already_saved:
-            self.save_config(trainer, pl_module, stage)
-            self.already_saved = True
+        """Nothing: this is before the checkpoint is restored."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write it, on rank 0."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file; what to resume from is of one command, not of the run, so it is left out."""
@@ -26,11 +32,7 @@ class SaveConfig(SaveConfigCallback):
         config.pop("config", None)
         config["ckpt_path"] = None
         text = self.parser.dump(config, skip_none=False)
-        path = Path(trainer.default_root_dir) / self.config_filename
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_atomically(Path(trainer.default_root_dir) / self.config_filename, text)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update(yaml.safe_load(text), allow_val_change=True)

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from lightning_bpd.tracking.metrics_file import read_metrics
 
 
-def draw_curves(metrics: Path, picture: Path) -> None:
+def draw_curves(metrics: Path, picture: Path, bleu_label: str = "BLEU") -> None:
     """Draw loss and BLEU against optimiser steps, from a metrics file to a PNG file.
 
     Args:
         metrics: The run's metrics.csv.
         picture: The file to write.
+        bleu_label: What to call the BLEU axis, such as how its output was decoded.
     """
     rows = read_metrics(metrics)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
@@ -30,5 +31,5 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     loss.set_ylabel("loss (nats per token)")
-    bleu.set_ylabel("BLEU (greedy)")
+    bleu.set_ylabel(bleu_label)
     figure.savefig(picture, dpi=120)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from lightning_bpd.files import write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -74,11 +76,9 @@ class MetricsFile(Logger):
     def _rewrite(self, rows: list[dict[str, float]]) -> None:
         names = {name for row in rows for name in row} - {"step", "epoch"}
         self._columns = ["step", "epoch", *sorted(names)]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({**row, "step": int(row["step"])})
-        os.replace(partial, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "step": int(row["step"])})
+        write_atomically(self.path, text.getvalue())

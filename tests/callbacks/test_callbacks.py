@@ -1,15 +1,19 @@
 import logging
 import time
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_bpd.callbacks import progress
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_bpd.callbacks.progress import ProgressLines
 from lightning_bpd.callbacks.samples import Predictions, Samples, spread
 from lightning_bpd.callbacks.throughput import Throughput
+from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
 from lightning_bpd.tracking.metrics_file import MetricsFile, read_metrics
 
@@ -109,6 +113,27 @@ def test_best_checkpoint_is_remembered_by_a_resumed_run_in_another_place(tmp_pat
     assert saved(tmp_path / "old", "best")["global_step"] == 4
 
 
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_any_score_is_better_than_none(tmp_path, mode):
+    nan = float("nan")
+    best = BestCheckpoint(mode=mode)
+    trainer(tmp_path, best).fit(Module([nan, nan, 2.0, nan]), datamodule=Data())
+    assert saved(tmp_path, "best")["global_step"] == best.step == 12
+    assert best.metrics["val/bleu"] == 2.0
+
+
+def test_best_checkpoint_says_how_its_output_was_decoded(tmp_path):
+    module = Module()
+    trainer(tmp_path, best := BestCheckpoint(), max_epochs=1).fit(module, datamodule=Data())
+    assert best.decode is None
+    module.decode = DecodingOptions("beam", beam=3)
+    trainer(tmp_path, BestCheckpoint(), max_epochs=1).fit(module, datamodule=Data())
+    stored = saved(tmp_path, "best")["callbacks"]["BestCheckpoint"]
+    assert stored["decode"] == asdict(module.decode)
+    best.load_state_dict(stored)
+    assert best.decode == asdict(module.decode)
+
+
 def test_an_unknown_metric_is_named(tmp_path):
     with pytest.raises(InputError, match="monitor is 'val/blue', but validation logged val/bleu, val/loss"):
         trainer(tmp_path, BestCheckpoint("val/blue")).fit(Module(), datamodule=Data())
@@ -161,6 +186,20 @@ def test_throughput_goes_on_after_a_resumption(tmp_path):
     assert speed.tokens == 16 * TOKENS
 
 
+def test_a_checkpoint_counts_the_step_that_it_follows(tmp_path):
+    options = {"max_steps": 3, "log_every_n_steps": 4, "limit_val_batches": 0}
+    callbacks = (Throughput(), LastCheckpoint(every_n_train_steps=3))
+    found = []
+
+    class Spy(pl.Callback):
+        def on_train_end(self, *_):
+            found.append(saved(tmp_path, "last")["callbacks"]["Throughput"])
+
+    trainer(tmp_path, Spy(), *callbacks, **options).fit(Module(), datamodule=Data())
+    assert found[0]["tokens"] == 3 * TOKENS
+    assert found[0]["seconds"] > 0
+
+
 def test_samples_show_rows_of_the_whole_set(tmp_path):
     trainer(tmp_path, Samples(count=3), max_epochs=1).fit(Module(), datamodule=Data())
     text = (tmp_path / "samples.md").read_text()
@@ -189,8 +228,17 @@ def test_progress_lines_are_few(tmp_path, caplog):
     assert lines[0].endswith("epoch 0  step 50  val/bleu 1,234  val/loss 0.5")
 
 
-def test_progress_lines_come_now_and_then(tmp_path, caplog):
+def test_progress_lines_come_now_and_then(tmp_path, caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(Module):
+        def training_step(self, batch, batch_index):
+            now[0] += 1
+            return super().training_step(batch, batch_index)
+
     with caplog.at_level(logging.INFO, "lightning_bpd"), caplog.filtering(logging.Filter("lightning_bpd")):
-        module = Module(step_seconds=0.02)
-        trainer(tmp_path, ProgressLines(seconds=0.1), max_epochs=1).fit(module, datamodule=Data(50))
-    assert 3 <= len(caplog.records) <= 11
+        trainer(tmp_path, ProgressLines(seconds=15), max_epochs=1).fit(Slow(), datamodule=Data(50))
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split()[0] for line in lines] == ["0:15", "0:30", "0:45", "0:50"]
+    assert "val/bleu" in lines[-1]

@@ -4,6 +4,8 @@ import pytest
 
 from lightning_bpd.cli import app
 from lightning_bpd.cli.run_folder import lock
+from lightning_bpd.datamodules import DemoText
+from lightning_bpd.interfaces import InputError
 from lightning_bpd.training import BaseTraining
 
 CONFIGS = Path(app.DEFAULT_CONFIG).parent
@@ -44,6 +46,12 @@ def test_everything_of_a_run_goes_below_its_folder(build, tmp_path):
 def test_data_folder_in_short(build, tmp_path):
     (tmp_path / "text").mkdir()
     assert Path(build("--data", "text").datamodule.folder) == Path("text")
+
+
+def test_data_is_a_folder_or_one_of_our_classes(build):
+    assert isinstance(build("--data", "DemoText").datamodule, DemoText)
+    with pytest.raises(InputError, match=r"--data no/folder: no such folder, .*DemoText.*ParallelText"):
+        build("--data", "no/folder")
 
 
 def test_a_logger_of_the_configuration_stays(build):

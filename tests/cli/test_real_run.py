@@ -75,6 +75,12 @@ def test_a_run_ends_with_a_table_samples_and_a_finished_model(place, whole):
     assert {"config.yaml", "metrics.csv", "curves.png", "samples.md", "checkpoints", "model"} <= names
     metrics = json.loads((folder / "model" / "metrics.json").read_text())
     assert metrics["bleu_signature"] == bleu_signature()
+    assert metrics["decode"]["decoder"] == "greedy"
+    assert metrics["decode"]["extra_length"] == 5
+    assert "validation BLEU (greedy)" in output
+    assert 1 <= metrics["epochs"] <= 3
+    assert metrics["training_seconds"] > 0
+    assert metrics["tokens_per_second"] > 0
     assert metrics["provenance"]["packages"]["torch"] == torch.__version__
     model = lightning_bpd.load(folder / "model")
     lines = ["The dog sleeps.", "", "Where is my brother?"]
@@ -117,6 +123,16 @@ def test_a_killed_run_resumed_is_a_run_never_killed(place, whole):
             assert ours[states].keys() == theirs[states].keys()
             assert all(torch.equal(ours[states][key], theirs[states][key]) for key in ours[states])
     assert losses(metrics) == losses(whole[0] / "metrics.csv")
+
+
+def test_a_run_without_a_step_says_so(place):
+    process = start(
+        place, "fit", "--config", "small.yaml", "--experiment", "none", "--trainer.max_epochs", "0"
+    )
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()
+    assert "No training step was taken, so there is no finished model." in errors.decode()
+    assert b"Traceback" not in errors
 
 
 def steps(metrics: Path) -> int:

@@ -4,6 +4,8 @@ from lightning_bpd.cli.arguments import expand_data_folder
 from lightning_bpd.cli.run_folder import (
     checkpoint_to_measure,
     checkpoint_to_resume,
+    folder_of,
+    is_of_run,
     lock,
     run_folder,
     set_aside,
@@ -36,10 +38,18 @@ def test_an_earlier_run_gets_the_first_free_number(tmp_path):
 
 
 def test_nothing_to_set_aside(tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert set_aside(tmp_path / "empty") is None
     assert set_aside(tmp_path / "absent") is None
-    assert (tmp_path / "empty").is_dir()
+    # What a start that failed leaves behind.
+    write(tmp_path / "failed" / "wandb" / "run_id")
+    write(tmp_path / "failed" / "config.yaml")
+    assert set_aside(tmp_path / "failed") is None
+    assert (tmp_path / "failed" / "wandb" / "run_id").is_file()
+
+
+@pytest.mark.parametrize("result", ["checkpoints/last.ckpt", "metrics.csv", "model/config.json"])
+def test_every_result_is_kept(tmp_path, result):
+    write(tmp_path / "run" / result)
+    assert set_aside(tmp_path / "run") == tmp_path / "run.1"
 
 
 def test_resuming_needs_a_checkpoint(tmp_path):
@@ -64,19 +74,54 @@ def test_measuring_takes_the_best_checkpoint(tmp_path):
     assert checkpoint_to_measure(tmp_path, str(last)) == last
 
 
+def test_which_checkpoints_are_of_a_run(tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "default"
+    ours, theirs = (
+        write(path / "checkpoints" / "best.ckpt") for path in (run, tmp_path / "runs" / "default.1")
+    )
+    assert all(is_of_run(run, each) for each in ("last", "best", str(ours), str(run / "kept" / "x.ckpt")))
+    assert not any(is_of_run(run, each) for each in (None, str(theirs)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.ckpt").symlink_to(ours)
+    assert is_of_run(run, "link.ckpt")
+
+
+def test_a_checkpoint_file_tells_its_run(tmp_path, monkeypatch):
+    path = write(tmp_path / "runs" / "my run" / "checkpoints" / "best.ckpt")
+    assert folder_of(str(path)) is None
+    write(tmp_path / "runs" / "my run" / "config.yaml")
+    assert folder_of(str(path)) == tmp_path / "runs" / "my run"
+    assert folder_of(str(path.rename(tmp_path / "runs" / "my run" / "best.ckpt"))) is None
+    monkeypatch.chdir(tmp_path / "runs" / "my run" / "checkpoints")
+    assert folder_of("best.ckpt") == tmp_path / "runs" / "my run"
+    assert folder_of("best") is folder_of(None) is None
+
+
 def test_data_folder_is_short_for_its_argument(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").mkdir()
-    assert expand_data_folder(["fit", "--data", "text", "--wandb", "disabled"]) == [
+    assert expand_data_folder(["fit", "--data", "text", "--wandb", "disabled"], {"DemoText"}) == [
         *("fit", "--data.init_args.folder", "text", "--wandb", "disabled")
     ]
-    assert expand_data_folder(["fit", "--data=text"]) == ["fit", "--data.init_args.folder=text"]
+    assert expand_data_folder(["fit", "--data=text"], {"DemoText"}) == ["fit", "--data.init_args.folder=text"]
 
 
 def test_data_class_stays_a_class(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for args in (["fit", "--data", "DemoText"], ["fit", "--data=DemoText"], ["fit", "--data"]):
-        assert expand_data_folder(args) == args
+    write(tmp_path / "settings" / "data.yaml")
+    described = '{"class_path": "a/b", "init_args": {"text": "' + "x" * 300 + '"}}'
+    for value in ("DemoText", "my_module.MyText", "settings/data.yaml", described, "--wandb"):
+        for args in (["fit", "--data", value], ["fit", f"--data={value}"]):
+            assert expand_data_folder(args, {"DemoText"}) == args
+    assert expand_data_folder(["fit", "--data"], {"DemoText"}) == ["fit", "--data"]
+
+
+@pytest.mark.parametrize("value", ["no/such/folder", "./text", "nowhere", "demotext"])
+def test_data_that_is_neither_is_refused(tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    for args in (["fit", "--data", value], ["fit", f"--data={value}"]):
+        with pytest.raises(InputError, match=f"--data {value}: no such folder, nor .* known are DemoText"):
+            expand_data_folder(args, {"DemoText"})
 
 
 def test_a_folder_belongs_to_one_training_process_at_a_time(tmp_path):

@@ -1,7 +1,9 @@
 import io
 import os
+import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from lightning_bpd.cli.translate import read_lines
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.tasks.translation import Translator, load
 
 TRAIN = [sys.executable, "-c", "from lightning_bpd.cli import main; main()"]
 
@@ -98,6 +100,42 @@ def test_mistakes_are_one_line_and_leave_no_output(model, tmp_path, capsys):
         assert message in errors
         assert errors.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.txt"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(model, tmp_path):
+    (tmp_path / "in.txt").write_text("a sees b\n")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out.txt").symlink_to(tmp_path / "real" / "out.txt")
+    for old in (None, "old"):
+        if old is not None:
+            (tmp_path / "real" / "out.txt").write_text(old)
+        paths = ["--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.txt")]
+        main(["translate", "--model", model, "--extra_length", "0", *paths])
+        assert (tmp_path / "out.txt").is_symlink()
+        assert (tmp_path / "real" / "out.txt").read_text().count("\n") == 1
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["out.txt"]
+
+
+def test_a_named_pipe_is_written_as_it_is(model, tmp_path):
+    (tmp_path / "in.txt").write_text("a sees b\n" * 3)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    paths = ["--input", str(tmp_path / "in.txt"), "--output", str(pipe)]
+    main(["translate", "--model", model, "--extra_length", "0", *paths])
+    reader.join(timeout=30)
+    assert received[0].count(b"\n") == 3
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.parametrize("path", ["file", "file/model"])
+def test_a_finished_model_is_not_written_over_a_file(model, tmp_path, path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=f"{path} cannot be written as a folder: "):
+        load(model).save(tmp_path / path, {})
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_reader_that_leaves_is_no_error(model, tmp_path):

@@ -19,11 +19,11 @@ class TinyModule(pl.LightningModule):
 
     bleu_signature = "none"
 
-    def __init__(self, learning_rate: float = 0.05, pause: float = 0.0) -> None:
+    def __init__(self, learning_rate: float = 0.05, pause: float = 0.0, inputs: int = 4) -> None:
         super().__init__()
         self.learning_rate = learning_rate
         self.pause = pause
-        self.layer = nn.Linear(4, 1)
+        self.layer = nn.Linear(inputs, 1)
         self.dropout = nn.Dropout(0.1)
         self.validation_outputs: dict[int, str] = {}
 

@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import re
 from pathlib import Path
 
@@ -110,27 +111,34 @@ def test_other_arguments_or_grammar_replace_the_files(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("after", range(7))
 def test_interruption_leaves_whole_files_and_is_repaired(tmp_path: Path, monkeypatch, after: int):
     wanted = small(tmp_path / "whole")
-    folder, rename, calls = tmp_path / "cut", corpus.os.replace, itertools.count()
+    folder, rename, calls = tmp_path / "cut", os.replace, itertools.count()
 
     def interrupted(source: str, target: Path) -> None:
         if next(calls) == after:
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr(corpus.os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         small(folder)
     for path in folder.iterdir():
         assert path.name == "demo.json" or path.read_bytes() == wanted[path.name]
-    monkeypatch.setattr(corpus.os, "replace", rename)
+    monkeypatch.setattr(os, "replace", rename)
     assert small(folder) == wanted
 
 
-def test_a_foreign_corpus_is_not_overwritten(tmp_path: Path):
-    (tmp_path / "train.en").write_text("mine\n")
-    with pytest.raises(InputError, match="was not generated here"):
+@pytest.mark.parametrize("name", ["train.en", "letters.tsv"])
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("mine\n")
+    with pytest.raises(InputError, match=r"holds other files: .* give --config configs/.*own_text"):
         small(tmp_path)
-    assert (tmp_path / "train.en").read_text() == "mine\n"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine\n"
+
+
+def test_hidden_files_do_not_matter(tmp_path: Path):
+    (tmp_path / ".encoded").mkdir()
+    assert small(tmp_path).keys() == set(FILES)
 
 
 def test_sizes_must_be_positive(tmp_path: Path):

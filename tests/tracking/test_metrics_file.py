@@ -54,6 +54,6 @@ def test_curves_are_drawn_from_any_metrics(tmp_path):
     log.log_metrics({"train/loss": 2.0}, 0)
     log.log_metrics({"val/loss": 2.0, "val/bleu": 30.0}, 1)
     for metrics in (log.path, tmp_path / "absent.csv"):
-        draw_curves(metrics, tmp_path / "curves.png")
+        draw_curves(metrics, tmp_path / "curves.png", "BLEU (beam 4)")
         assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
         (tmp_path / "curves.png").unlink()

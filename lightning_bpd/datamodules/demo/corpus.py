@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from lightning_bpd.datamodules.demo.sentences import sentence_pairs
+from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
 
 __all__ = ["sentence_pairs", "write_demo_corpus"]
@@ -33,8 +32,8 @@ def write_demo_corpus(
     Every file appears whole or not at all, and an interrupted run is repaired by the next.
 
     Raises:
-        InputError: if a size is below 1 or beyond what the grammar can say, or if the folder holds a
-            corpus that was not generated here.
+        InputError: if a size is below 1 or beyond what the grammar can say, or if the folder holds files that
+            were not generated here (hidden ones aside).
     """
     # Training comes last, so that its size does not change what is validated and tested.
     sizes = {"test": test, "val": validation, "train": train}
@@ -45,19 +44,17 @@ def write_demo_corpus(
     names = [f"{part}.{language}" for part in sizes for language in ("en", "de")]
     if _is_complete(folder, wanted, names):
         return
-    for name in names:
-        if (folder / name).exists() and not (folder / MANIFEST).exists():
-            raise InputError(
-                f"{folder / name} was not generated here (there is no {MANIFEST} beside it); "
-                "name another folder for the generated corpus, or move that file away."
-            )
+    if folder.is_dir() and not (folder / MANIFEST).exists() and any(map(_is_foreign, folder.iterdir())):
+        raise InputError(
+            f"{folder} holds other files: for text of your own give --config configs/translation/own_text.yaml "
+            "before --data; for the generated corpus name an empty or a new folder."
+        )
     contents = _generate(seed, sizes)
     wanted["files"] = {name: hashlib.sha256(contents[name]).hexdigest() for name in names}
-    folder.mkdir(parents=True, exist_ok=True)
     # The manifest goes first: from then on the folder is known as ours, and complete only when the sums agree.
-    _replace_file(folder / MANIFEST, (json.dumps(wanted, indent=2) + "\n").encode())
+    write_atomically(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
     for name in names:
-        _replace_file(folder / name, contents[name])
+        write_atomically(folder / name, contents[name])
 
 
 def _generate(seed: int, sizes: dict[str, int]) -> dict[str, bytes]:
@@ -88,6 +85,11 @@ def _grammar_fingerprint() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
+def _is_foreign(path: Path) -> bool:
+    # Encoded text and the rest of an interrupted writing are hidden.
+    return not path.name.startswith(".")
+
+
 def _is_complete(folder: Path, wanted: dict[str, Any], names: list[str]) -> bool:
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
@@ -97,16 +99,3 @@ def _is_complete(folder: Path, wanted: dict[str, Any], names: list[str]) -> bool
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Write beside the file and rename; two processes that do it at once do no harm."""
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
