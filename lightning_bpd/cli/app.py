@@ -22,7 +22,7 @@ from lightning_bpd.callbacks.interruption import Interruption
 from lightning_bpd.callbacks.progress import Overview, progress_bar
 from lightning_bpd.callbacks.samples import Predictions, Samples
 from lightning_bpd.callbacks.throughput import Throughput
-from lightning_bpd.cli.arguments import expand_data_folder
+from lightning_bpd.cli.arguments import expand_data_folder, naming_options
 from lightning_bpd.cli.finish import finish
 from lightning_bpd.cli.quiet import keep_quiet
 from lightning_bpd.cli.run_folder import (
@@ -127,7 +127,8 @@ class CommandLine(LightningCLI):
         A run that is resumed or measured starts from its own configuration; files and flags override it.
         """
         assert isinstance(args, list)
-        self.config = parser.parse_args(args)
+        # First which run: the other options may fit its configuration and not the default one.
+        self.config = parser.parse_args([*args[:1], *naming_options(args[1:])])
         options = self._options()
         checkpoint = options["ckpt_path"]
         self.folder = run_folder(options["runs"], options["experiment"])
@@ -136,8 +137,9 @@ class CommandLine(LightningCLI):
         # A checkpoint of another run starts a new run here.
         self.resumes = self.config.subcommand == "fit" and is_of_run(self.folder, checkpoint)
         stored = self.folder / "config.yaml"
-        if (self.resumes or self.config.subcommand != "fit") and stored.is_file():
-            self.config = parser.parse_args([args[0], "--config", str(stored), *args[1:]])
+        starts_from_run = (self.resumes or self.config.subcommand != "fit") and stored.is_file()
+        own = ["--config", str(stored)] if starts_from_run else []
+        self.config = parser.parse_args([*args[:1], *own, *args[1:]])
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the hyper-parameters inside the checkpoint override the command line.

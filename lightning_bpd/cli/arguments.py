@@ -48,3 +48,15 @@ def _is_folder(value: str, classes: Collection[str]) -> bool:
     raise InputError(
         f"--data {value}: no such folder, nor a data class; known are {', '.join(sorted(classes))}"
     )
+
+
+def naming_options(args: list[str]) -> list[str]:
+    """Only those arguments that say which run is meant, and the files that may say so too."""
+    names = ("--config", "-c", "--experiment", "--runs", "--ckpt_path")
+    kept: list[str] = []
+    for position, argument in enumerate(args):
+        if argument in names:
+            kept += args[position : position + 2]
+        elif argument.startswith(tuple(f"{name}=" for name in names)):
+            kept.append(argument)
+    return kept

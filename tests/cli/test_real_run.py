@@ -148,7 +148,7 @@ def losses(metrics: Path) -> list[tuple[str, ...]]:
 def test_measuring_commands_start_from_the_run(place, whole):
     for part, options, decoder in (
         ("validate", (), "greedy"),
-        ("test", ("--decode.decoder", "beam"), "beam"),
+        ("test", ("--decode.decoder", "beam", "--data.seed", "2"), "beam"),
     ):
         run(place, part, "--experiment", "whole", *options)
         name = {"validate": "validation", "test": "test"}[part]

@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_bpd.cli.arguments import expand_data_folder
+from lightning_bpd.cli.arguments import expand_data_folder, naming_options
 from lightning_bpd.cli.run_folder import (
     checkpoint_to_measure,
     checkpoint_to_resume,
@@ -130,3 +130,18 @@ def test_a_folder_belongs_to_one_training_process_at_a_time(tmp_path):
             lock(tmp_path / "runs" / "default")
         lock(tmp_path / "runs" / "other").close()
     lock(tmp_path / "runs" / "default").close()
+
+
+def test_options_that_name_the_run_are_found_among_others():
+    args = [
+        "--data.cache",
+        "x",
+        "--experiment",
+        "a",
+        "--runs=b",
+        "-c",
+        "f.yaml",
+        "--trainer.devices=2",
+        "--config=g",
+    ]
+    assert naming_options(args) == ["--experiment", "a", "--runs=b", "-c", "f.yaml", "--config=g"]
