@@ -156,7 +156,9 @@ class Translator:
         config = {"format": FORMAT, "network": network_config(self.network), "tokenizers": names}
         _write_json(unfinished / "config.json", config)
         _write_json(unfinished / "metrics.json", metrics)
-        os.chmod(unfinished, 0o755)
+        # Temporary folders and safetensors files are for their owner alone; a finished model is not.
+        for path in (unfinished, *unfinished.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if folder.exists():
             replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)) / folder.name
             os.replace(folder, replaced)
