@@ -1,9 +1,21 @@
+import logging
 import os
 
 # Two cores shared with the library's own threads run many times slower than one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def package_logger():
+    """The command line, run inside a test, shows what the package logs: not in the tests that follow."""
+    logger = logging.getLogger("lightning_bpd")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    yield
+    level, logger.propagate, logger.handlers = before
+    logger.setLevel(level)
