@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from lightning_bpd.tracking.provenance import processor
 
 
 def interleaved_seconds(
@@ -64,20 +65,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers depend on beside the code."""
     libraries = {name: version(name) for name in ("torch", "transformers", "ctranslate2")}
     return {
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         **libraries,
     }
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def write_json(path: Path | None, content: Mapping[str, Any]) -> None:

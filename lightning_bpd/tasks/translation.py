@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -244,7 +245,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Tra
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         description = checkpoint[CHECKPOINT_KEY]
-    except Exception as error:  # torch.load raises a dozen kinds for a damaged or foreign file
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
         raise InputError(f"{path} is not a checkpoint of a translation model: {error}") from error
     network = build_network(description["network"])
     source, target = (
