@@ -31,6 +31,7 @@ def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set outside its constructor
         return
     partial = path.with_name(path.name + ".partial")
+    # With the optimiser's state. All of it is plain data and tensors, so it loads without unpickling.
     trainer.save_checkpoint(partial, weights_only=False)
     if trainer.is_global_zero:
         os.replace(partial, path)

@@ -26,6 +26,7 @@ from lightning_bpd.tasks.text import Tokenizer
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+# Source tokens decoded together, padding included; a longer line is decoded alone.
 MOST_BATCH_TOKENS = 16_384
 # What a checkpoint holds beside the training state, so that a finished model can be made of it alone.
 CHECKPOINT_KEY = "lightning_bpd"
@@ -118,10 +119,12 @@ class Translator:
             progress(len(lines) - len(numbers))
         # Long rows first: if memory is short, that shows at once.
         order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
-        while order:
+        first = 0
+        while first < len(order):
             # Fewer rows where they are long: the cache grows with rows times length.
-            fitting = max(1, MOST_BATCH_TOKENS // len(rows[order[0]]))
-            batch, order = order[: min(batch_size, fitting)], order[min(batch_size, fitting) :]
+            fitting = max(1, MOST_BATCH_TOKENS // len(rows[order[first]]))
+            batch = order[first : first + min(batch_size, fitting)]
+            first += len(batch)
             result = decode(self.network, pad([rows[place] for place in batch], self.device), options)
             for place, text in zip(batch, self.target_tokenizer.decode(result.rows()), strict=True):
                 outputs[numbers[place]] = text
