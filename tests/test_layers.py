@@ -9,7 +9,7 @@ import lightning_bpd
 
 PACKAGE = Path(lightning_bpd.__file__).parent
 FLOORS = [
-    {"interfaces", "files"},
+    {"interfaces", "files", "linear"},
     {"models", "adapters", "heads", "decoding", "metrics"},
     {"tasks"},
     {"datamodules", "training", "callbacks", "tracking"},

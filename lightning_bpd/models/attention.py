@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_bpd.models.linear import Linear
+from lightning_bpd.linear import Linear
 
 
 @dataclass(frozen=True)

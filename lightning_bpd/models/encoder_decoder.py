@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models.attention import Attention, CacheSlots, KeyValueCache
 from lightning_bpd.models.dropout import add_dropped, dropout
-from lightning_bpd.models.linear import Linear, linear
+from lightning_bpd.linear import Linear, linear
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from lightning_bpd.models import linear as module
-from lightning_bpd.models.linear import Linear, linear
+from lightning_bpd.linear import Linear, linear
 
 
 @pytest.fixture
