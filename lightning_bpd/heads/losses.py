@@ -1,0 +1,294 @@
+"""Losses of the heads, without the logits of all tokens and heads in memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lightning_bpd.heads.block_heads import BlockHeads
+from lightning_bpd.heads.layer import HeadLayer, add_product
+from lightning_bpd.heads.targets import shifted_targets
+from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.linear import linear
+
+# Logits held at once. On a CPU just under 32 MiB of float32: what is larger malloc fetches from the kernel each time.
+CPU_LOGITS, GPU_LOGITS = 8_000_000, 64_000_000
+# Tokens that all heads see at once at least, so that their parameters are read and their gradients added up seldom.
+LEAST_TOKENS = 128
+
+
+# From logits [P, V]: losses [P], whether predictions are right [P], and the gradient of the logits [P, V].
+Score = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class HeadLosses(NamedTuple):
+    """The losses of n heads over a batch."""
+
+    loss: Tensor
+    """scalar, to minimise: the weighted mean over the heads of each head's mean over its own targets"""
+    sums: Tensor
+    """[n], nats: each head's loss summed over its targets, detached; float32 or wider, as ``loss``"""
+    correct: Tensor
+    """int64 [n]: targets that were a head's most probable token; of distillation, the teacher's"""
+    counts: Tensor
+    """int64 [n]: targets that each head had"""
+
+
+def head_losses(
+    heads: BlockHeads,
+    hidden: Tensor,
+    weight: Tensor,
+    rows: TokenRows,
+    which: range,
+    head_weights: Tensor | None = None,
+    temperature: float | None = None,
+    most_logits: int | None = None,
+) -> HeadLosses:
+    """Cross-entropy of a range of heads, or their divergence from the base's own predictions.
+
+    Works through the tokens part by part, and takes the gradients of each part at once, so that nothing but sums is
+    kept: the memory for eight heads is that for one. Only targets that exist are projected. ``loss.backward()`` works
+    once, and gives no second derivatives.
+
+    With a temperature T the heads learn from the teacher instead of the data: head i at position t from
+    p_1 = softmax(hidden @ weight.T / T) at position t + i - 1, held fixed; the loss is KL(teacher || head) * T**2
+    (Hinton et al. 2015), and of ``rows`` only the lengths matter.
+
+    Args:
+        heads: The heads.
+        hidden: The base's hidden states [B, T, D]; position t has read the start token and t tokens.
+        weight: The vocabulary projection, [V, D].
+        rows: Target rows, int64 [B, T] and [B].
+        which: Numbers of heads, from 1: all, such as ``range(2, 9)``, or one, such as ``range(3, 4)``.
+        head_weights: [n], one for each head of ``which``; equal if not given.
+        temperature: Of distillation; None for cross-entropy.
+        most_logits: Numbers of the logits to hold at once; chosen by the device if not given.
+
+    Raises:
+        InputError: There are no such heads, or the weights are not one for each, or a temperature not above 0.
+    """
+    heads.check(which)
+    if head_weights is not None and head_weights.shape != (len(which),):
+        raise InputError(f"head_weights must be {len(which)} numbers, one for each head, not {head_weights}")
+    if temperature is not None and temperature <= 0:
+        raise InputError(f"the temperature of distillation must be above 0, not {temperature}")
+    targets, mask = shifted_targets(rows, which.stop - 1)
+    places = mask[..., 0].flatten().nonzero().squeeze(1)
+    own = slice(which.start - 1, None)
+    targets, mask = (table[..., own].flatten(0, 1).index_select(0, places) for table in (targets, mask))
+    kept = hidden.flatten(0, 1).index_select(0, places)
+
+    counts = mask.sum(0)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    shares = torch.ones(len(which), device=hidden.device) if head_weights is None else head_weights
+    shares = (shares / shares.sum()).to(hidden.device, wide) / counts.clamp(min=1)
+    # Gradients are taken of a loss that is larger by this factor: float16 would lose shares of 1 / 30,000.
+    scale = counts.sum().clamp(min=1).to(wide)
+    most_logits = most_logits or (CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS)
+    most_rows = max(most_logits // len(weight), 1)
+    inputs = (kept, weight, *heads.layer)
+    wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs]
+    # The layer's gradients come together or not at all.
+    wanted[2:] = [any(wanted[2:])] * len(heads.layer)
+    work = _Work(heads, which, targets, mask, shares * scale, temperature, most_rows)
+    losses, correct, gradients = _run(work, kept.detach(), weight.detach(), wanted)
+    sums = losses.sum(0)
+    loss = (sums * shares).sum()
+    if any(wanted):
+        loss = _KnownGradients.apply(loss, scale, gradients, *inputs)
+    return HeadLosses(loss, sums, correct.sum(0), counts)
+
+
+class _Work(NamedTuple):
+    """What is asked of M tokens and n heads."""
+
+    heads: BlockHeads
+    which: range
+    targets: Tensor
+    """int64 [M, n]"""
+    mask: Tensor
+    """bool [M, n]"""
+    shares: Tensor
+    """[n]: what a target of each head counts in the loss, about 1"""
+    temperature: float | None
+    most_rows: int
+    """rows of logits to hold at once"""
+
+
+@torch.no_grad()
+def _run(
+    work: _Work, hidden: Tensor, weight: Tensor, wanted: list[bool]
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Losses [M, n], whether predictions are right [M, n], and the gradients wanted of hidden, weight and layer."""
+    count, most_rows, wide = len(work.which), work.most_rows, work.shares.dtype
+    device = hidden.device.type
+    narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    gradients = [
+        torch.zeros_like(tensor, dtype=wide) if want else None
+        for tensor, want in zip((hidden, weight, *work.heads.layer), wanted, strict=True)
+    ]
+    of_hidden, of_weight, *of_layer = gradients
+    losses = torch.zeros(work.mask.numel(), dtype=wide, device=hidden.device)
+    correct = torch.zeros_like(losses, dtype=torch.bool)
+    targets = work.targets.flatten()
+    tokens = max(most_rows // count, LEAST_TOKENS)
+    with torch.autocast(device, enabled=False):
+        weight = weight.to(narrow)
+        heads = _Heads(work.heads, work.which, narrow, of_layer)
+        # A pair is a token and one of the n heads, numbered token by token.
+        for first, pairs in zip(range(0, len(hidden), tokens), _pairs(work.mask, tokens), strict=True):
+            part = hidden[first : first + tokens]
+            outputs = heads.forward(part).flatten(0, 1)
+            of_outputs = torch.zeros_like(outputs, dtype=wide) if any(wanted) else None
+            if work.temperature is not None:
+                # Head i at token t learns from the base at token t + i - 1: the heads of a part share their teachers.
+                ahead = hidden[first + work.which.start - 1 : first + len(part) + work.which.stop - 2]
+                teacher = _Teacher.of(linear(ahead.to(narrow), weight).to(wide), work.temperature)
+            # In equal pieces, so that the memory of one serves the next.
+            for chosen in pairs.chunk(-(-len(pairs) // most_rows)) if len(pairs) else ():
+                here = chosen + first * count
+                rows = outputs.index_select(0, chosen).to(narrow)
+                shares = work.shares[chosen % count]
+                score = partial(_cross_entropy, targets=targets[here])
+                if work.temperature is not None:
+                    score = partial(_divergence, teacher=teacher, places=chosen // count + chosen % count)
+                losses[here], correct[here], of_rows = _scored(rows, weight, score, shares, of_weight)
+                if of_outputs is not None:
+                    of_outputs[chosen] = of_rows
+            if of_outputs is not None:
+                of_part = heads.backward(of_outputs.view(len(part), count, -1))
+                if of_hidden is not None:
+                    of_hidden[first : first + tokens] = of_part
+    return losses.view_as(work.mask), correct.view_as(work.mask), gradients
+
+
+def _scored(
+    rows: Tensor, weight: Tensor, score: Score, shares: Tensor, of_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses [P], whether predictions are right [P], and the gradient of the rows, [P, D].
+
+    A function of its own, so that the logits of one piece are gone before those of the next come.
+    """
+    losses, correct, of_logits = score(linear(rows, weight).to(shares.dtype))
+    of_logits = of_logits.to(rows.dtype)
+    shares = shares[:, None]
+    if of_weight is not None:
+        add_product(of_weight, of_logits, (rows * shares).to(rows.dtype))
+    return losses, correct, linear(of_logits, weight.t()) * shares
+
+
+def _pairs(mask: Tensor, tokens: int) -> tuple[Tensor, ...]:
+    """For every ``tokens`` tokens their pairs that have a target, int64, counted from their first; mask [M, n]."""
+    ends = mask.sum(1).cumsum(0)[tokens - 1 : len(mask) - 1 : tokens]
+    pairs = mask.flatten().nonzero().squeeze(1) % (tokens * mask.size(1))
+    return pairs.tensor_split(ends.cpu())
+
+
+class _Heads:
+    """A range of heads, computed in ``dtype``, that remembers what its gradient needs."""
+
+    def __init__(
+        self, heads: BlockHeads, which: range, dtype: torch.dtype, totals: list[Tensor | None]
+    ) -> None:
+        learned = heads.learned(which)
+        self.dtype = dtype
+        self.identity = which.start < heads.first
+        self.layer: HeadLayer | None = None
+        self.totals: HeadLayer | None = None
+        if learned.start < learned.stop:
+            self.layer = HeadLayer(*(tensor.detach().to(dtype) for tensor in heads.layer.of(learned)))
+            self.totals = None if totals[0] is None else HeadLayer(*totals).of(learned)  # type: ignore[arg-type]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[M, D] to [M, n, D]."""
+        if self.layer is None:
+            return hidden[:, None]
+        self.hidden = hidden.to(self.dtype)
+        self.units = self.layer.units(self.hidden)
+        outputs = self.layer.outputs(hidden, self.units)
+        return torch.cat([hidden[:, None], outputs], 1) if self.identity else outputs
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """From the gradient of the latest outputs, [M, n, D], to that of their hidden states, [M, D]."""
+        if self.layer is None:
+            return gradient[:, 0]
+        of_hidden = self.layer.backward(
+            self.hidden, self.units, gradient[:, int(self.identity) :], self.totals
+        )
+        return of_hidden + gradient[:, 0] if self.identity else of_hidden
+
+
+class _Teacher(NamedTuple):
+    """The base's own distributions at M tokens."""
+
+    probabilities: Tensor
+    """[M, V]"""
+    entropy: Tensor
+    """[M], nats"""
+    best: Tensor
+    """int64 [M]"""
+    temperature: float
+
+    @classmethod
+    def of(cls, logits: Tensor, temperature: float) -> _Teacher:
+        logits = logits / temperature
+        probabilities, normalizer, best = _softmax(logits)
+        return cls(probabilities, normalizer - _dot(probabilities, logits), best, temperature)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses [P], whether the most probable token is the target [P], and the gradient of the logits [P, V]."""
+    probabilities, normalizer, best = _softmax(logits)
+    losses = normalizer - logits.gather(1, targets[:, None]).squeeze(1)
+    probabilities.scatter_add_(1, targets[:, None], torch.full_like(losses, -1)[:, None])
+    return losses, best == targets, probabilities
+
+
+def _divergence(logits: Tensor, teacher: _Teacher, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same against the teacher's distributions at ``places`` (int64 [P])."""
+    temperature = teacher.temperature
+    logits = logits / temperature
+    probabilities, normalizer, best = _softmax(logits)
+    expected = teacher.probabilities.index_select(0, places)
+    losses = (normalizer - _dot(expected, logits) - teacher.entropy[places]) * temperature**2
+    return losses, best == teacher.best[places], probabilities.sub_(expected).mul_(temperature)
+
+
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities [P, V], the logarithm of what they were normalized by [P], the most probable token [P]."""
+    peak, best = logits.max(1, keepdim=True)
+    probabilities = logits.softmax(1)
+    # The most probable token's probability is at least 1 / V: its logarithm is safe.
+    return probabilities, (peak - probabilities.gather(1, best).log()).squeeze(1), best.squeeze(1)
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Row by row, [P, V] and [P, V] to [P], without their product in memory."""
+    return torch.bmm(left[:, None], right[:, :, None]).flatten()
+
+
+class _KnownGradients(torch.autograd.Function):
+    """A loss whose gradients were computed with it, ``scale`` times too large."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: Tensor, scale: Tensor, gradients: list[Tensor | None], *inputs: Tensor
+    ) -> Tensor:
+        ctx.scale, ctx.gradients = scale, gradients
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of head_losses can be taken once only: compute the loss again")
+        factor = gradient / ctx.scale
+        gradients = [None if known is None else known.mul_(factor) for known in ctx.gradients]
+        # They are given away: a second copy of the vocabulary's would cost as much memory as the weights.
+        ctx.gradients = None
+        return None, None, None, *gradients
