@@ -39,6 +39,7 @@ def beam_search(
     best_tokens = torch.zeros(sources, longest, dtype=torch.long, device=device)
     best_lengths = torch.zeros_like(limits)
     best_scores: Tensor | None = None
+    calls_of = torch.zeros_like(limits)
 
     active = torch.arange(sources, device=device)
     prefixes = torch.zeros(sources, beam, longest, dtype=torch.long, device=device)
@@ -55,6 +56,7 @@ def beam_search(
             log_probabilities[:, 0] = 0.0
             best_scores = step_scores.new_full((sources,), -torch.inf)
         calls += 1
+        calls_of[active] = calls
 
         # Each prefix has one ending continuation, so 2 * beam candidates always hold `beam` that go on.
         grown = (log_probabilities[:, :, None] + step_scores).flatten(1)
@@ -88,4 +90,4 @@ def beam_search(
             log_probabilities, rows = log_probabilities[going], rows[going]
         if len(active):
             state.reorder(rows.flatten())
-    return DecodeResult(best_tokens[:, :calls], best_lengths, best_scores, calls)
+    return DecodeResult(best_tokens[:, :calls], best_lengths, best_scores, calls_of)

@@ -40,4 +40,4 @@ def greedy(model: SequenceModel[State], source: TokenRows, extra_length: int = 5
             active, limits, newest = active[going], limits[going], newest[going]
             if len(active):
                 state.reorder(going)
-    return DecodeResult(tokens[:, :calls], lengths, None, calls)
+    return DecodeResult(tokens[:, :calls], lengths, None, calls=lengths)

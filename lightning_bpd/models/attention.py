@@ -16,14 +16,14 @@ from lightning_bpd.linear import Linear
 class CacheSlots:
     """Where one call's tokens go in the cache, and what they may look at; the same for every layer."""
 
-    positions: Tensor | None
-    """int64 [B, T], the position of each new token in its row; None where ``first`` says it all"""
+    places: tuple[Tensor, Tensor] | None
+    """each new token's row, int64 [B, 1], and position in it, int64 [B, T]; None where ``first`` says it all"""
     first: int | None
     """the position of the first new token where it is the same in all rows, else None"""
     extent: int
     """cache positions to attend over: the longest row's tokens, the new ones included"""
     mask: Tensor | None
-    """bool [B or 1, 1, T, extent], True where attention is allowed; None where all of it is"""
+    """[B or 1, 1, T, extent], added to attention scores: 0 where attention is allowed, else -inf; None for 0"""
 
 
 class KeyValueCache:
@@ -36,50 +36,58 @@ class KeyValueCache:
         # Zeros, not uninitialised memory: a hidden NaN times a weight of zero would still be NaN.
         # Keys and values lie side by side, [layers, 2, B, H, length, width]: one copy writes both.
         self.entries = like.new_zeros(layers, 2, rows, heads, max_length, width)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=like.device)
-        self._shortest = self._longest = 0
+        # On the host, where shapes are decided: nothing ever waits for a GPU to tell them.
+        self._counts = [0] * rows
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [B], tokens in each row."""
+        return torch.tensor(self._counts, dtype=torch.long, device=self.entries.device)
 
     def slots(self, tokens: int) -> CacheSlots:
         """Slots for ``tokens`` more tokens in every row."""
         max_length = self.entries.size(4)
-        extent = self._longest + tokens
+        shortest, longest = min(self._counts, default=0), max(self._counts, default=0)
+        extent = longest + tokens
         if extent > max_length:
             raise ValueError(f"the cache was made for {max_length} tokens a row, this call needs {extent}")
-        if self._shortest == self._longest and tokens == 1:
-            return CacheSlots(None, self._longest, extent, None)
-        positions = self.lengths[:, None] + torch.arange(tokens, device=self.lengths.device)
-        if self._shortest == self._longest:
-            mask = torch.arange(extent, device=positions.device) <= positions[:1, :, None]
-            return CacheSlots(None, self._longest, extent, mask[:, None])
-        mask = torch.arange(extent, device=positions.device) <= positions[:, :, None]
-        return CacheSlots(positions, None, extent, mask[:, None])
+        # Additive, as attention would make of a boolean mask again in each layer.
+        if shortest == longest:
+            if tokens == 1:
+                return CacheSlots(None, longest, extent, None)
+            mask = self.entries.new_full((1, 1, tokens, extent), -torch.inf).triu_(longest + 1)
+            return CacheSlots(None, longest, extent, mask)
+        lengths = self.lengths[:, None]
+        positions = lengths + torch.arange(tokens, device=lengths.device)
+        hidden = torch.arange(extent, device=lengths.device) > positions[:, None, :, None]
+        mask = self.entries.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        rows = torch.arange(len(lengths), device=lengths.device)[:, None]
+        return CacheSlots((rows, positions), None, extent, mask)
 
     def write(self, layer: int, keys_values: Tensor, slots: CacheSlots) -> tuple[Tensor, ...]:
         """Store one layer's new keys and values [2, B, H, T, width]; returns all that may be attended to."""
         entries = self.entries[layer]
-        if slots.positions is None:
+        if slots.places is None:
             entries[:, :, :, slots.first : slots.extent] = keys_values
         else:
-            rows = torch.arange(keys_values.size(1), device=keys_values.device)[:, None]
-            entries[:, rows, :, slots.positions] = keys_values.permute(1, 3, 0, 2, 4)
+            rows, positions = slots.places
+            entries[:, rows, :, positions] = keys_values.permute(1, 3, 0, 2, 4)
         return entries[:, :, :, : slots.extent].unbind(0)
 
     def append(self, tokens: int) -> None:
         """Every row now holds ``tokens`` more tokens."""
-        self.lengths = self.lengths + tokens
-        self._shortest += tokens
-        self._longest += tokens
+        self._counts = [count + tokens for count in self._counts]
 
     def rewind(self, lengths: Tensor) -> None:
-        """Forget all past ``lengths[b]`` (int64 [B])."""
-        known, wanted = self.lengths.tolist(), lengths.tolist()
+        """Forget all past ``lengths[b]`` (int64 [B], best on the CPU)."""
+        known, wanted = self._counts, lengths.tolist()
         if len(known) != len(wanted) or any(not 0 <= w <= k for k, w in zip(known, wanted, strict=True)):
             raise ValueError(f"cannot rewind rows of lengths {known} to {wanted}")
-        self._set_lengths(lengths.to(self.lengths))
+        self._counts = wanted
 
     def reorder(self, rows: Tensor) -> None:
         """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
-        filled = self._longest
+        shortest, filled = min(self._counts, default=0), max(self._counts, default=0)
         kept = self.entries[:, :, rows, :, :filled]
         if len(rows) > self.entries.size(2):
             layers, both, _, heads, max_length, width = self.entries.shape
@@ -87,12 +95,10 @@ class KeyValueCache:
         else:
             self.entries = self.entries[:, :, : len(rows)]
         self.entries[..., :filled, :] = kept
-        self._set_lengths(self.lengths[rows])
-
-    def _set_lengths(self, lengths: Tensor) -> None:
-        counts = lengths.tolist()
-        self.lengths = lengths
-        self._shortest, self._longest = min(counts, default=0), max(counts, default=0)
+        if shortest == filled:
+            self._counts = [filled] * len(rows)
+        else:
+            self._counts = [self._counts[row] for row in rows.tolist()]
 
 
 class Attention(nn.Module):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.linear import Linear, linear
 from lightning_bpd.models.attention import Attention, CacheSlots, KeyValueCache
 from lightning_bpd.models.dropout import add_dropped, dropout
-from lightning_bpd.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -278,6 +278,20 @@ class EncoderDecoder(nn.Module):
                 self._sinusoids = self._sinusoids.to(weight)
         return self._sinusoids
 
+    def _positions_of(self, slots: CacheSlots) -> Tensor:
+        """Position vectors of one call's tokens, [T, D] or [B, T, D].
+
+        A block may stick out over the longest row that learned positions can take. What does is dropped by decoding,
+        so that it may have any position: here the last one.
+        """
+        table = self._positions("target", min(slots.extent, self.max_length or slots.extent))
+        if slots.places is not None:
+            return table[slots.places[1].clamp(max=len(table) - 1)]
+        if slots.extent <= len(table):
+            return table[slots.first : slots.extent]
+        assert slots.first is not None
+        return table[torch.arange(slots.first, slots.extent, device=table.device).clamp(max=len(table) - 1)]
+
     def _embed(self, embedding: nn.Embedding, tokens: Tensor, positions: Tensor) -> Tensor:
         # Sums the scaled embedding and the positions in one pass.
         summed = torch.add(positions, embedding(tokens), alpha=math.sqrt(self.architecture.d_model))
@@ -312,7 +326,6 @@ class EncoderDecoder(nn.Module):
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> EncoderDecoderState:
         """Encode each source once and preallocate the cache (SequenceModel.start)."""
         memory, mask = self.encode(source)
-        self._positions("target", max_length)
         architecture = self.architecture
         keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
         cache = KeyValueCache(
@@ -328,9 +341,7 @@ class EncoderDecoder(nn.Module):
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
         """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
         slots = state.cache.slots(tokens.size(1))
-        table = self._positions("target", slots.extent)
-        positions = table[slots.first : slots.extent] if slots.positions is None else table[slots.positions]
-        x = self._embed(self.target_embedding, tokens, positions)
+        x = self._embed(self.target_embedding, tokens, self._positions_of(slots))
         for index, layer in enumerate(self.decoder):
             x = layer.step(x, state, index, slots)
         state.cache.append(tokens.size(1))

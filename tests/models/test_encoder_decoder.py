@@ -42,7 +42,7 @@ def test_sinusoids_grow_and_learned_positions_say_where_they_end():
     ):
         network(max_length=8, positions="learned")(source(30), tokens)
     with pytest.raises(InputError, match="a target row of 9 tokens"):
-        network(max_length=8, positions="learned").start(source(3), None, 9)
+        network(max_length=8, positions="learned")(source(3), torch.ones(1, 9, dtype=torch.long))
 
 
 def test_positions_that_grew_while_decoding_still_train():
@@ -62,6 +62,23 @@ def test_decoding_stops_where_learned_positions_end():
     model = network(max_length=12, positions="learned", tie="none")
     for decoder in (greedy, beam_search):
         assert int(decoder(model, source(10), extra_length=50).lengths) <= 12
+
+
+@torch.inference_mode()
+def test_a_block_may_stick_out_over_learned_positions():
+    """What sticks out has any position; what comes before it is not touched by that."""
+    model = network(max_length=8, positions="learned")
+    tokens = torch.randint(4, 11, (2, 11))
+    both = TokenRows(torch.ones(2, 3, dtype=torch.long), torch.tensor([3, 2]))
+    expected = model(both, tokens[:, :8])
+    even = model.start(both, None, 11)
+    torch.testing.assert_close(model.step(tokens, even)[:, :8], expected)
+    ragged = model.start(both, None, 11)
+    model.step(tokens[:, :6], ragged)
+    ragged.rewind(torch.tensor([6, 5]))
+    after = model.step(torch.stack((tokens[0, 6:10], tokens[1, 5:9])), ragged)
+    torch.testing.assert_close(after[0, :2], expected[0, 6:])
+    torch.testing.assert_close(after[1, :3], expected[1, 5:])
 
 
 def test_shapes_that_cannot_be():

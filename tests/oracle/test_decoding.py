@@ -71,8 +71,8 @@ def test_greedy_equals_plain_greedy(seed, rows, extra, norm):
     result = greedy(model, source, extra)
     expected = [plain_greedy(model, single(source, row), extra) for row in range(rows)]
     assert result.rows() == expected
-    assert result.calls == max(map(len, expected))
-    assert result.tokens.shape == (rows, result.calls)
+    assert result.calls.tolist() == result.lengths.tolist() == [len(row) for row in expected]
+    assert result.tokens.shape == (rows, max(map(len, expected)))
 
 
 def test_greedy_rows_end_at_every_place():
@@ -131,3 +131,4 @@ def test_a_batch_of_beams_equals_single_beams(seed, rows, beam, alpha):
         alone = beam_search(model, single(source, row), beam, alpha, extra_length=6)
         assert together.rows()[row] == alone.rows()[0]
         assert float(together.scores[row]) == pytest.approx(float(alone.scores[0]), abs=1e-9)
+        assert int(together.calls[row]) == int(alone.calls[0]) >= int(alone.lengths[0])
