@@ -65,7 +65,7 @@ class ProgressLines(ProgressBar):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show validation metrics."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._show(trainer, trainer.callback_metrics, "val/")
+            self._show(trainer, trainer.progress_bar_metrics, "val/")
 
     def _show(self, trainer: pl.Trainer, metrics: Mapping[str, Any], prefix: str) -> None:
         self._last = time.monotonic()

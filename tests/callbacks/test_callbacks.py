@@ -40,8 +40,8 @@ class Module(pl.LightningModule):
         self.validation_outputs.update({int(i): f"output {i}" for i in batch.index})
 
     def on_validation_epoch_end(self):
-        self.log("val/bleu", self.scores.pop(0) if self.scores else 1.0)
-        self.log("val/loss", 0.5)
+        self.log("val/bleu", self.scores.pop(0) if self.scores else 1.0, prog_bar=True)
+        self.log("val/loss", 0.5, prog_bar=True)
 
     def predict_step(self, batch, batch_index):
         return {int(i): f"output {i}" for i in batch.index}

@@ -1,0 +1,229 @@
+"""One pass over a corpus that is decoded both greedily and by blocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_bpd.callbacks.decode_traces import Iteration, one_row, trace
+from lightning_bpd.decoding import DecodingOptions, blockwise, greedy, parse_acceptance, replay
+from lightning_bpd.interfaces import (
+    DecodeResult,
+    Drafter,
+    InputError,
+    ParallelBatch,
+    SequenceModel,
+    TokenRows,
+)
+from lightning_bpd.metrics import AcceptedSizes, CorpusBleu, GreedyComparison, mean_accepted_block_size
+from lightning_bpd.tasks.text import Tokenizer
+
+Stage = Literal["val", "test"]
+Part = Literal["validation", "test"]
+PARTS: dict[Stage, Part] = {"val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class BlockRule:
+    """One way to decode by blocks. It is checked where it is used, for a configuration's parser words errors anew.
+
+    Args:
+        block_size: Tokens of a block; as many as there are heads if not given.
+        acceptance: The rule by which p_1 accepts them, such as exact, top-2 or minimum-2.
+    """
+
+    block_size: int | None = None
+    acceptance: str = "exact"
+
+
+def check_rule(rule: BlockRule) -> None:
+    """Raise InputError for what can be no rule, whatever the heads."""
+    if rule.block_size is not None and rule.block_size < 1:
+        raise InputError(f"block_size must be at least 1, not {rule.block_size}")
+    parse_acceptance(rule.acceptance)
+
+
+class TextData(Protocol):
+    """What is read of the data module."""
+
+    target_tokenizer: Tokenizer
+
+    def sources(self, stage: Part) -> list[str]:
+        """The raw source lines."""
+
+    def references(self, stage: Part) -> list[str]:
+        """The raw target lines."""
+
+
+class BlockDrafter(Drafter, Protocol):
+    """A drafter whose proposals hang on one hidden state alone, such as block heads."""
+
+    def proposals(self, hidden: Tensor, count: int) -> Tensor:
+        """The ``count`` tokens proposed after the certain one, int64 [..., count], from hidden states [..., D]."""
+
+
+class BlockModule(Protocol):
+    """What is read of a module with block heads."""
+
+    decode: DecodingOptions
+
+    @property
+    def data(self) -> TextData:
+        """The data module of the running trainer."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+
+    def block_decoder(self) -> tuple[SequenceModel[Any], BlockDrafter]:
+        """p_1 and what proposes, ready to decode with the weights as they are now."""
+
+
+class MeasuredRule:
+    """A rule and what one pass finds of it.
+
+    Args:
+        rule: The rule.
+        trained: The largest block that the heads propose.
+        device: Where it is decoded.
+
+    Raises:
+        InputError: The rule does not fit the heads, or text.
+    """
+
+    def __init__(self, rule: BlockRule, trained: int, device: torch.device) -> None:
+        self.block_size = trained if rule.block_size is None else rule.block_size
+        if self.block_size > trained:
+            raise InputError(
+                f"blockwise decoding is asked for block size {self.block_size} and the heads were trained for "
+                f"{trained}: choose 1 to {trained}"
+            )
+        self.acceptance = parse_acceptance(rule.acceptance)
+        if self.acceptance.ordinal:
+            raise InputError(
+                f"the acceptance rule {self.acceptance.name} compares tokens as numbers, and those of text are none: "
+                "choose exact, top-N or minimum-N"
+            )
+        self.label = f"k{self.block_size}_{self.acceptance.name}"
+        self.bleu = CorpusBleu().to(device)
+        self.sizes = AcceptedSizes(self.block_size).to(device)
+        self.comparison = GreedyComparison().to(device)
+
+
+class Measurement:
+    """One pass over the rows of a corpus.
+
+    Args:
+        stage: val or test.
+        rules: Ways to decode.
+        trained: The largest block that the heads propose.
+        rows: How many rows of the corpus, from the first, are taken.
+        traced: Places in the corpus of the rows that are traced under the first rule.
+        module: The module that is measured.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        rules: list[MeasuredRule],
+        trained: int,
+        rows: int,
+        traced: list[int],
+        module: BlockModule,
+    ) -> None:
+        self.stage = stage
+        self.rules = rules
+        self.trained = trained
+        self.rows = rows
+        self.traced = traced
+        self.module = module
+        self.replayed = [AcceptedSizes(size).to(module.device) for size in range(1, trained + 1)]
+        self.traces: dict[int, list[Iteration]] = {}
+        """of this rank, by the row's place in the corpus"""
+
+    @cached_property
+    def decoder(self) -> tuple[SequenceModel[Any], BlockDrafter]:
+        """p_1 and the drafter. Asked for no sooner than the first batch, when averaged weights are in their place."""
+        return self.module.block_decoder()
+
+    def warm_up(self, batch: ParallelBatch) -> None:
+        """Decode once without looking: the first time is slower than all others."""
+        self._greedy(batch.source)
+        self._blockwise(self.rules[0], batch.source)
+
+    def add(self, batch: ParallelBatch) -> None:
+        """Decode a batch greedily and by each rule, and trace the rows that are to be traced."""
+        source, index = self._taken(batch)
+        if not index:
+            return
+        tokenizer, references = (
+            self.module.data.target_tokenizer,
+            self.module.data.references(PARTS[self.stage]),
+        )
+        device = self.module.device
+        plain, plain_time = timed(lambda: self._greedy(source), device)
+        for rule in self.rules:
+            result, time_taken = timed(lambda rule=rule: self._blockwise(rule, source), device)  # type: ignore[misc]
+            assert result.accepted is not None
+            rule.bleu.update(tokenizer.decode(result.rows()), [references[place] for place in index])
+            rule.sizes.update(result.accepted)
+            rule.comparison.update(result, plain, time_taken, plain_time)
+        model, drafter = self.decoder
+        accepted = replay(model, drafter.proposals, source, plain, self.trained)
+        for sizes, of_size in zip(self.replayed, accepted, strict=True):
+            sizes.update(of_size)
+        first, extra = self.rules[0], self.module.decode.extra_length
+        for place, row in enumerate(index):
+            if row in self.traced:
+                alone = one_row(source, place)
+                self.traces[row] = trace(model, drafter, alone, first.block_size, first.acceptance, extra)
+
+    def values(self) -> dict[str, float]:
+        """What is logged, by name, the same on all ranks. All ranks call it."""
+        found = {}
+        for rule in self.rules:
+            mean = mean_accepted_block_size(rule.sizes.compute())
+            if rule is self.rules[0]:
+                found[f"{self.stage}/mean_accepted_block_size"] = mean
+            measured = {"mean_accepted_block_size": mean, "bleu": float(rule.bleu.compute())}
+            measured |= rule.comparison.compute()._asdict()
+            found |= {f"{self.stage}/{rule.label}/{name}": value for name, value in measured.items()}
+        for sizes in self.replayed:
+            mean = mean_accepted_block_size(sizes.compute())
+            found[f"{self.stage}/replay/mean_accepted_block_size_k{sizes.block_size}"] = mean
+        return found
+
+    def _greedy(self, source: TokenRows) -> DecodeResult:
+        return greedy(self.decoder[0], source, self.module.decode.extra_length)
+
+    def _blockwise(self, rule: MeasuredRule, source: TokenRows) -> DecodeResult:
+        extra = self.module.decode.extra_length
+        return blockwise(*self.decoder, source, rule.block_size, rule.acceptance, extra)
+
+    def _taken(self, batch: ParallelBatch) -> tuple[TokenRows, list[int]]:
+        """The sources of the batch that are among the first rows, and their places in the corpus."""
+        kept = (batch.index < self.rows).nonzero().squeeze(1)
+        if len(kept) in (0, len(batch.index)):
+            return batch.source, batch.index[kept].tolist()
+        lengths = batch.source.lengths[kept]
+        return TokenRows(batch.source.tokens[kept, : int(lengths.max())], lengths), batch.index[kept].tolist()
+
+
+def timed(decode: Callable[[], DecodeResult], device: torch.device) -> tuple[DecodeResult, int]:
+    """What ``decode`` gives, and the wall-clock nanoseconds until the device had it."""
+    _wait_for(device)
+    start = time.perf_counter_ns()
+    result = decode()
+    _wait_for(device)
+    return result, time.perf_counter_ns() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,228 @@
+"""Blockwise decoding at validation and test: how many tokens an iteration accepts, and what that gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+
+from lightning_bpd.callbacks.accepted_sizes_file import add_sizes, forget_after
+from lightning_bpd.callbacks.block_measurement import (
+    PARTS,
+    BlockModule,
+    BlockRule,
+    MeasuredRule,
+    Measurement,
+    Stage,
+    check_rule,
+)
+from lightning_bpd.callbacks.decode_traces import COLUMNS, Iteration, gather_traces, markdown, table_rows
+from lightning_bpd.callbacks.samples import spread
+from lightning_bpd.files import write_atomically
+from lightning_bpd.interfaces import InputError, ParallelBatch
+from lightning_bpd.metrics import shares_at_least
+
+
+class BlockwiseDecoding(Callback):
+    """Decodes each validation and test batch greedily and by each rule, and logs how they compare.
+
+    For a rule such as ``k8_exact`` and a stage, val or test: ``val/k8_exact/mean_accepted_block_size``, ``bleu``,
+    ``greedy_agreement``, ``model_calls`` (a row), ``iteration_reduction`` and ``speedup`` (wall clock, over greedy
+    decoding). By replay of the greedy output under the exact rule, for every block size up to the trained one:
+    ``val/replay/mean_accepted_block_size_k4``. The first rule's mean is also ``val/mean_accepted_block_size``.
+
+    The run's folder gets ``accepted_sizes.csv``, how often each size was accepted, and ``traces.md``, the iterations
+    of some rows under the first rule; W&B gets both. A module without ``block_decoder`` is left alone.
+
+    Args:
+        rules: Ways to decode; by default one, the block size and acceptance of the run's decoding options, which are the
+            exact rule with blocks of the trained size unless they say otherwise.
+        every_n_epochs: In training, measure in the first of every so many epochs. The first validation of a training
+            that is started or resumed is always measured, so that there is something to monitor.
+        rows: Measure only the first so many rows of the corpus; all if not given.
+        traces: Rows to trace, spread evenly over those that are measured.
+
+    Raises:
+        InputError: Settings that make no sense; or, as soon as the heads are known, rules that do not fit them.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[BlockRule] | None = None,
+        every_n_epochs: int = 1,
+        rows: int | None = None,
+        traces: int = 3,
+    ) -> None:
+        # Not in the signature: a default that is an object cannot be written to a configuration file.
+        self.rules = None if rules is None else list(rules)
+        if self.rules == [] or every_n_epochs < 1 or (rows is not None and rows < 1) or traces < 0:
+            raise InputError(
+                "blockwise decoding needs a rule, every_n_epochs and rows of at least 1 and traces of at least 0, not "
+                f"{rules}, {every_n_epochs}, {rows} and {traces}"
+            )
+        for rule in self.rules or []:
+            check_rule(rule)
+        self.every_n_epochs = every_n_epochs
+        self.rows = rows
+        self.traces = traces
+        self._measurement: Measurement | None = None
+        """of the pass that is under way, if it is to be measured"""
+        self._warm = False
+        """whether anything was decoded since setup"""
+        self._loaded_step: int | None = None
+
+    # When
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin anew."""
+        self._measurement = None
+        self._warm = False
+        self._loaded_step = None
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember how many steps the weights have seen, which the trainer knows in training only."""
+        self._loaded_step = checkpoint["global_step"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse rules that do not fit before an epoch is spent."""
+        if hasattr(pl_module, "block_decoder"):
+            self._fitting_rules(pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget what was measured at steps that are taken again."""
+        if _writes(trainer):
+            forget_after(_sizes_file(trainer), trainer.global_step)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin a pass, if this validation is to be measured."""
+        due = trainer.state.fn != "fit" or not self._warm or trainer.current_epoch % self.every_n_epochs == 0
+        if due and not trainer.sanity_checking:
+            self._begin(pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin a pass."""
+        self._begin(pl_module, "test")
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ParallelBatch, *_: Any
+    ) -> None:
+        """Decode the batch."""
+        self._measure(trainer, batch)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ParallelBatch, *_: Any
+    ) -> None:
+        """Decode the batch."""
+        self._measure(trainer, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log, early enough for what monitors these metrics."""
+        self._end(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log."""
+        self._end(trainer, pl_module)
+
+    # What
+
+    def _fitting_rules(self, pl_module: pl.LightningModule) -> tuple[list[MeasuredRule], int]:
+        """The rules and the trained block size."""
+        module = cast(BlockModule, pl_module)
+        trained = module.block_decoder()[1].block_size
+        given = self.rules or [BlockRule(module.decode.block_size, module.decode.acceptance)]
+        rules = [MeasuredRule(rule, trained, pl_module.device) for rule in given]
+        labels = [rule.label for rule in rules]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise InputError(f"blockwise decoding is given the rule {twice[0]} twice: leave one out")
+        return rules, trained
+
+    def _begin(self, pl_module: pl.LightningModule, stage: Stage) -> None:
+        if not hasattr(pl_module, "block_decoder"):
+            return
+        module = cast(BlockModule, pl_module)
+        rows = len(module.data.references(PARTS[stage]))
+        rows = rows if self.rows is None else min(rows, self.rows)
+        traced = spread(list(range(rows)), self.traces)
+        self._measurement = Measurement(stage, *self._fitting_rules(pl_module), rows, traced, module)
+
+    def _measure(self, trainer: pl.Trainer, batch: ParallelBatch) -> None:
+        if self._measurement is None:
+            return
+        # In the precision of the module's own steps.
+        with trainer.precision_plugin.forward_context():
+            if not self._warm:
+                self._measurement.warm_up(batch)
+                self._warm = True
+            self._measurement.add(batch)
+
+    def _end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        measurement, self._measurement = self._measurement, None
+        if measurement is None:
+            return
+        # Several ranks agree over their own device; one rank alone may have a device without float64.
+        device = pl_module.device if trainer.world_size > 1 else torch.device("cpu")
+        for name, value in measurement.values().items():
+            # All ranks have the same value. The largest of equal ones is that value to the last digit; a mean may
+            # not be.
+            number = torch.tensor(value, dtype=torch.float64, device=device)
+            short = name == f"{measurement.stage}/mean_accepted_block_size"
+            pl_module.log(name, number, prog_bar=short, sync_dist=True, reduce_fx="max")
+        traces = gather_traces(measurement.traces, trainer.world_size)
+        if _writes(trainer):
+            self._show(trainer, measurement, traces)
+
+    def _show(
+        self, trainer: pl.Trainer, measurement: Measurement, traces: dict[int, list[Iteration]]
+    ) -> None:
+        stage, data = measurement.stage, measurement.module.data
+        training = trainer.state.fn == "fit" or self._loaded_step is None
+        step = trainer.global_step if training else self._loaded_step
+        assert step is not None
+        counts = {rule.label: rule.sizes.compute() for rule in measurement.rules}
+        add_sizes(_sizes_file(trainer), step, stage, counts)
+        lines = table_rows(traces, data.target_tokenizer)
+        if lines:
+            title = f"Traces of {measurement.rules[0].label} after {step} steps ({PARTS[stage]})"
+            text = markdown(title, lines, data.sources(PARTS[stage]), data.references(PARTS[stage]))
+            write_atomically(Path(trainer.default_root_dir) / "traces.md", text)
+        for each in trainer.loggers:
+            if isinstance(each, WandbLogger):
+                each.log_metrics(histograms(stage, counts), step)
+                if lines:
+                    each.log_table(f"{stage}/traces", COLUMNS, lines, step=step)
+
+
+def _writes(trainer: pl.Trainer) -> bool:
+    """Whether this is the rank that writes files, in what is not a trial run."""
+    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set outside its constructor
+
+
+def _sizes_file(trainer: pl.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "accepted_sizes.csv"
+
+
+def histograms(stage: Stage, counts: Mapping[str, Tensor]) -> dict[str, Any]:
+    """W&B histograms by name, of counts by rule: accepted sizes, and the share of iterations that got so far.
+
+    Each has a bin for each size from 1 to K.
+    """
+    import wandb
+
+    found = {}
+    for rule, of_rule in counts.items():
+        edges = np.arange(len(of_rule)) + 0.5
+        for name, heights in (
+            ("accepted_sizes", of_rule.tolist()),
+            ("acceptance_by_position", shares_at_least(of_rule)),
+        ):
+            found[f"{stage}/{rule}/{name}"] = wandb.Histogram(np_histogram=(np.array(heights[1:]), edges))
+    return found

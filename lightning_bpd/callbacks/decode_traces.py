@@ -1,0 +1,176 @@
+"""Blockwise decoding of single rows, iteration by iteration, for the eye (Stern et al. 2018, section 7.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_bpd.decoding import blockwise
+from lightning_bpd.interfaces import (
+    Acceptance,
+    Drafter,
+    Proposal,
+    SequenceModel,
+    TokenRows,
+    VerifiedBlock,
+)
+from lightning_bpd.tasks.text import Tokenizer
+
+COLUMNS = ["row", "iteration", "accepted", "rejected", "failed head", "p_1 wanted"]
+LEGEND = (
+    "Each line is one iteration: the tokens that were accepted, of which the first was certain; those proposed after\n"
+    "them and rejected; the head that failed first; and what p_1 wanted in its place."
+)
+
+
+class Iteration(NamedTuple):
+    """What one iteration made of its block; tokens are ids."""
+
+    accepted: list[int]
+    rejected: list[int]
+    """the block's other tokens; none where all were accepted or the row ended within the block"""
+    failed_head: int | None
+    """the number, from 2, of the head that proposed the first rejected token"""
+    wanted: int | None
+    """p_1's own choice in place of the first rejected token"""
+
+
+class Recorder:
+    """A drafter that remembers what another one proposes, for one row.
+
+    Args:
+        drafter: The one that does the work.
+    """
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.drafter = drafter
+        self.proposals: list[list[int]] = []
+        """of each block in turn, without its certain token"""
+
+    @property
+    def block_size(self) -> int:
+        """The other drafter's."""
+        return self.drafter.block_size
+
+    def start(self, source: TokenRows, max_length: int) -> None:
+        """Forget the row before."""
+        self.proposals = []
+        self.drafter.start(source, max_length)
+
+    def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
+        """Propose and remember it."""
+        proposal = self.drafter.propose(verified, following, count)
+        self.proposals += proposal.tokens.tolist()
+        return proposal
+
+    def reorder(self, rows: Tensor) -> None:
+        """Leave it to the other drafter."""
+        self.drafter.reorder(rows)
+
+
+def trace(
+    model: SequenceModel[Any],
+    drafter: Drafter,
+    source: TokenRows,
+    block_size: int,
+    acceptance: Acceptance,
+    extra_length: int,
+) -> list[Iteration]:
+    """The iterations that decode one row.
+
+    Args:
+        model: p_1, in eval mode.
+        drafter: What proposes.
+        source: One row, int64 [1, S] and [1].
+        block_size: Tokens of a block.
+        acceptance: By which rule p_1 accepts them.
+        extra_length: Tokens that the row may be longer than its source.
+    """
+    recorder = Recorder(drafter)
+    result = blockwise(model, recorder, source, block_size, acceptance, extra_length)
+    assert result.accepted is not None
+    (row,) = result.rows()
+    iterations = []
+    end = 0
+    for number, size in enumerate(size for size in result.accepted[0].tolist() if size):
+        accepted, end = row[end : end + size], end + size
+        # Every block but the last is followed by p_1's choice; in the last, what was not accepted lies past the end.
+        rejected = recorder.proposals[number][size - 1 :] if end < len(row) and block_size > 1 else []
+        failure = (size + 1, row[end]) if rejected else (None, None)
+        iterations.append(Iteration(accepted, rejected, *failure))
+    return iterations
+
+
+def one_row(rows: TokenRows, place: int) -> TokenRows:
+    """One of the rows, without padding."""
+    length = rows.lengths[place : place + 1]
+    return TokenRows(rows.tokens[place : place + 1, : int(length)], length)
+
+
+def gather_traces(traces: dict[int, list[Iteration]], world_size: int) -> dict[int, list[Iteration]]:
+    """The traces of all ranks by the row's place in the corpus, in order. All ranks call it."""
+    parts: list[Any] = [traces]
+    if world_size > 1:
+        parts = [None] * world_size
+        torch.distributed.all_gather_object(parts, traces)
+    return dict(sorted((index, each) for part in parts for index, each in part.items()))
+
+
+def table_rows(traces: Mapping[int, Sequence[Iteration]], tokenizer: Tokenizer) -> list[list[Any]]:
+    """The traces as ``COLUMNS``, a line for each iteration: rows and iterations from 1, tokens as pieces of text."""
+    lines: list[list[Any]] = []
+    for index, iterations in traces.items():
+        prefix: list[int] = []
+        for number, each in enumerate(iterations, start=1):
+            accepted = pieces(tokenizer, prefix, each.accepted)
+            prefix += each.accepted
+            rejected = pieces(tokenizer, prefix, each.rejected)
+            wanted = pieces(tokenizer, prefix, [] if each.wanted is None else [each.wanted])
+            texts = [" ".join(part) for part in (accepted, rejected, wanted)]
+            lines.append([index + 1, number, texts[0], texts[1], each.failed_head, texts[2]])
+    return lines
+
+
+def markdown(
+    title: str, lines: Sequence[Sequence[Any]], sources: Sequence[str], references: Sequence[str]
+) -> str:
+    """The lines of ``table_rows`` as a document, a table for each row of the corpus."""
+    text = [f"# {title}", "", LEGEND, ""]
+    row = None
+    for line in lines:
+        if line[0] != row:
+            text += [""] if row else []
+            row = line[0]
+            text += [
+                f"## Row {row}",
+                "",
+                f"- source: {sources[row - 1]}",
+                f"- reference: {references[row - 1]}",
+            ]
+            text += ["", "| " + " | ".join(COLUMNS[1:]) + " |", "|---" * len(COLUMNS[1:]) + "|"]
+        number, accepted, rejected, failed_head, wanted = line[1:]
+        cells = [str(number), _code(accepted), _code(rejected), str(failed_head or ""), _code(wanted)]
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def pieces(tokenizer: Tokenizer, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
+    """What each token adds to the text of those before it; ``▁`` is a space, ``</s>`` the end token."""
+    row = [*prefix, *tokens]
+    before, *texts = tokenizer.decode([row[:length] for length in range(len(prefix), len(row) + 1)])
+    found = []
+    for token, text in zip(tokens, texts, strict=True):
+        # A character may be several tokens; until it is whole, SentencePiece puts U+FFFD in its place.
+        added = text.removeprefix(before.rstrip("\ufffd")).replace(" ", "▁")
+        # Start and padding have no text.
+        found.append("</s>" if token == tokenizer.eos_id else added or f"<{token}>")
+        before = text
+    return found
+
+
+def _code(text: str) -> str:
+    # Double marks, for the text may hold a single one; a bar would end the cell.
+    return "`` " + text.replace("|", "\\|") + " ``" if text else ""
