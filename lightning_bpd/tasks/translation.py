@@ -1,35 +1,25 @@
-"""A finished translation model: its folder, and translating text with it."""
+"""Translating text with a trained model."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.interfaces import InputError, TokenRows
-from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.decoding import DecodingOptions, decode, parse_acceptance
+from lightning_bpd.heads import BlockHeads, FirstHead, HeadDrafter
+from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
+from lightning_bpd.models import EncoderDecoder
+from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, read_folder, write_folder
 from lightning_bpd.tasks.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
 # Source tokens decoded together, padding included; a longer line is decoded alone.
 MOST_BATCH_TOKENS = 16_384
-# What a checkpoint holds beside the training state, so that a finished model can be made of it alone.
-CHECKPOINT_KEY = "lightning_bpd"
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> TokenRows:
@@ -42,19 +32,24 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> To
 
 
 class Translator:
-    """A network with its tokenizers.
+    """A network with its tokenizers and, if it has them, its block heads.
 
     Args:
         network: The model, put into eval mode.
         source_tokenizer: For the text that is translated.
         target_tokenizer: For the translations; the same object when the vocabulary is joint.
+        heads: What proposes blocks, on the network's device; put into eval mode.
 
     Raises:
         InputError: A tokenizer has another number of pieces than the network has tokens.
     """
 
     def __init__(
-        self, network: EncoderDecoder, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
+        self,
+        network: EncoderDecoder,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
+        heads: BlockHeads | None = None,
     ) -> None:
         for side, tokenizer, tokens in (
             ("source", source_tokenizer, network.source_vocabulary),
@@ -68,6 +63,12 @@ class Translator:
         self.network = network.eval()
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
+        self.heads = None if heads is None else heads.eval()
+        self.model: SequenceModel[Any] = network
+        """p_1: the network, through the first head where that was learned"""
+        self.drafter: HeadDrafter | None = None
+        if heads is not None:
+            self.model, self.drafter = block_decoder(network, heads)
 
     @property
     def device(self) -> torch.device:
@@ -83,6 +84,8 @@ class Translator:
         beam: int = 4,
         alpha: float = 0.6,
         extra_length: int = 50,
+        block_size: int | None = None,
+        acceptance: str = "exact",
         max_source_length: int = 1024,
         progress: Callable[[int], None] | None = None,
     ) -> list[str]:
@@ -92,115 +95,76 @@ class Translator:
 
         Args:
             lines: Source text.
-            decoder: ``greedy`` or ``beam``.
+            decoder: ``greedy``, ``beam`` or, for a model with block heads, ``blockwise``.
             batch_size: Lines decoded together; fewer where they are very long.
             beam: Prefixes that beam search keeps.
             alpha: Exponent of beam search's length penalty.
             extra_length: Tokens that a translation may be longer than its source.
+            block_size: Tokens of a block; as many as the heads were trained for by default.
+            acceptance: Which proposals stay: ``exact`` gives what greedy decoding gives; ``top-2``, ``minimum-2`` and
+                so on give longer blocks of other words.
             max_source_length: Source tokens, end token included, past which a line is cut, with a warning.
             progress: Called with the number of lines done after each batch.
 
         Raises:
             InputError: An unknown decoder, or numbers that make no sense.
         """
-        options = DecodingOptions(decoder, beam, alpha, extra_length)  # type: ignore[arg-type]  # checked there
+        options = DecodingOptions(
+            decoder,  # type: ignore[arg-type]  # checked there
+            beam,
+            alpha,
+            extra_length,
+            block_size,
+            acceptance,
+        )
+        text_decoding(options, self.heads)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        if self.network.max_length is not None:
-            max_source_length = min(max_source_length, self.network.max_length)
         outputs = [""] * len(lines)
         numbers = [number for number, line in enumerate(lines) if line.strip()]
-        encoded = self.source_tokenizer.encode([lines[number] for number in numbers])
+        if progress is not None and len(numbers) < len(lines):
+            progress(len(lines) - len(numbers))
+        wanted = [lines[number] for number in numbers]
+        for places, source in self.batches(wanted, batch_size, max_source_length):
+            result = decode(self.model, source, options, self.drafter)
+            for place, text in zip(places, self.target_tokenizer.decode(result.rows()), strict=True):
+                outputs[numbers[place]] = text
+            if progress is not None:
+                progress(len(places))
+        return outputs
+
+    def batches(
+        self, lines: Sequence[str], batch_size: int, max_source_length: int = 1024
+    ) -> Iterator[tuple[list[int], TokenRows]]:
+        """Lines as batches of like length, ready to decode, with the places of their rows in ``lines``.
+
+        Lines of ``max_source_length`` source tokens and more, end token included, are cut, with a warning.
+        """
+        if self.network.max_length is not None:
+            max_source_length = min(max_source_length, self.network.max_length)
+        encoded = self.source_tokenizer.encode(list(lines))
         cut = sum(len(row) >= max_source_length for row in encoded)
         if cut:
             logger.warning("%d lines were cut to %d source tokens", cut, max_source_length)
         rows = [[*row[: max_source_length - 1], self.source_tokenizer.eos_id] for row in encoded]
-        if progress is not None and len(numbers) < len(lines):
-            progress(len(lines) - len(numbers))
         # Long rows first: if memory is short, that shows at once.
         order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
         first = 0
         while first < len(order):
             # Fewer rows where they are long: the cache grows with rows times length.
             fitting = max(1, MOST_BATCH_TOKENS // len(rows[order[first]]))
-            batch = order[first : first + min(batch_size, fitting)]
-            first += len(batch)
-            result = decode(self.network, pad([rows[place] for place in batch], self.device), options)
-            for place, text in zip(batch, self.target_tokenizer.decode(result.rows()), strict=True):
-                outputs[numbers[place]] = text
-            if progress is not None:
-                progress(len(batch))
-        return outputs
+            places = order[first : first + min(batch_size, fitting)]
+            first += len(places)
+            yield places, pad([rows[place] for place in places], self.device)
 
     def save(self, folder: str | Path, metrics: Mapping[str, Any]) -> None:
-        """Write the finished model: ``model.safetensors``, ``config.json``, tokenizer(s) and ``metrics.json``.
-
-        It appears whole, and a finished model that is there already makes way at the last moment; a folder of
-        anything else is refused.
+        """Write the finished model, one folder; ``metrics`` become its ``metrics.json``.
 
         Raises:
             InputError: The folder holds something that is not a finished model, or cannot be written.
         """
-        folder = Path(folder)
-        try:
-            if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-                raise InputError(f"{folder} is not empty and holds no finished model: choose another folder")
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written as a folder: {error.strerror}") from error
-        joint = self.source_tokenizer.fingerprint == self.target_tokenizer.fingerprint
-        names = (
-            {"target": "tokenizer.model"} if joint else {"source": "source.model", "target": "target.model"}
-        )
-        self.target_tokenizer.save(unfinished / names["target"])
-        if not joint:
-            self.source_tokenizer.save(unfinished / names["source"])
-        save_file(self.network.state_dict(), unfinished / "model.safetensors")
-        config = {"format": FORMAT, "network": network_config(self.network), "tokenizers": names}
-        _write_json(unfinished / "config.json", config)
-        _write_json(unfinished / "metrics.json", metrics)
-        # Temporary folders and safetensors files are for their owner alone; a finished model is not.
-        for path in (unfinished, *unfinished.iterdir()):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        if folder.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)) / folder.name
-            os.replace(folder, replaced)
-            os.replace(unfinished, folder)
-            shutil.rmtree(replaced.parent)
-        else:
-            os.replace(unfinished, folder)
-
-
-def describe(
-    network: EncoderDecoder, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
-) -> dict[str, Any]:
-    """What rebuilds a translator, weights aside: plain data and tensors of bytes, fit for a checkpoint."""
-    tokenizers = {"source": source_tokenizer, "target": target_tokenizer}
-    return {
-        "network": network_config(network),
-        "tokenizers": {
-            side: torch.frombuffer(bytearray(tokenizer.model_proto), dtype=torch.uint8)
-            for side, tokenizer in tokenizers.items()
-        },
-        "fingerprints": {side: tokenizer.fingerprint for side, tokenizer in tokenizers.items()},
-    }
-
-
-def network_config(network: EncoderDecoder) -> dict[str, Any]:
-    """The network's constructor arguments as plain data."""
-    return {
-        "architecture": dataclasses.asdict(network.architecture),
-        "source_vocabulary": network.source_vocabulary,
-        "target_vocabulary": network.target_vocabulary,
-        "bos_id": network.bos_id,
-        "eos_id": network.eos_id,
-    }
-
-
-def build_network(config: Mapping[str, Any]) -> EncoderDecoder:
-    """The inverse of ``network_config``, with random weights."""
-    return EncoderDecoder(**{**config, "architecture": Architecture(**config["architecture"])})
+        parts = Parts(self.network, self.source_tokenizer, self.target_tokenizer, self.heads)
+        write_folder(parts, folder, metrics)
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Translator:
@@ -208,68 +172,64 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Translator:
 
     Args:
         folder: What a training run or ``export`` wrote, such as ``runs/default/model``.
-        device: Where to put the network.
+        device: Where to put it.
 
     Raises:
         InputError: The folder is not a finished model, is damaged, or is of a newer format.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder} holds no finished model (no config.json): give the folder that a training run ends with, "
-            "such as runs/default/model"
-        )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config["format"] != FORMAT:
-            raise InputError(
-                f"{folder} is of format {config['format']} and this version reads {FORMAT}: update lightning_bpd"
-            )
-        network = build_network(config["network"])
-        names = config["tokenizers"]
-        target = Tokenizer.load(folder / names["target"])
-        source = Tokenizer.load(folder / names["source"]) if "source" in names else target
-        weights = load_file(folder / "model.safetensors")
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, OSError) as error:
-        raise InputError(f"the finished model in {folder} is damaged: {error}") from error
-    _load_weights(network, weights, str(folder))
-    return Translator(network.to(device), source, target)
+    return _translator(read_folder(folder), device)
 
 
-def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Translator:
+def load_checkpoint(
+    path: str | Path, device: str | torch.device = "cpu", base: str | Path | None = None
+) -> Translator:
     """The model that a training checkpoint holds: averaged weights where averaging was on.
 
+    Args:
+        path: The checkpoint.
+        device: Where to put the model.
+        base: The finished model that its heads were trained on, for a checkpoint of heads alone; by default where it
+            was then.
+
     Raises:
-        InputError: The file is no checkpoint of a translation model of this project.
+        InputError: The file is no checkpoint of a translation model of this project, or the base is another one.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        description = checkpoint[CHECKPOINT_KEY]
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        raise InputError(f"{path} is not a checkpoint of a translation model: {error}") from error
-    network = build_network(description["network"])
-    source, target = (
-        Tokenizer(description["tokenizers"][side].numpy().tobytes()) for side in ("source", "target")
-    )
-    prefix = "network."
-    weights = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(prefix)
-    }
-    _load_weights(network, weights, str(path))
-    return Translator(network.to(device), source, target)
+    return _translator(read_checkpoint(path, base), device)
 
 
-def _load_weights(network: EncoderDecoder, weights: dict[str, Tensor], where: str) -> None:
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"the weights in {where} do not fit its own configuration: {error}") from error
+def block_decoder(network: EncoderDecoder, heads: BlockHeads) -> tuple[SequenceModel[Any], HeadDrafter]:
+    """p_1 and what proposes blocks for it: all that blockwise decoding needs. The heads are where the network is."""
+    model: SequenceModel[Any] = FirstHead(network, heads) if heads.shape.first_head == "learned" else network
+    return model, HeadDrafter(heads, network.output_weight)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def text_decoding(options: DecodingOptions, heads: BlockHeads | None) -> DecodingOptions:
+    """The options, if they fit text and the heads.
+
+    Raises:
+        InputError: Blockwise decoding without heads, a block larger than they were trained for, or an acceptance rule
+            for values that have an order.
+    """
+    if options.decoder != "blockwise":
+        return options
+    if heads is None:
+        raise InputError(
+            "this model has no block heads, so it cannot be decoded blockwise: train them on it with "
+            "--config configs/translation/frozen.yaml --model.base MODEL"
+        )
+    if options.block_size is not None and options.block_size > heads.block_size:
+        raise InputError(
+            f"block_size {options.block_size} is larger than the {heads.block_size} that the heads were trained for"
+        )
+    if parse_acceptance(options.acceptance).ordinal:
+        raise InputError(
+            f"acceptance {options.acceptance!r} compares values that have an order, such as intensities, and the "
+            "tokens of a text have none: choose exact, top-N or minimum-N"
+        )
+    return options
+
+
+def _translator(parts: Parts, device: str | torch.device) -> Translator:
+    network, source_tokenizer, target_tokenizer, heads = parts
+    heads = None if heads is None else heads.to(device)
+    return Translator(network.to(device), source_tokenizer, target_tokenizer, heads)

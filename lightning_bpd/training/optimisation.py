@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Literal
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_bpd.interfaces import InputError
+
+Schedule = Literal["inverse_square_root", "cosine", "constant"]
+
+
+def with_schedule(
+    optimizer: Optimizer, schedule: Schedule, warmup_steps: int, trainer: pl.Trainer
+) -> OptimizerLRScheduler:
+    """The optimiser with its learning-rate schedule, stepped every optimiser step, as Lightning wants it.
+
+    Raises:
+        InputError: A schedule that must know its end, in a run that has none.
+    """
+    if schedule == "cosine" and trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise InputError(
+            "the cosine schedule must know its end: set trainer.max_epochs or trainer.max_steps, or take another"
+        )
+    fuse_on_cpu(optimizer)
+
+    def rate(steps_done: int) -> float:
+        step = steps_done + 1
+        if schedule == "cosine":
+            # Not asked for in advance: that would load the data before a resumed run knows where it is.
+            return cosine(step, warmup_steps, lambda: int(trainer.estimated_stepping_batches))
+        if schedule == "inverse_square_root":
+            return inverse_square_root(step, warmup_steps)
+        return min(step / max(warmup_steps, 1), 1.0)
+
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"},
+    }
 
 
 def inverse_square_root(step: int, warmup_steps: int) -> float:

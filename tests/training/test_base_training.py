@@ -5,18 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from small_training import SMALL, data, trainer
 
 from lightning_bpd.datamodules import ParallelText
-from lightning_bpd.datamodules.demo.corpus import sentence_pairs
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError, ParallelBatch
 from lightning_bpd.models import Architecture
 from lightning_bpd.tasks.translation import load, load_checkpoint, pad
 from lightning_bpd.training import BaseTraining
-
-SMALL = {"d_model": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 64}
 
 
 class Recorded(BaseTraining):
@@ -52,35 +49,11 @@ class Recorded(BaseTraining):
         self.write()
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    pairs = itertools.islice(sentence_pairs(seed=3), 451)
-    for name, count in (("train", 400), ("val", 51)):
-        part = list(itertools.islice(pairs, count))
-        for language, side in (("en", 0), ("de", 1)):
-            (folder / f"{name}.{language}").write_text("".join(pair[side] + "\n" for pair in part))
-    return folder
-
-
-def data(text: Path, batch_tokens: int = 256) -> ParallelText:
-    return ParallelText(str(text), vocab_size=600, batch_tokens=batch_tokens)
-
-
 def module(folder: Path, dropout: float = 0.0, **options) -> Recorded:
     torch.manual_seed(1)
     architecture = Architecture(**SMALL, dropout=dropout)
     decode = DecodingOptions(extra_length=5)
     return Recorded(folder, architecture=architecture, warmup_steps=4, decode=decode, **options)
-
-
-def trainer(**options) -> pl.Trainer:
-    defaults = {
-        "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
-        "enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False,
-        "num_sanity_val_steps": 0, "max_epochs": 1, "gradient_clip_val": 1.0,
-    }  # fmt: skip
-    return pl.Trainer(**{**defaults, **options})
 
 
 def records(folder: Path) -> list[dict]:

@@ -1,0 +1,248 @@
+"""What a trained model is on disk: a folder of its own, and what a checkpoint says of it. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.tasks.text import Tokenizer
+
+FORMAT = 1
+# What a checkpoint holds beside the training state, so that a finished model can be made of it alone.
+CHECKPOINT_KEY = "lightning_bpd"
+
+
+class Parts(NamedTuple):
+    """What a translation model consists of."""
+
+    network: EncoderDecoder
+    source_tokenizer: Tokenizer
+    target_tokenizer: Tokenizer
+    """the same object as ``source_tokenizer`` when the vocabulary is joint"""
+    heads: BlockHeads | None = None
+    """what proposes blocks, if the model has it"""
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Twelve hexadecimal digits that tell networks apart: of the names, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def check_base(wanted: str, found: str, where: str, remedy: str) -> None:
+    """Raise InputError, naming both, unless heads meet the base that they were trained on."""
+    if wanted != found:
+        raise InputError(
+            f"the block heads were trained on a base with fingerprint {wanted}, and {where} is {found}: {remedy}"
+        )
+
+
+def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -> None:
+    """Write ``model.safetensors``, ``config.json``, tokenizer(s), ``metrics.json`` and, if any, ``heads.safetensors``.
+
+    It appears whole, and a finished model that is there already makes way at the last moment; a folder of
+    anything else is refused.
+
+    Raises:
+        InputError: The folder holds something that is not a finished model, or cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+            raise InputError(f"{folder} is not empty and holds no finished model: choose another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written as a folder: {error.strerror}") from error
+    source, target = parts.source_tokenizer, parts.target_tokenizer
+    joint = source.fingerprint == target.fingerprint
+    names = {"target": "tokenizer.model"} if joint else {"source": "source.model", "target": "target.model"}
+    target.save(unfinished / names["target"])
+    if not joint:
+        source.save(unfinished / names["source"])
+    save_file(parts.network.state_dict(), unfinished / "model.safetensors")
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "network": network_config(parts.network),
+        "tokenizers": names,
+    }
+    if parts.heads is not None:
+        save_file(parts.heads.state_dict(), unfinished / "heads.safetensors")
+        config["heads"] = heads_config(parts.heads, parts.network)
+    _write_json(unfinished / "config.json", config)
+    _write_json(unfinished / "metrics.json", metrics)
+    # Temporary folders and safetensors files are for their owner alone; a finished model is not.
+    for path in (unfinished, *unfinished.iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    if folder.exists():
+        replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)) / folder.name
+        os.replace(folder, replaced)
+        os.replace(unfinished, folder)
+        shutil.rmtree(replaced.parent)
+    else:
+        os.replace(unfinished, folder)
+
+
+def read_folder(folder: str | Path) -> Parts:
+    """The inverse of ``write_folder``.
+
+    Raises:
+        InputError: The folder is not a finished model, is damaged, or is of a newer format; or its heads belong to
+            another base.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} holds no finished model (no config.json): give the folder that a training run ends with, "
+            "such as runs/default/model"
+        )
+    heads = None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config["format"] != FORMAT:
+            raise InputError(
+                f"{folder} is of format {config['format']} and this version reads {FORMAT}: update lightning_bpd"
+            )
+        network = build_network(config["network"])
+        names = config["tokenizers"]
+        target = Tokenizer.load(folder / names["target"])
+        source = Tokenizer.load(folder / names["source"]) if "source" in names else target
+        _load_weights(network, load_file(folder / "model.safetensors"), str(folder))
+        if "heads" in config:
+            heads = _build_heads(config["heads"], network)
+            _load_weights(heads, load_file(folder / "heads.safetensors"), str(folder))
+            remedy = "one of its files was replaced; export the model again"
+            check_base(
+                config["heads"]["base"], fingerprint(network), str(folder / "model.safetensors"), remedy
+            )
+    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, OSError) as error:
+        raise InputError(f"the finished model in {folder} is damaged: {error}") from error
+    return Parts(network, source, target, heads)
+
+
+def describe(parts: Parts, base: str | None = None) -> dict[str, Any]:
+    """What rebuilds a model, weights aside: plain data and tensors of bytes, fit for a checkpoint.
+
+    Args:
+        parts: The model.
+        base: Path of the base, where the checkpoint holds its heads alone.
+    """
+    tokenizers = {"source": parts.source_tokenizer, "target": parts.target_tokenizer}
+    description: dict[str, Any] = {
+        "network": network_config(parts.network),
+        "tokenizers": {
+            side: torch.frombuffer(bytearray(tokenizer.model_proto), dtype=torch.uint8)
+            for side, tokenizer in tokenizers.items()
+        },
+        "fingerprints": {side: tokenizer.fingerprint for side, tokenizer in tokenizers.items()},
+    }
+    if parts.heads is not None:
+        # The fingerprint matters only where the base is elsewhere, and takes a second for a large one.
+        shape = dataclasses.asdict(parts.heads.shape)
+        description["heads"] = (
+            {"shape": shape} if base is None else {**heads_config(parts.heads, parts.network), "path": base}
+        )
+    return description
+
+
+def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
+    """The model that a training checkpoint holds: averaged weights where averaging was on.
+
+    Args:
+        path: The checkpoint.
+        base: The finished model that its heads were trained on, for a checkpoint of heads alone; by default where it
+            was then.
+
+    Raises:
+        InputError: The file is no checkpoint of a translation model of this project, or the base is another one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        description = checkpoint[CHECKPOINT_KEY]
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        raise InputError(f"{path} is not a checkpoint of a translation model: {error}") from error
+    weights: dict[str, Tensor] = checkpoint["state_dict"]
+    heads_only = not any(name.startswith("network.") for name in weights)
+    if heads_only:
+        where = base or description["heads"]["path"]
+        network = read_base(where).network
+        remedy = "name the one that they were trained on with --base"
+        check_base(description["heads"]["base"], fingerprint(network), str(where), remedy)
+    else:
+        network = build_network(description["network"])
+        _load_weights(network, _under("network.", weights), str(path))
+    heads = None
+    if "heads" in description:
+        heads = _build_heads(description["heads"], network)
+        _load_weights(heads, _under("heads.", weights), str(path))
+    source, target = (
+        Tokenizer(description["tokenizers"][side].numpy().tobytes()) for side in ("source", "target")
+    )
+    return Parts(network, source, target, heads)
+
+
+def read_base(path: str | Path) -> Parts:
+    """A model to start from: a finished model's folder or a checkpoint."""
+    return read_checkpoint(path) if Path(path).is_file() else read_folder(path)
+
+
+def network_config(network: EncoderDecoder) -> dict[str, Any]:
+    """The network's constructor arguments as plain data."""
+    return {
+        "architecture": dataclasses.asdict(network.architecture),
+        "source_vocabulary": network.source_vocabulary,
+        "target_vocabulary": network.target_vocabulary,
+        "bos_id": network.bos_id,
+        "eos_id": network.eos_id,
+    }
+
+
+def build_network(config: Mapping[str, Any]) -> EncoderDecoder:
+    """The inverse of ``network_config``, with random weights."""
+    return EncoderDecoder(**{**config, "architecture": Architecture(**config["architecture"])})
+
+
+def heads_config(heads: BlockHeads, network: EncoderDecoder) -> dict[str, Any]:
+    """The heads' shape and the base that they belong to, as plain data."""
+    return {"shape": dataclasses.asdict(heads.shape), "base": fingerprint(network)}
+
+
+def _build_heads(config: Mapping[str, Any], network: EncoderDecoder) -> BlockHeads:
+    return BlockHeads(network.architecture.d_model, HeadShape(**config["shape"]))
+
+
+def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _load_weights(module: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"the weights in {where} do not fit its own configuration: {error}") from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

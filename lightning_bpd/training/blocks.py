@@ -1,0 +1,102 @@
+"""What frozen and joint training of block heads have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_bpd.heads import BlockHeads, HeadLosses, HeadShape
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.models import EncoderDecoder
+from lightning_bpd.tasks.finished_model import Parts
+from lightning_bpd.training.scoring import TranslationData
+
+LossKind = Literal["sampled", "all"]
+
+
+def named_base(path: str | None) -> str:
+    """The path, if there is one; InputError if not."""
+    if path is None:
+        raise InputError(
+            "no base is named: --model.base takes the folder of a finished model, such as runs/multi30k/model, or a "
+            "checkpoint"
+        )
+    return path
+
+
+def build_heads(network: EncoderDecoder, shape: HeadShape, seed: int) -> BlockHeads:
+    """New heads for a network, on its device; their hidden units as many as its feed-forward layers' by default."""
+    if shape.d_hidden is None:
+        shape = dataclasses.replace(shape, d_hidden=network.architecture.feed_forward)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return BlockHeads(network.architecture.d_model, shape).to(network.output_weight.device)
+
+
+def heads_of_step(
+    loss: LossKind, candidates: range, weights: Tensor | None, seed: int, epoch: int, batch_index: int
+) -> tuple[range, Tensor | None]:
+    """The heads that a micro-batch trains, and what each counts: all of them, or one (paper, section 6).
+
+    One is drawn with a probability proportional to its weight, uniformly by default, and the same on every rank: its
+    loss is an unbiased estimate of the weighted mean.
+
+    Args:
+        loss: Which of the two.
+        candidates: Numbers of the heads that can be trained.
+        weights: Of heads 1..k, [k]; None where all count alike.
+        seed: Of the run.
+        epoch: With ``batch_index``, the micro-batch's place.
+        batch_index: The micro-batch's place in the epoch.
+    """
+    own = None if weights is None else weights[candidates.start - 1 : candidates.stop - 1]
+    if loss == "all":
+        return candidates, own
+    chances = None if own is None else own.tolist()
+    (head,) = random.Random(f"{seed} {epoch} {batch_index}").choices(candidates, chances)
+    return range(head, head + 1), None
+
+
+def weights_of_heads(head_weights: Sequence[float] | None, block_size: int) -> Tensor | None:
+    """One weight a head, float32 [k].
+
+    Raises:
+        InputError: Another number of weights than heads, or weights that are negative or all zero.
+    """
+    if head_weights is None:
+        return None
+    if len(head_weights) != block_size or min(head_weights) < 0 or sum(head_weights) == 0:
+        raise InputError(
+            f"head_weights {list(head_weights)} must be {block_size} numbers of at least 0, one a head, head 1 first, "
+            "and not all 0"
+        )
+    return torch.tensor(head_weights, dtype=torch.float32)
+
+
+def log_training(module: pl.LightningModule, losses: HeadLosses, which: range) -> None:
+    """Log the loss and, for each head that was trained, its own loss and accuracy."""
+    module.log("train/loss", losses.loss.detach(), prog_bar=True)
+    counts = losses.counts.clamp(min=1)
+    for place, head in enumerate(which):
+        module.log(f"train/head_{head}/loss", losses.sums[place] / counts[place])
+        module.log(f"train/head_{head}/accuracy", losses.correct[place] / counts[place])
+
+
+def check_vocabulary(base: Parts, data: TranslationData, path: str) -> None:
+    """Raise InputError, saying what to do, unless the data is cut into the base's own tokens."""
+    for side, own, given in (
+        ("source", base.source_tokenizer, data.source_tokenizer),
+        ("target", base.target_tokenizer, data.target_tokenizer),
+    ):
+        if own.fingerprint != given.fingerprint:
+            raise InputError(
+                f"the data's {side} tokenizer ({given.vocab_size} tokens, fingerprint {given.fingerprint}) is not that "
+                f"of the base {path} ({own.vocab_size} tokens, fingerprint {own.fingerprint}): let data.tokenizer name "
+                "the tokenizer in the base's folder"
+            )

@@ -1,0 +1,85 @@
+"""How far fine-tuning has moved p_1 from the base that it started from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_bpd.decoding import DecodingOptions
+from lightning_bpd.interfaces import ParallelBatch, SequenceModel
+from lightning_bpd.metrics import Accuracy, CorpusBleu, TokenLoss
+from lightning_bpd.models import EncoderDecoder
+from lightning_bpd.training.losses import decoder_inputs, token_mask
+from lightning_bpd.training.scoring import TranslationData, translate_batch
+
+# Tokens whose logits are held at a time.
+CHUNK = 512
+
+
+class BaseDrift(nn.Module):
+    """Compares p_1 with the untouched base: equal argmax, KL(base || p_1) in nats a token, and the base's own BLEU.
+
+    Args:
+        base: A copy of the network as it was.
+        extra_length: Tokens that its output may be longer than the source.
+    """
+
+    def __init__(self, base: EncoderDecoder, extra_length: int) -> None:
+        super().__init__()
+        self._greedy = DecodingOptions(extra_length=extra_length)
+        # In a tuple it is no submodule: neither trained, nor averaged, nor kept in checkpoints.
+        self._base = (base.requires_grad_(False).eval(),)
+        self.agreement = Accuracy()
+        self.divergence = TokenLoss()
+        self.bleu = CorpusBleu()
+        self._outputs: dict[tuple[str, int], str] = {}
+
+    @torch.no_grad()
+    def update(
+        self,
+        module: pl.LightningModule,
+        stage: Literal["val", "test"],
+        batch: ParallelBatch,
+        model: SequenceModel[Any],
+        hidden: Tensor,
+    ) -> None:
+        """Add a batch and let the module log at the end of the epoch.
+
+        Args:
+            module: The module that measures.
+            stage: What the logged names begin with.
+            batch: The batch.
+            model: p_1 as it is now.
+            hidden: What it made of the batch, [B, T, D].
+        """
+        base = self._base[0].to(hidden.device)
+        mask = token_mask(batch.target)
+        before = base(batch.source, decoder_inputs(batch.target, base.bos_id))[mask]
+        agreeing, divergence = torch.zeros(2, device=hidden.device)
+        for old, new in zip(before.split(CHUNK), hidden[mask].split(CHUNK), strict=True):
+            old_logits, new_logits = base.project(old).float(), model.project(new).float()
+            agreeing += (old_logits.argmax(-1) == new_logits.argmax(-1)).sum()
+            divergence += F.kl_div(
+                new_logits.log_softmax(-1), old_logits.log_softmax(-1), reduction="sum", log_target=True
+            )
+        self.agreement.update(int(agreeing), len(before))
+        self.divergence.update(divergence, len(before))
+        module.log(f"{stage}/drift/agreement", self.agreement)
+        module.log(f"{stage}/drift/kl", self.divergence)
+        data: TranslationData = module.trainer.datamodule  # type: ignore[attr-defined]
+        references = data.references("validation" if stage == "val" else "test")
+        outputs = self._base_outputs(stage, batch, data)
+        self.bleu.update(list(outputs.values()), [references[index] for index in outputs])
+        module.log(f"{stage}/drift/base_bleu", self.bleu)
+
+    def _base_outputs(self, stage: str, batch: ParallelBatch, data: TranslationData) -> dict[int, str]:
+        """The base's greedy output, which never changes and is decoded once."""
+        indices = batch.index.tolist()
+        if any((stage, index) not in self._outputs for index in indices):
+            texts = translate_batch(batch, data.target_tokenizer, self._base[0], self._greedy)
+            self._outputs |= {(stage, index): text for index, text in texts.items()}
+        return {index: self._outputs[stage, index] for index in indices}
