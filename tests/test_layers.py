@@ -13,7 +13,7 @@ FLOORS = [
     {"models", "adapters", "heads", "decoding", "metrics"},
     {"tasks"},
     {"datamodules", "training", "callbacks", "tracking"},
-    {"distillation"},
+    {"benchmark", "distillation"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

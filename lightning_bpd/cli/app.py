@@ -17,12 +17,13 @@ from rich.console import Console
 
 # Short class names in configuration files resolve for imported classes only.
 import lightning_bpd.datamodules  # noqa: F401
+from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_bpd.callbacks.interruption import Interruption
 from lightning_bpd.callbacks.progress import Overview, progress_bar
 from lightning_bpd.callbacks.samples import Predictions, Samples
 from lightning_bpd.callbacks.throughput import Throughput
-from lightning_bpd.cli.arguments import expand_data_folder, naming_options
+from lightning_bpd.cli.arguments import expand_data_folder, naming_options, take_tokenizers_of_base
 from lightning_bpd.cli.finish import finish
 from lightning_bpd.cli.quiet import keep_quiet
 from lightning_bpd.cli.run_folder import (
@@ -41,7 +42,7 @@ from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.tracking.weights_and_biases import wandb_logger
-from lightning_bpd.training import BaseTraining
+from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class CommandLine(LightningCLI):
         parser.link_arguments("decode", "model.init_args.decode")
         # Overview says what matters of the model in a line.
         parser.set_defaults({"trainer.enable_model_summary": False})
+        parser.add_lightning_class_args(BlockwiseDecoding, "blockwise")
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(Samples, "samples")
@@ -148,6 +150,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder and the checkpoint, before anything is written."""
         options, folder = self._options(), self.folder
+        take_tokenizers_of_base(options["model"]["init_args"], options["data"]["init_args"])
         checkpoint = None
         if self.subcommand != "fit":
             checkpoint = checkpoint_to_measure(folder, options["ckpt_path"])
@@ -175,7 +178,8 @@ class CommandLine(LightningCLI):
 
     def after_fit(self) -> None:
         """Make the finished model and say what was reached."""
-        if isinstance(self.model, BaseTraining) and self._writes():
+        trained = (BaseTraining, FrozenBaseHeadDistillation, JointFineTuning)
+        if isinstance(self.model, trained) and self._writes():
             finish(self.trainer, Console())
 
     def after_validate(self) -> None:
@@ -197,8 +201,7 @@ class CommandLine(LightningCLI):
             "checkpoint": options["ckpt_path"],
             "provenance": provenance(),
         }
-        decoder = options["decode"]["decoder"]
-        path = self.folder / f"{part}_{decoder}.json"
+        path = self.folder / f"{part}_{_label(options['decode'])}.json"
         write_atomically(path, json.dumps(measured, indent=2) + "\n")
         logger.info("Written to %s", path)
 
@@ -219,3 +222,11 @@ class CommandLine(LightningCLI):
 
     def _options(self) -> dict[str, Any]:
         return self.config[self.config.subcommand]
+
+
+def _label(decode: dict[str, Any]) -> str:
+    """The rule that output was decoded by, for a file's name: ``greedy``, ``beam``, ``blockwise_4_top-2``."""
+    if decode["decoder"] != "blockwise":
+        return str(decode["decoder"])
+    size = decode["block_size"] or "all"
+    return f"blockwise_{size}_{decode['acceptance']}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, MutableMapping
 from pathlib import Path
+from typing import Any
 
 from lightning_bpd.interfaces import InputError
 
@@ -60,3 +62,23 @@ def naming_options(args: list[str]) -> list[str]:
         elif argument.startswith(tuple(f"{name}=" for name in names)):
             kept.append(argument)
     return kept
+
+
+def take_tokenizers_of_base(model: MutableMapping[str, Any], data: MutableMapping[str, Any]) -> None:
+    """Let data without a tokenizer of its own be cut into the tokens of the base that the model starts from.
+
+    Args:
+        model: The model's arguments, of which ``base`` may be the folder of a finished model.
+        data: The data's arguments, which are changed.
+    """
+    base = model.get("base")
+    if not isinstance(base, str) or "tokenizer" not in data or data["tokenizer"] is not None:
+        return
+    try:
+        names = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))["tokenizers"]
+    except (OSError, ValueError, KeyError):
+        return  # Not a finished model: whoever reads the base will say so.
+    if "source" in names and "target_tokenizer" in data:
+        data["joint_vocabulary"] = False
+        data["target_tokenizer"] = str(Path(base) / names["target"])
+    data["tokenizer"] = str(Path(base) / names.get("source", names["target"]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -23,12 +24,14 @@ commands:
   test       measure a checkpoint on the test set
   predict    write a checkpoint's translations of the test set
   translate  translate text, line for line, with a finished model
+  certify    show that a finished model's blockwise output is its greedy output
   export     make a finished model of a checkpoint
 
 python train.py COMMAND --help lists the options of a command.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+FUNCTION_COMMANDS = ("translate", "certify", "export")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -60,13 +63,12 @@ def _dispatch(args: list[str]) -> None:
     if command in ("-h", "--help"):
         sys.stdout.write(HELP)
         return
-    if command in ("translate", "export"):
+    if command in FUNCTION_COMMANDS:
         _run_function(command, args[1:])
         return
     if command not in TRAINER_COMMANDS:
-        raise InputError(
-            f"unknown command {command!r}: choose one of {', '.join(TRAINER_COMMANDS)}, translate, export"
-        )
+        known = ", ".join(TRAINER_COMMANDS + FUNCTION_COMMANDS)
+        raise InputError(f"unknown command {command!r}: choose one of {known}")
     app = import_module("lightning_bpd.cli.app")
     _without_traceback(lambda: app.run(args))
 
@@ -75,6 +77,8 @@ def _run_function(command: str, args: list[str]) -> None:
     from jsonargparse import auto_cli
 
     function = getattr(import_module(f"lightning_bpd.cli.{command}"), command)
+    # --block-size as well as --block_size
+    args = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", arg) for arg in args]
     prog = f"{os.path.basename(sys.argv[0])} {command}"
     _without_traceback(
         lambda: auto_cli(function, args=args, as_positional=False, exit_on_error=False, prog=prog)
@@ -87,13 +91,26 @@ def _without_traceback(run: Callable[[], object]) -> None:
 
     try:
         run()
-    except ArgumentError as error:
-        raise InputError(str(error)) from error
+    except InputError:
+        raise
+    except (ArgumentError, ValueError) as error:
+        # What a constructor says of its arguments, the parser wraps in words of its own.
+        own = _input_error(error)
+        if own is None and not isinstance(error, ArgumentError):
+            raise
+        raise InputError(str(own or error)) from error
     except SystemExit as error:
         # Before the first step Lightning turns Ctrl-C into exit code 1.
         if isinstance(error.__context__, KeyboardInterrupt):
             sys.exit(130)
         raise
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The mistake of the user that led to an error, if that is what did."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _fail(message: str) -> None:

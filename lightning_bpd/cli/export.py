@@ -11,14 +11,15 @@ from lightning_bpd.tasks.translation import load_checkpoint
 from lightning_bpd.tracking.provenance import provenance
 
 
-def export(checkpoint: str, output: str) -> None:
+def export(checkpoint: str, output: str, base: str | None = None) -> None:
     """Make a finished model, one folder, of a checkpoint.
 
     Args:
         checkpoint: Such as runs/default/checkpoints/best.ckpt.
         output: Folder to write; a finished model that is already there is replaced.
+        base: The finished model that the heads of a frozen-base run were trained on, if it has moved since.
     """
-    translator = load_checkpoint(checkpoint)
+    translator = load_checkpoint(checkpoint, base=base)
     translator.save(Path(output), {**checkpoint_metrics(Path(checkpoint)), "provenance": provenance()})
 
 

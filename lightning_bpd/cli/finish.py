@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_bpd.benchmark.comparison import Arm, compare_decoders, comparison_table, draw_comparison
 from lightning_bpd.callbacks.checkpoints import checkpoint_file
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.export import checkpoint_metrics
@@ -22,6 +23,8 @@ from lightning_bpd.tracking.provenance import provenance
 logger = logging.getLogger(__name__)
 
 SAMPLES = 5
+# Sentences of the comparison of decoders, one at a time.
+COMPARED = 200
 
 
 def finish(trainer: pl.Trainer, console: Console) -> None:
@@ -43,11 +46,21 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
 
     console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
     console.print(samples(translator, trainer.datamodule))  # type: ignore[attr-defined]
+    pictures = [("Curves", f"{folder}/curves.png")]
+    decoder = ""
+    if translator.heads is not None:
+        arms = compare(translator, trainer.datamodule)  # type: ignore[attr-defined]
+        draw_comparison(arms, folder / "block_sizes.png")
+        pictures.append(("Block sizes", f"{folder}/block_sizes.png"))
+        console.print(
+            comparison_table(arms, "Decoding validation sentences one at a time: calls and time a sentence")
+        )
+        decoder = " --decoder blockwise"
     source = shlex.quote(trainer.datamodule.sources("validation")[0])  # type: ignore[attr-defined]
-    command = f"echo {source} | python train.py translate --model {folder}/model"
+    command = f"echo {source} | python train.py translate --model {folder}/model{decoder}"
     for label, value in (
         ("Finished model", f"{folder}/model"),
-        ("Curves", f"{folder}/curves.png"),
+        *pictures,
         ("Try", command),
     ):
         console.print(Text(f"{label}: {value}"), soft_wrap=True)
@@ -57,8 +70,9 @@ def results(last: dict[str, Any], best: dict[str, Any]) -> Table:
     """What was reached, and how fast."""
     table = Table("", "", title="Result", show_header=False, title_justify="left")
     for name, value in best.get("validation", {}).items():
-        label = bleu_label(best) if name == "bleu" else name
-        table.add_row(f"validation {label}", f"{value:.2f}")
+        if "/" not in name:
+            label = bleu_label(best) if name == "bleu" else name.replace("_", " ")
+            table.add_row(f"validation {label}", f"{value:.2f}")
     table.add_row("best after", f"{best['steps']:,} of {last['steps']:,} steps")
     table.add_row("training time", f"{last['training_seconds']:.0f} s, validation not counted")
     table.add_row("training speed", f"{last['tokens_per_second']:,.0f} target tokens/s")
@@ -71,6 +85,15 @@ def bleu_label(metrics: dict[str, Any]) -> str:
     if decode is None:
         return "BLEU"
     return f"BLEU (beam {decode['beam']})" if decode["decoder"] == "beam" else f"BLEU ({decode['decoder']})"
+
+
+def compare(translator: Translator, datamodule: Any) -> list[Arm]:
+    """Greedy decoding and blocks of 1 to k tokens on some validation sentences, one at a time."""
+    assert translator.heads is not None
+    sources, references = datamodule.sources("validation"), datamodule.references("validation")
+    chosen = spread(list(range(len(sources))), COMPARED)
+    rules = [(size, "exact") for size in range(1, translator.heads.block_size + 1)]
+    return compare_decoders(translator, [sources[i] for i in chosen], [references[i] for i in chosen], rules)
 
 
 def samples(translator: Translator, datamodule: Any) -> Table:

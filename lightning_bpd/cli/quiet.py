@@ -15,6 +15,8 @@ MESSAGES = (
     r".*WeightAveraging callback with a model that overrides the configure_model.*",
     # Measuring needs the averaged weights alone, and these it gets.
     r".*loading a checkpoint outside the 'fit' stage.*",
+    # A frozen base is meant to be in eval mode.
+    r".*module\(s\) in eval mode at the start of training.*",
     # Ours returns every index.
     r".*custom batch sampler `TokenBatchSampler` for prediction.*",
     # The data modules go on in mid-epoch by Lightning's own progress, not by a state of the loader.

@@ -1,15 +1,21 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lightning_bpd.cli import app
+from lightning_bpd.cli import app, entry
 from lightning_bpd.cli.run_folder import lock
 from lightning_bpd.datamodules import DemoText
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.training import BaseTraining
+from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.tasks.text import train_tokenizer
+from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 
 CONFIGS = Path(app.DEFAULT_CONFIG).parent
-FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+# What stacks on a configuration of data, and needs a base.
+HEADS = {"translation/frozen.yaml": FrozenBaseHeadDistillation, "translation/joint.yaml": JointFineTuning}
+FILES = sorted({path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - set(HEADS))
 
 
 @pytest.fixture
@@ -22,10 +28,11 @@ def build(tmp_path, monkeypatch):
     monkeypatch.setattr(app, "lock", lambda folder: locks.append(lock(folder)))
 
     def build(*args):
-        command_line = app.run(["fit", "--wandb", "disabled", "--trainer.accelerator", "cpu", *args])
-        while locks:
-            locks.pop().close()  # as the end of the process does
-        return command_line
+        try:
+            return app.run(["fit", "--wandb", "disabled", "--trainer.accelerator", "cpu", *args])
+        finally:
+            while locks:
+                locks.pop().close()  # as the end of the process does
 
     return build
 
@@ -33,7 +40,27 @@ def build(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", FILES)
 def test_every_configuration_builds_what_it_names(build, file):
     command_line = build("--config", str(CONFIGS / file))
-    assert isinstance(command_line.model, BaseTraining)
+    expected = JointFineTuning if file == "default.yaml" else BaseTraining
+    assert isinstance(command_line.model, expected)
+
+
+@pytest.mark.parametrize("file", sorted(HEADS))
+def test_heads_go_on_a_finished_model(build, tmp_path, file):
+    """On any configuration of data, which is then cut by the base's tokenizer."""
+    tokenizer = train_tokenizer(["the old man buys a house", "a dog sleeps"] * 20, vocab_size=300)
+    architecture = Architecture(d_model=8, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=8)
+    network = EncoderDecoder(architecture, 300, 300, tokenizer.bos_id, tokenizer.eos_id)
+    Translator(network, tokenizer, tokenizer).save(tmp_path / "base", {})
+    for data in ("default.yaml", "translation/multi30k.yaml", "translation/own_text.yaml"):
+        configs = ("--config", str(CONFIGS / data), "--config", str(CONFIGS / file))
+        command_line = build(*configs, "--model.base", str(tmp_path / "base"))
+        assert isinstance(command_line.model, HEADS[file])
+        assert command_line.model.heads.shape.d_hidden == 512
+        assert command_line.config["fit"]["data"]["init_args"]["tokenizer"] == str(
+            tmp_path / "base" / "tokenizer.model"
+        )
+        with pytest.raises(InputError, match=r"^no base is named: --model.base takes the folder"):
+            entry._without_traceback(partial(build, *configs))
 
 
 def test_everything_of_a_run_goes_below_its_folder(build, tmp_path):

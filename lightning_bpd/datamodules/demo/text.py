@@ -14,6 +14,7 @@ class DemoText(ParallelText):
         pairs: The number of training pairs.
         corpus_seed: Decides which sentences are generated.
         vocab_size: The number of tokens of the tokenizer, which both languages share.
+        tokenizer: A SentencePiece model file to use instead of training one.
         batch_tokens: The most tokens in a batch, padding included, on its longer side.
         workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Decides the order of the training pairs.
@@ -25,11 +26,19 @@ class DemoText(ParallelText):
         pairs: int = 24000,
         corpus_seed: int = 1,
         vocab_size: int = 2000,
+        tokenizer: str | None = None,
         batch_tokens: int = 2048,
         workers: int = 0,
         seed: int = 1,
     ) -> None:
-        super().__init__(folder, vocab_size=vocab_size, batch_tokens=batch_tokens, workers=workers, seed=seed)
+        super().__init__(
+            folder,
+            vocab_size=vocab_size,
+            tokenizer=tokenizer,
+            batch_tokens=batch_tokens,
+            workers=workers,
+            seed=seed,
+        )
         self.pairs, self.corpus_seed = pairs, corpus_seed
 
     def prepare_data(self) -> None:

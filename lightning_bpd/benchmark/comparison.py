@@ -1,0 +1,164 @@
+"""Greedy and blockwise decoding side by side: quality, calls and time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+from rich.text import Text
+
+from lightning_bpd.decoding import DecodingOptions, decode
+from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
+from lightning_bpd.metrics import bleu_score, bleu_statistics
+from lightning_bpd.tasks.translation import Translator, text_decoding
+
+# Batches after which the arms take turns, so that none has the machine's good or bad minutes to itself.
+TURN = 16
+WARM_UP = 3
+
+
+class Arm(NamedTuple):
+    """One way of decoding, and what came of it."""
+
+    block_size: int
+    """1 is greedy decoding"""
+    acceptance: str
+    bleu: float
+    calls: float
+    """model calls a sentence"""
+    mean_accepted_block_size: float
+    seconds: float
+    """wall-clock time a sentence"""
+    greedy_agreement: float
+    """share of sentences whose tokens are those of greedy decoding"""
+
+
+def compare_decoders(
+    translator: Translator,
+    sources: Sequence[str],
+    references: Sequence[str],
+    rules: Sequence[tuple[int, str]],
+    batch_size: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> list[Arm]:
+    """Decode the same text greedily and by each rule, in turns.
+
+    Args:
+        translator: A model with block heads.
+        sources: Text to translate.
+        references: Its translations.
+        rules: Block size and acceptance of each arm after greedy decoding.
+        batch_size: Sentences decoded together; they are of like length.
+        progress: Called with the number of sentences done.
+
+    Returns:
+        Greedy decoding first, then an arm a rule.
+
+    Raises:
+        InputError: The model has no heads, or not of this block size, or there is nothing to translate.
+    """
+    if not sources:
+        raise InputError("there are no sentences to compare decoders on")
+    options = [DecodingOptions()]
+    options += [
+        text_decoding(DecodingOptions("blockwise", block_size=size, acceptance=acceptance), translator.heads)
+        for size, acceptance in rules
+    ]
+    batches = list(translator.batches(sources, batch_size))
+    results: list[dict[int, DecodeResult]] = [{} for _ in options]
+    seconds = [0.0] * len(options)
+    for first in range(0, len(batches), TURN):
+        turn = batches[first : first + TURN]
+        for arm, each in enumerate(options):
+            for _, source in batches[:WARM_UP] if first == 0 else turn[:1]:
+                decode(translator.model, source, each, translator.drafter)
+            for number, (_, source) in enumerate(turn, start=first):
+                started = _now(source)
+                results[arm][number] = decode(translator.model, source, each, translator.drafter)
+                seconds[arm] += _now(source) - started
+        if progress is not None:
+            progress(sum(len(places) for places, _ in turn))
+    greedy_rows = [results[0][number].rows() for number in range(len(batches))]
+    arms = []
+    for arm, (size, acceptance) in enumerate([(1, "exact"), *rules]):
+        texts = [""] * len(sources)
+        tokens = iterations = calls = same = 0
+        for number, (places, _) in enumerate(batches):
+            result = results[arm][number]
+            rows = result.rows()
+            for place, text in zip(places, translator.target_tokenizer.decode(rows), strict=True):
+                texts[place] = text
+            same += sum(row == other for row, other in zip(rows, greedy_rows[number], strict=True))
+            tokens += int(result.lengths.sum())
+            iterations += int(
+                result.lengths.sum() if result.accepted is None else (result.accepted > 0).sum()
+            )
+            calls += int(result.calls.sum())
+        count = len(sources)
+        arms.append(
+            Arm(
+                size,
+                acceptance,
+                bleu_score(bleu_statistics(texts, references)),
+                calls / count,
+                tokens / iterations,
+                seconds[arm] / count,
+                same / count,
+            )
+        )
+    return arms
+
+
+def comparison_table(arms: Sequence[Arm], title: str) -> Table:
+    """The arms as a table, calls and times by sentence; speed-ups are over the first, greedy decoding."""
+    table = Table(title=title, title_justify="left")
+    columns = ("", "BLEU", "same as greedy", "calls", "mean accepted block size", "ms", "speed-up")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    for number, arm in enumerate(arms):
+        name = f"k = {arm.block_size}, {arm.acceptance}" if number else "greedy"
+        table.add_row(
+            Text(name),
+            f"{arm.bleu:.2f}",
+            f"{arm.greedy_agreement:.1%}",
+            f"{arm.calls:.2f}",
+            f"{arm.mean_accepted_block_size:.2f}",
+            f"{arm.seconds * 1000:.1f}",
+            f"{arms[0].seconds / arm.seconds:.2f}",
+        )
+    return table
+
+
+def draw_comparison(arms: Sequence[Arm], picture: Path) -> None:
+    """Mean accepted block size and wall-clock speed-up against block size, as a PNG file. The first arm is greedy."""
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    sizes = [arm.block_size for arm in arms[1:]]
+    axes.plot(
+        sizes, [arm.mean_accepted_block_size for arm in arms[1:]], "o-", label="mean accepted block size"
+    )
+    axes.plot(
+        sizes,
+        [arms[0].seconds / arm.seconds for arm in arms[1:]],
+        "s--",
+        label="wall-clock speed-up over greedy",
+    )
+    axes.axhline(1.0, color="gray", lw=0.8)
+    axes.set_xlabel("block size k'")
+    axes.set_xticks(sizes)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(picture, dpi=120)
+
+
+def _now(source: TokenRows) -> float:
+    if source.tokens.is_cuda:
+        torch.cuda.synchronize(source.tokens.device)
+    return time.perf_counter()

@@ -1,0 +1,72 @@
+"""certify: is blockwise output the same as greedy output?"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from itertools import islice
+
+from lightning_bpd.cli.translate import CHUNK, find_device, open_input, progress_of_lines, read_lines
+from lightning_bpd.decoding import Exact, blockwise, greedy
+from lightning_bpd.decoding.certificate import Verdict, compare
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.translation import load
+
+
+def certify(
+    model: str,
+    input: str = "-",
+    block_size: int | None = None,
+    batch_size: int = 64,
+    extra_length: int = 50,
+    bound: float = 256.0,
+    device: str = "auto",
+) -> None:
+    """Decode text greedily and blockwise by the exact rule, and say of each line whether the outputs are the same.
+
+    A call over several tokens may round differently from several calls over one, and so decide a tie the other way.
+    Each line gets a row on standard output, its number and one of: identical; near-tie, with the place of the first
+    difference, and the margin there between p_1's two best logits, which is within the bound; divergent, with the
+    same, where rounding is no excuse. Counts follow. Exits with 1 if a line is divergent.
+
+    Args:
+        model: Folder of a finished model with block heads.
+        input: File of source text; - is standard input.
+        block_size: Tokens of a block; as many as the heads were trained for by default.
+        batch_size: Lines decoded together.
+        extra_length: Tokens that an output may be longer than its source.
+        bound: The margin of a near-tie, in units of the logits' precision at the size of the best one.
+        device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+    """
+    translator = load(model, find_device(device))
+    if translator.drafter is None:
+        raise InputError(
+            f"{model} has no block heads, so there is nothing to certify: train them on it first"
+        )
+    size = translator.drafter.block_size if block_size is None else block_size
+    counts: Counter[str] = Counter()
+    name = "standard input" if input == "-" else input
+    with open_input(input) as source, progress_of_lines() as (bar, task):
+        lines = read_lines(source, name)
+        done = 0
+        while chunk := list(islice(lines, CHUNK)):
+            verdicts: dict[int, Verdict] = {}
+            for places, rows in translator.batches(chunk, batch_size):
+                one = greedy(translator.model, rows, extra_length)
+                many = blockwise(translator.model, translator.drafter, rows, size, Exact(), extra_length)
+                verdicts |= zip(places, compare(translator.model, rows, one, many, bound), strict=True)
+                bar.advance(task, len(places))
+            for place, verdict in sorted(verdicts.items()):
+                sys.stdout.write(f"{done + place + 1}\t{_words(verdict)}\n")
+                counts[verdict.kind] += 1
+            done += len(chunk)
+    kinds = ("identical", "near-tie", "divergent")
+    sys.stdout.write(", ".join(f"{counts[kind]} {kind}" for kind in kinds) + f" of {done} lines\n")
+    if counts["divergent"]:
+        sys.exit(1)
+
+
+def _words(verdict: Verdict) -> str:
+    if verdict.place is None:
+        return verdict.kind
+    return f"{verdict.kind}\ttoken {verdict.place + 1}\tmargin {verdict.margin:.3g}, a near-tie up to {verdict.allowed:.3g}"
