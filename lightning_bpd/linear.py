@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+# oneDNN keeps what it prepared for each shape that it has met, with a copy of the weights, up to 1,024 of them: with
+# batches of many lengths that is gigabytes. It asks for this when it is first used.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 # Multiply-adds from which oneDNN is faster than MKL; a smaller product takes less time than its call.
 _ONEDNN_FROM = 1_500_000
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lightning_bpd.heads import BlockHeads, HeadLosses, HeadShape
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.tasks.finished_model import Parts
 from lightning_bpd.training.scoring import TranslationData
 
@@ -30,10 +29,16 @@ def named_base(path: str | None) -> str:
     return path
 
 
-def build_heads(network: EncoderDecoder, shape: HeadShape, seed: int) -> BlockHeads:
-    """New heads for a network, on its device; their hidden units as many as its feed-forward layers' by default."""
+def build_heads(base: Parts, shape: HeadShape, seed: int) -> BlockHeads:
+    """Heads for a base, on its device: its own where it has some of this shape, else new ones.
+
+    New ones have as many hidden units as the base's feed-forward layers, if the shape does not say.
+    """
+    network = base.network
     if shape.d_hidden is None:
         shape = dataclasses.replace(shape, d_hidden=network.architecture.feed_forward)
+    if base.heads is not None and base.heads.shape == shape:
+        return base.heads
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return BlockHeads(network.architecture.d_model, shape).to(network.output_weight.device)

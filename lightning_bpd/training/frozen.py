@@ -53,7 +53,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
 
     Args:
         base: The model to put heads on: the folder of a finished model, or a checkpoint.
-        heads: The shape of the heads.
+        heads: The shape of the heads. Where the base has heads of this shape, training goes on from them.
         loss: One head a micro-batch, drawn at random (sampled, as the paper), or the mean over all heads (all).
         targets: What heads learn: the data's tokens (data), or the base's own distribution of them (distill).
         temperature: Softens both distributions when ``targets`` is distill.
@@ -88,7 +88,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         self.network = self.parts.network.requires_grad_(False).eval()
         self.fingerprint = fingerprint(self.network)
         self.seed = torch.initial_seed()
-        self.heads = build_heads(self.network, heads, self.seed)
+        self.heads = build_heads(self.parts, heads, self.seed)
         self.trained_heads = range(self.heads.first, self.heads.block_size + 1)
         if not self.trained_heads:
             raise InputError(

@@ -50,7 +50,7 @@ class JointFineTuning(pl.LightningModule):
 
     Args:
         base: What to start from: the folder of a finished model, a checkpoint, or the shape of a new network.
-        heads: The shape of the heads.
+        heads: The shape of the heads. Where the base has heads of this shape, training goes on from them.
         loss: One of p_1 and the heads a micro-batch, drawn at random (sampled, as the paper), or the mean over all of
             them (all).
         head_weights: Weight of each head in the loss, p_1 first; equal by default.
@@ -87,7 +87,7 @@ class JointFineTuning(pl.LightningModule):
         if isinstance(self.base, str):
             self.parts = read_base(self.base)
             self.network = self.parts.network
-            self.heads = build_heads(self.network, heads, self.seed)
+            self.heads = build_heads(self.parts, heads, self.seed)
             self.drift = BaseDrift(copy.deepcopy(self.network), decode.extra_length)
         self.head_weights = weights_of_heads(head_weights, heads.block_size)
         self.loss: LossKind = loss
@@ -126,8 +126,10 @@ class JointFineTuning(pl.LightningModule):
         """Build a network that starts from random weights, once the data module knows its vocabularies."""
         if self.network is None:
             assert isinstance(self.base, Architecture)
-            self.network = build_network(self.base, self.data, self.seed)
-            self.heads = build_heads(self.network, self.shape, self.seed)
+            data = self.data
+            self.network = build_network(self.base, data, self.seed)
+            new = Parts(self.network, data.source_tokenizer, data.target_tokenizer)
+            self.heads = build_heads(new, self.shape, self.seed)
         text_decoding(self.decode, self.heads)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

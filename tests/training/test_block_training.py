@@ -260,3 +260,15 @@ def test_two_ranks_measure_what_one_does(text, bases, tmp_path):
             assert metrics.pop(name) > 0
     assert {"val/k4_exact/bleu", "val/replay/mean_accepted_block_size_k3", "val/head_4/accuracy"} <= set(one)
     assert one == both[0] == both[1]
+
+
+def test_training_goes_on_from_the_heads_of_the_base(text, bases, tmp_path):
+    first = frozen(bases[0], optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01))
+    load_checkpoint(checkpoint_of(first, text, tmp_path / "heads.ckpt", max_steps=5)).save(
+        tmp_path / "model", {}
+    )
+    for make in (frozen, joint):
+        further = make(str(tmp_path / "model"))
+        torch.testing.assert_close(further.heads.state_dict(), first.heads.state_dict(), rtol=0, atol=0)
+        anew = make(str(tmp_path / "model"), heads=HeadShape(block_size=5, d_hidden=16))
+        assert not anew.heads.output_weight.any()
