@@ -42,8 +42,8 @@ class BlockwiseDecoding(Callback):
     of some rows under the first rule; W&B gets both. A module without ``block_decoder`` is left alone.
 
     Args:
-        rules: Ways to decode; by default one, the block size and acceptance of the run's decoding options, which are the
-            exact rule with blocks of the trained size unless they say otherwise.
+        rules: Ways to decode; by default one, with the block size and acceptance of the run's decoding options: blocks
+            of the trained size by the exact rule, unless they say otherwise.
         every_n_epochs: In training, measure in the first of every so many epochs. The first validation of a training
             that is started or resumed is always measured, so that there is something to monitor.
         rows: Measure only the first so many rows of the corpus; all if not given.

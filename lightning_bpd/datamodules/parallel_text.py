@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -35,6 +36,8 @@ _PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
 _TOKENIZER_FORMAT = 1
 # How many pairs are looked at to see whether a given tokenizer knows the characters of the text.
 _CHECKED_PAIRS = 1000
+# Tokens that are counted at a time: counting makes a copy of them, eight bytes each.
+_COUNTED_TOKENS = 1 << 22
 
 
 class ParallelText(pl.LightningDataModule):
@@ -159,6 +162,14 @@ class ParallelText(pl.LightningDataModule):
             sources, targets = zip(*self._pairs(part), strict=True)
             self._texts[part] = (list(sources), list(targets))
         return self._texts[part]
+
+    def target_counts(self) -> torch.Tensor:
+        """How often each target token is in the training data, int64 [V]."""
+        tokens = self.train_corpus.target.tokens
+        counts = np.zeros(self.target_tokenizer.vocab_size, dtype=np.int64)
+        for first in range(0, len(tokens), _COUNTED_TOKENS):
+            counts += np.bincount(tokens[first : first + _COUNTED_TOKENS], minlength=len(counts))
+        return torch.from_numpy(counts)
 
     def train_dataloader(self) -> DataLoader[ParallelBatch]:
         """Shuffled batches, this rank's share; in a resumed run the first epoch begins where it was left."""

@@ -23,18 +23,23 @@ class HeadShape:
             those of all heads (dense, as in the paper: parameters grow with k squared).
         first_head: Whether head 1 is the base itself (identity: the base's output is unchanged) or has parameters
             like the others (learned, as in the paper's code).
+        candidates: Heads propose only words among so many of the most frequent ones, which costs them as much less than
+            p_1's projection to all words; all words if not given. Training is over all words in any case.
     """
 
     block_size: int = 8
     d_hidden: int | None = None
     second_matrix: Literal["per_head", "dense"] = "per_head"
     first_head: Literal["identity", "learned"] = "identity"
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
             raise InputError(f"block_size must be at least 1, not {self.block_size}")
         if self.d_hidden is not None and self.d_hidden < 1:
             raise InputError(f"d_hidden must be at least 1, not {self.d_hidden}")
+        if self.candidates is not None and self.candidates < 1:
+            raise InputError(f"candidates must be at least 1, not {self.candidates}")
         if self.second_matrix not in ("per_head", "dense"):
             raise InputError(f"unknown second_matrix {self.second_matrix!r}: choose per_head or dense")
         if self.first_head not in ("identity", "learned"):
@@ -55,7 +60,11 @@ class BlockHeads(nn.Module):
         shape: The shape, ``d_hidden`` filled in.
         block_size: k.
         first: The number of the first head that has parameters: 2 where head 1 is the identity, else 1.
+        candidates: int64 [C], the words that heads propose, where the shape asks for some; the first ones until
+            ``choose_candidates``.
     """
+
+    candidates: Tensor
 
     def __init__(self, d_model: int, shape: HeadShape) -> None:
         super().__init__()
@@ -70,6 +79,21 @@ class BlockHeads(nn.Module):
         self.output_weight = nn.Parameter(torch.zeros(heads, d_model, seen))
         self.output_bias = nn.Parameter(torch.zeros(heads, d_model))
         nn.init.normal_(self.hidden_weight, std=d_model**-0.5)
+        if shape.candidates is not None:
+            self.register_buffer("candidates", torch.arange(shape.candidates))
+
+    def choose_candidates(self, counts: Tensor) -> None:
+        """Take the most frequent words as candidates, where the shape asks for some.
+
+        Args:
+            counts: int64 [V], how often the training data has each word.
+        """
+        if self.shape.candidates is None:
+            return
+        order = counts.argsort(descending=True, stable=True)
+        # Where there are fewer words than candidates, some are there twice.
+        chosen = order[torch.arange(self.shape.candidates, device=order.device) % len(order)].sort().values
+        self.candidates = chosen.to(self.hidden_weight.device)
 
     @property
     def layer(self) -> HeadLayer:

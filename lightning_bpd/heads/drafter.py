@@ -22,7 +22,8 @@ class HeadDrafter:
 
     def __init__(self, heads: BlockHeads, weight: Tensor) -> None:
         self.heads = heads
-        self.weight = weight.detach()
+        self.candidates = None if heads.shape.candidates is None else heads.candidates
+        self.weight = weight.detach() if self.candidates is None else weight.detach()[self.candidates]
 
     @property
     def block_size(self) -> int:
@@ -47,7 +48,8 @@ class HeadDrafter:
         Raises:
             InputError: There are fewer heads.
         """
-        return linear(self.heads(hidden, range(2, count + 2)), self.weight).argmax(-1)
+        best = linear(self.heads(hidden, range(2, count + 2)), self.weight).argmax(-1)
+        return best if self.candidates is None else self.candidates[best]
 
 
 class FirstHead(Generic[State]):

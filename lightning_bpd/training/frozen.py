@@ -120,9 +120,11 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         return block_decoder(self.network, self.heads)
 
     def setup(self, stage: str) -> None:
-        """Check that the data is cut into the base's tokens."""
+        """Check that the data is cut into the base's tokens, and find its most frequent ones."""
         leave_together()
         check_vocabulary(self.parts, self.data, self.base)
+        if stage == "fit":
+            self.heads.choose_candidates(self.data.target_counts())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The configured optimiser over the heads, with the schedule."""

@@ -130,6 +130,9 @@ class JointFineTuning(pl.LightningModule):
             self.network = build_network(self.base, data, self.seed)
             new = Parts(self.network, data.source_tokenizer, data.target_tokenizer)
             self.heads = build_heads(new, self.shape, self.seed)
+        assert self.heads is not None
+        if self.trainer.state.fn == "fit":
+            self.heads.choose_candidates(self.data.target_counts())
         text_decoding(self.decode, self.heads)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

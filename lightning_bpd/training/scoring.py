@@ -27,6 +27,9 @@ class TranslationData(Protocol):
     def references(self, stage: Literal["validation", "test"]) -> list[str]:
         """The raw target lines."""
 
+    def target_counts(self) -> Tensor:
+        """How often each target token is in the training data, int64 [V]."""
+
 
 class Scores(nn.Module):
     """What a pass over a corpus is measured by; a module, so that the metrics follow it from device to device."""

@@ -272,3 +272,29 @@ def test_training_goes_on_from_the_heads_of_the_base(text, bases, tmp_path):
         torch.testing.assert_close(further.heads.state_dict(), first.heads.state_dict(), rtol=0, atol=0)
         anew = make(str(tmp_path / "model"), heads=HeadShape(block_size=5, d_hidden=16))
         assert not anew.heads.output_weight.any()
+
+
+def test_candidates_are_the_most_frequent_words_and_change_no_output(text, bases, tmp_path):
+    shape = HeadShape(block_size=4, d_hidden=16, candidates=50)
+    for make, path in ((frozen, "frozen.ckpt"), (joint, "joint.ckpt")):
+        module = make(bases[0], heads=shape)
+        checkpoint_of(module, text, tmp_path / path, max_steps=5)
+        counts = Counter(
+            token for row in module.trainer.train_dataloader for token in row.target.tokens.flatten().tolist()
+        )
+        translator = load_checkpoint(tmp_path / path)
+        translator.save(tmp_path / "model", {})
+        translator = load(tmp_path / "model")
+        chosen = translator.heads.candidates.tolist()
+        assert len(set(chosen)) == 50
+        assert translator.network.eos_id in chosen
+        least = min(counts[token] for token in chosen)
+        assert all(count <= least for token, count in counts.items() if token not in chosen and token != 0)
+        lines = ["The old man buys a house.", "Where is it?", "The women sleep in the garden."]
+        assert translator.translate(lines, "blockwise") == translator.translate(lines)
+        hidden = torch.randn(500, SMALL["d_model"])
+        assert set(translator.drafter.proposals(hidden, 3).flatten().tolist()) <= set(chosen)
+    # More candidates than words are all words.
+    module = frozen(bases[0], heads=HeadShape(block_size=4, d_hidden=16, candidates=1000))
+    checkpoint_of(module, text, tmp_path / "all.ckpt", max_steps=1)
+    assert set(module.heads.candidates.tolist()) == set(range(600))
