@@ -69,4 +69,5 @@ def certify(
 def _words(verdict: Verdict) -> str:
     if verdict.place is None:
         return verdict.kind
-    return f"{verdict.kind}\ttoken {verdict.place + 1}\tmargin {verdict.margin:.3g}, a near-tie up to {verdict.allowed:.3g}"
+    margin = f"margin {verdict.margin:.3g}, a near-tie up to {verdict.allowed:.3g}"
+    return f"{verdict.kind}\ttoken {verdict.place + 1}\t{margin}"

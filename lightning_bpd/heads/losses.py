@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,9 +18,6 @@ from lightning_bpd.linear import linear
 
 # Logits held at once. On a CPU just under 32 MiB of float32: what is larger malloc fetches from the kernel each time.
 CPU_LOGITS, GPU_LOGITS = 8_000_000, 64_000_000
-# Tokens that all heads see at once at least, so that their parameters are read and their gradients added up seldom.
-LEAST_TOKENS = 128
-
 
 # From logits [P, V]: losses [P], whether predictions are right [P], and the gradient of the logits [P, V].
 Score = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -89,97 +86,97 @@ def head_losses(
     shares = (shares / shares.sum()).to(hidden.device, wide) / counts.clamp(min=1)
     # Gradients are taken of a loss that is larger by this factor: float16 would lose shares of 1 / 30,000.
     scale = counts.sum().clamp(min=1).to(wide)
-    most_logits = most_logits or (CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS)
-    most_rows = max(most_logits // len(weight), 1)
     inputs = (kept, weight, *heads.layer)
     wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs]
     # The layer's gradients come together or not at all.
     wanted[2:] = [any(wanted[2:])] * len(heads.layer)
-    work = _Work(heads, which, targets, mask, shares * scale, temperature, most_rows)
-    losses, correct, gradients = _run(work, kept.detach(), weight.detach(), wanted)
-    sums = losses.sum(0)
+    gradients = [
+        torch.zeros_like(tensor, dtype=wide) if want else None
+        for tensor, want in zip(inputs, wanted, strict=True)
+    ]
+    of_hidden, of_weight, *of_layer = gradients
+    losses = torch.zeros(mask.numel(), dtype=wide, device=hidden.device)
+    correct = torch.zeros_like(losses, dtype=torch.bool)
+    device = hidden.device.type
+    narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    most_logits = most_logits or (CPU_LOGITS if device == "cpu" else GPU_LOGITS)
+    tokens = max(most_logits // len(weight) // len(which), 1)
+    with torch.no_grad(), torch.autocast(device, enabled=False):
+        work = _Work(
+            _Heads(heads, which, narrow, of_layer),
+            kept.detach(),
+            weight.to(narrow),
+            targets.flatten(),
+            shares * scale,
+            temperature,
+            losses,
+            correct,
+            of_hidden,
+            of_weight,
+        )
+        for first, pairs in zip(range(0, len(kept), tokens), _pairs(mask, tokens), strict=True):
+            if len(pairs):
+                _score_part(work, slice(first, min(first + tokens, len(kept))), pairs)
+    sums = losses.view_as(mask).sum(0)
     loss = (sums * shares).sum()
     if any(wanted):
         loss = _KnownGradients.apply(loss, scale, gradients, *inputs)
-    return HeadLosses(loss, sums, correct.sum(0), counts)
+    return HeadLosses(loss, sums, correct.view_as(mask).sum(0), counts)
 
 
 class _Work(NamedTuple):
-    """What is asked of M tokens and n heads."""
+    """M tokens and n heads. A pair is one of each, numbered token by token."""
 
-    heads: BlockHeads
-    which: range
+    heads: _Heads
+    hidden: Tensor
+    """[M, D]"""
+    weight: Tensor
+    """[V, D], of the type that products are computed in"""
     targets: Tensor
-    """int64 [M, n]"""
-    mask: Tensor
-    """bool [M, n]"""
+    """int64 [M * n]"""
     shares: Tensor
     """[n]: what a target of each head counts in the loss, about 1"""
     temperature: float | None
-    most_rows: int
-    """rows of logits to hold at once"""
+    losses: Tensor
+    """[M * n], to be filled in; 0 for pairs without a target"""
+    correct: Tensor
+    """bool [M * n], to be filled in; False for pairs without a target"""
+    of_hidden: Tensor | None
+    """[M, D], the gradient to be filled in, if it is wanted"""
+    of_weight: Tensor | None
+    """[V, D], the gradient to be added to, if it is wanted"""
 
 
-@torch.no_grad()
-def _run(
-    work: _Work, hidden: Tensor, weight: Tensor, wanted: list[bool]
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Losses [M, n], whether predictions are right [M, n], and the gradients wanted of hidden, weight and layer."""
-    count, most_rows, wide = len(work.which), work.most_rows, work.shares.dtype
-    device = hidden.device.type
-    narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    gradients = [
-        torch.zeros_like(tensor, dtype=wide) if want else None
-        for tensor, want in zip((hidden, weight, *work.heads.layer), wanted, strict=True)
-    ]
-    of_hidden, of_weight, *of_layer = gradients
-    losses = torch.zeros(work.mask.numel(), dtype=wide, device=hidden.device)
-    correct = torch.zeros_like(losses, dtype=torch.bool)
-    targets = work.targets.flatten()
-    tokens = max(most_rows // count, LEAST_TOKENS)
-    with torch.autocast(device, enabled=False):
-        weight = weight.to(narrow)
-        heads = _Heads(work.heads, work.which, narrow, of_layer)
-        # A pair is a token and one of the n heads, numbered token by token.
-        for first, pairs in zip(range(0, len(hidden), tokens), _pairs(work.mask, tokens), strict=True):
-            part = hidden[first : first + tokens]
-            outputs = heads.forward(part).flatten(0, 1)
-            of_outputs = torch.zeros_like(outputs, dtype=wide) if any(wanted) else None
-            if work.temperature is not None:
-                # Head i at token t learns from the base at token t + i - 1: the heads of a part share their teachers.
-                ahead = hidden[first + work.which.start - 1 : first + len(part) + work.which.stop - 2]
-                teacher = _Teacher.of(linear(ahead.to(narrow), weight).to(wide), work.temperature)
-            # In equal pieces, so that the memory of one serves the next.
-            for chosen in pairs.chunk(-(-len(pairs) // most_rows)) if len(pairs) else ():
-                here = chosen + first * count
-                rows = outputs.index_select(0, chosen).to(narrow)
-                shares = work.shares[chosen % count]
-                score = partial(_cross_entropy, targets=targets[here])
-                if work.temperature is not None:
-                    score = partial(_divergence, teacher=teacher, places=chosen // count + chosen % count)
-                losses[here], correct[here], of_rows = _scored(rows, weight, score, shares, of_weight)
-                if of_outputs is not None:
-                    of_outputs[chosen] = of_rows
-            if of_outputs is not None:
-                of_part = heads.backward(of_outputs.view(len(part), count, -1))
-                if of_hidden is not None:
-                    of_hidden[first : first + tokens] = of_part
-    return losses.view_as(work.mask), correct.view_as(work.mask), gradients
+def _score_part(work: _Work, part: slice, pairs: Tensor) -> None:
+    """Losses and gradients of some tokens and their pairs (int64 [P], counted from the first of the part).
 
-
-def _scored(
-    rows: Tensor, weight: Tensor, score: Score, shares: Tensor, of_weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses [P], whether predictions are right [P], and the gradient of the rows, [P, D].
-
-    A function of its own, so that the logits of one piece are gone before those of the next come.
+    A function of its own so that nothing is left of a part when the next begins.
     """
-    losses, correct, of_logits = score(linear(rows, weight).to(shares.dtype))
-    of_logits = of_logits.to(rows.dtype)
-    shares = shares[:, None]
-    if of_weight is not None:
-        add_product(of_weight, of_logits, (rows * shares).to(rows.dtype))
-    return losses, correct, linear(of_logits, weight.t()) * shares
+    heads, weight, wide = work.heads, work.weight, work.losses.dtype
+    which, hidden = heads.which, work.hidden[part]
+    token, head = pairs // len(which), pairs % len(which)
+    here = pairs + part.start * len(which)
+    outputs, units = heads.forward(hidden)
+    rows = outputs[token, head].to(weight.dtype)
+    score: Score = partial(_cross_entropy, targets=work.targets[here])
+    if work.temperature is not None:
+        # Head i at token t learns from the base at token t + i - 1: the heads share their teachers.
+        ahead = work.hidden[part.start + which.start - 1 : part.stop + which.stop - 2].to(weight.dtype)
+        teacher = _Teacher.of(linear(ahead, weight).to(wide), work.temperature)
+        score = partial(_divergence, teacher=teacher, places=token + head)
+    # The logits have no name here, so that they go as soon as their gradient has come.
+    work.losses[here], work.correct[here], of_logits = score(linear(rows, weight).to(wide))
+    if work.of_hidden is None and work.of_weight is None and heads.totals is None:
+        return
+    of_logits = of_logits.to(weight.dtype)
+    shares = work.shares[head, None]
+    if work.of_weight is not None:
+        add_product(work.of_weight, of_logits, (rows * shares).to(weight.dtype))
+    of_outputs = torch.zeros_like(outputs, dtype=wide)
+    of_outputs[token, head] = linear(of_logits, weight.t()) * shares
+    of_hidden = heads.backward(hidden, units, of_outputs)
+    if work.of_hidden is not None:
+        work.of_hidden[part] = of_hidden
 
 
 def _pairs(mask: Tensor, tokens: int) -> tuple[Tensor, ...]:
@@ -190,12 +187,13 @@ def _pairs(mask: Tensor, tokens: int) -> tuple[Tensor, ...]:
 
 
 class _Heads:
-    """A range of heads, computed in ``dtype``, that remembers what its gradient needs."""
+    """A range of heads, computed in ``dtype``, with their gradients, which are added to views of ``totals``."""
 
     def __init__(
-        self, heads: BlockHeads, which: range, dtype: torch.dtype, totals: list[Tensor | None]
+        self, heads: BlockHeads, which: range, dtype: torch.dtype, totals: Sequence[Tensor | None]
     ) -> None:
         learned = heads.learned(which)
+        self.which = which
         self.dtype = dtype
         self.identity = which.start < heads.first
         self.layer: HeadLayer | None = None
@@ -204,22 +202,20 @@ class _Heads:
             self.layer = HeadLayer(*(tensor.detach().to(dtype) for tensor in heads.layer.of(learned)))
             self.totals = None if totals[0] is None else HeadLayer(*totals).of(learned)  # type: ignore[arg-type]
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[M, D] to [M, n, D]."""
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """From [M, D] to outputs [M, n, D], and hidden units to be given back to ``backward``."""
         if self.layer is None:
-            return hidden[:, None]
-        self.hidden = hidden.to(self.dtype)
-        self.units = self.layer.units(self.hidden)
-        outputs = self.layer.outputs(hidden, self.units)
-        return torch.cat([hidden[:, None], outputs], 1) if self.identity else outputs
+            return hidden[:, None], None
+        units = self.layer.units(hidden.to(self.dtype))
+        outputs = self.layer.outputs(hidden, units)
+        return (torch.cat([hidden[:, None], outputs], 1) if self.identity else outputs), units
 
-    def backward(self, gradient: Tensor) -> Tensor:
-        """From the gradient of the latest outputs, [M, n, D], to that of their hidden states, [M, D]."""
-        if self.layer is None:
+    def backward(self, hidden: Tensor, units: Tensor | None, gradient: Tensor) -> Tensor:
+        """From the gradient of the outputs, [M, n, D], to that of the hidden states, [M, D]."""
+        if self.layer is None or units is None:
             return gradient[:, 0]
-        of_hidden = self.layer.backward(
-            self.hidden, self.units, gradient[:, int(self.identity) :], self.totals
-        )
+        own = gradient[:, int(self.identity) :]
+        of_hidden = self.layer.backward(hidden.to(self.dtype), units, own, self.totals)
         return of_hidden + gradient[:, 0] if self.identity else of_hidden
 
 
