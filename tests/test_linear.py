@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lightning_bpd import linear as module
 from lightning_bpd.linear import Linear, linear
-from lightning_bpd.models import linear as module
 
 
 @pytest.fixture

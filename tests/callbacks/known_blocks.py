@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from lightning_bpd.callbacks.block_measurement import BlockRule
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import ParallelBatch, Proposal, TokenRows
+from lightning_bpd.training.step_loss import leave_together
 
 BOS, EOS = 1, 2
 BLOCK_SIZE = 3
@@ -136,6 +137,9 @@ class Plain(pl.LightningModule):
 
 class Module(Plain):
     decode = DecodingOptions(extra_length=5)
+
+    def setup(self, stage):
+        leave_together()
 
     @property
     def data(self):
