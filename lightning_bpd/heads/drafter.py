@@ -11,19 +11,38 @@ from lightning_bpd.heads.block_heads import BlockHeads
 from lightning_bpd.interfaces import InputError, Proposal, SequenceModel, State, TokenRows, VerifiedBlock
 from lightning_bpd.linear import linear
 
+# Weights of a projection from which reading them takes longer than rounding the rows to 8 bits.
+EIGHT_BITS_FROM = 1_000_000
+
 
 class HeadDrafter:
     """Proposes what heads 2 to k find most probable at the last accepted token.
 
+    Every proposal is verified by p_1, so the heads need not be projected to the vocabulary exactly: a large
+    projection on a CPU is rounded to 8 bits, which is a quarter of the memory to read. Near-ties aside the proposals
+    are the same.
+
     Args:
         heads: The heads.
-        weight: The base's vocabulary projection, [V, D].
+        weight: The base's vocabulary projection, [V, D]. If it is rounded, then as it is now.
+        eight_bits: Whether to round; where it pays and the processor can if not given.
+
+    Raises:
+        InputError: 8 bits were asked for, and the processor, the device or the weight's type does not allow it.
     """
 
-    def __init__(self, heads: BlockHeads, weight: Tensor) -> None:
+    def __init__(self, heads: BlockHeads, weight: Tensor, eight_bits: bool | None = None) -> None:
         self.heads = heads
         self.candidates = None if heads.shape.candidates is None else heads.candidates
         self.weight = weight.detach() if self.candidates is None else weight.detach()[self.candidates]
+        possible = weight.is_cpu and weight.dtype == torch.float32 and _multiplies_eight_bits()
+        if eight_bits and not possible:
+            raise InputError(
+                "8 bits need a float32 projection and a processor with VNNI: leave eight_bits out"
+            )
+        if eight_bits is None:
+            eight_bits = possible and self.weight.numel() >= EIGHT_BITS_FROM
+        self.rounded = _EightBits(self.weight) if eight_bits else None
 
     @property
     def block_size(self) -> int:
@@ -48,8 +67,49 @@ class HeadDrafter:
         Raises:
             InputError: There are fewer heads.
         """
-        best = linear(self.heads(hidden, range(2, count + 2)), self.weight).argmax(-1)
+        outputs = self.heads(hidden, range(2, count + 2))
+        logits = linear(outputs, self.weight) if self.rounded is None else self.rounded.products(outputs)
+        best = logits.argmax(-1)
         return best if self.candidates is None else self.candidates[best]
+
+
+class _EightBits:
+    """A float32 matrix [V, D], each row in 255 steps of its own size."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.steps = weight.abs().amax(1).clamp(min=torch.finfo(weight.dtype).tiny) / 127
+        rounded = (weight / self.steps[:, None]).round().to(torch.int8)
+        self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.zeros = torch.zeros(len(weight), dtype=torch.long)
+
+    def products(self, rows: Tensor) -> Tensor:
+        """About ``rows @ weight.T`` times a positive number a row, which argmax does not see: [..., D] to [..., V]."""
+        rows = rows.float()
+        steps = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / 127
+        # The processor takes one factor without sign: 128 stands for 0.
+        rounded = (rows / steps).round().add(128).to(torch.uint8)
+        return torch.ops.onednn.qlinear_pointwise(
+            rounded,
+            1.0,
+            128,
+            self.packed,
+            self.steps,
+            self.zeros,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
+
+
+def _multiplies_eight_bits() -> bool:
+    # The operator is what torch.compile makes of a quantized layer. Without VNNI it is slower than float32.
+    return hasattr(torch.ops.onednn, "qlinear_pointwise") and bool(
+        getattr(torch.cpu, "_is_vnni_supported", bool)()
+    )
 
 
 class FirstHead(Generic[State]):

@@ -100,7 +100,12 @@ def head_losses(
     device = hidden.device.type
     narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     most_logits = most_logits or (CPU_LOGITS if device == "cpu" else GPU_LOGITS)
-    tokens = max(most_logits // len(weight) // len(which), 1)
+    rows_at_once = max(most_logits // len(weight), 1)
+    # Parts have equally many pairs, up to the last: oneDNN prepares itself for every new shape.
+    pairs = mask.flatten().nonzero().squeeze(1)
+    starts = torch.arange(0, len(pairs), rows_at_once, device=pairs.device)
+    ends = (starts + rows_at_once).clamp(max=len(pairs)) - 1
+    first_and_last_tokens = (pairs[torch.stack([starts, ends])] // len(which)).tolist()
     with torch.no_grad(), torch.autocast(device, enabled=False):
         work = _Work(
             _Heads(heads, which, narrow, of_layer),
@@ -114,9 +119,10 @@ def head_losses(
             of_hidden,
             of_weight,
         )
-        for first, pairs in zip(range(0, len(kept), tokens), _pairs(mask, tokens), strict=True):
-            if len(pairs):
-                _score_part(work, slice(first, min(first + tokens, len(kept))), pairs)
+        for start, first, last in zip(
+            range(0, len(pairs), rows_at_once), *first_and_last_tokens, strict=True
+        ):
+            _score_part(work, slice(first, last + 1), pairs[start : start + rows_at_once])
     sums = losses.view_as(mask).sum(0)
     loss = (sums * shares).sum()
     if any(wanted):
@@ -142,30 +148,29 @@ class _Work(NamedTuple):
     correct: Tensor
     """bool [M * n], to be filled in; False for pairs without a target"""
     of_hidden: Tensor | None
-    """[M, D], the gradient to be filled in, if it is wanted"""
+    """[M, D], the gradient to be added to, if it is wanted"""
     of_weight: Tensor | None
     """[V, D], the gradient to be added to, if it is wanted"""
 
 
 def _score_part(work: _Work, part: slice, pairs: Tensor) -> None:
-    """Losses and gradients of some tokens and their pairs (int64 [P], counted from the first of the part).
+    """Losses and gradients of some pairs (int64 [P]), whose tokens are those of ``part``.
 
     A function of its own so that nothing is left of a part when the next begins.
     """
     heads, weight, wide = work.heads, work.weight, work.losses.dtype
     which, hidden = heads.which, work.hidden[part]
-    token, head = pairs // len(which), pairs % len(which)
-    here = pairs + part.start * len(which)
+    token, head = pairs // len(which) - part.start, pairs % len(which)
     outputs, units = heads.forward(hidden)
     rows = outputs[token, head].to(weight.dtype)
-    score: Score = partial(_cross_entropy, targets=work.targets[here])
+    score: Score = partial(_cross_entropy, targets=work.targets[pairs])
     if work.temperature is not None:
         # Head i at token t learns from the base at token t + i - 1: the heads share their teachers.
-        ahead = work.hidden[part.start + which.start - 1 : part.stop + which.stop - 2].to(weight.dtype)
-        teacher = _Teacher.of(linear(ahead, weight).to(wide), work.temperature)
-        score = partial(_divergence, teacher=teacher, places=token + head)
+        ahead, places = (part.start + which.start - 1 + token + head).unique(return_inverse=True)
+        teacher = _Teacher.of(linear(work.hidden[ahead].to(weight.dtype), weight).to(wide), work.temperature)
+        score = partial(_divergence, teacher=teacher, places=places)
     # The logits have no name here, so that they go as soon as their gradient has come.
-    work.losses[here], work.correct[here], of_logits = score(linear(rows, weight).to(wide))
+    work.losses[pairs], work.correct[pairs], of_logits = score(linear(rows, weight).to(wide))
     if work.of_hidden is None and work.of_weight is None and heads.totals is None:
         return
     of_logits = of_logits.to(weight.dtype)
@@ -176,14 +181,8 @@ def _score_part(work: _Work, part: slice, pairs: Tensor) -> None:
     of_outputs[token, head] = linear(of_logits, weight.t()) * shares
     of_hidden = heads.backward(hidden, units, of_outputs)
     if work.of_hidden is not None:
-        work.of_hidden[part] = of_hidden
-
-
-def _pairs(mask: Tensor, tokens: int) -> tuple[Tensor, ...]:
-    """For every ``tokens`` tokens their pairs that have a target, int64, counted from their first; mask [M, n]."""
-    ends = mask.sum(1).cumsum(0)[tokens - 1 : len(mask) - 1 : tokens]
-    pairs = mask.flatten().nonzero().squeeze(1) % (tokens * mask.size(1))
-    return pairs.tensor_split(ends.cpu())
+        # Added, as a token's pairs may be in two parts.
+        work.of_hidden[part] += of_hidden
 
 
 class _Heads:
