@@ -46,7 +46,7 @@ class DecodeState(Protocol):
         """int64 [B], tokens that each row's cache holds."""
 
     def rewind(self, lengths: Tensor) -> None:
-        """Forget all past ``lengths[b]`` (int64 [B], at most the current lengths), per row, without copying."""
+        """Forget all past ``lengths[b]`` (int64 [B], on any device, at most the current lengths), without copying."""
 
     def reorder(self, rows: Tensor) -> None:
         """Row i becomes what row ``rows[i]`` was (int64 [B']): keeps, repeats or drops rows."""
