@@ -21,7 +21,7 @@ TRAIN = Path(lightning_bpd.__file__).parents[1] / "train.py"
 SMALL = {
     "model": {
         "init_args": {
-            "architecture": {
+            "base": {
                 "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 64, "dropout": 0.2,
             },
             "warmup_steps": 10,
