@@ -94,17 +94,25 @@ class Subject:
     device: torch.device
 
 
-def finished_model(folder: Path, source: Path | None, sentences: int, device: torch.device) -> Subject:
-    """A finished model with its own heads."""
+def finished_model(
+    folder: Path, source: Path | None, shape: HeadShape, sentences: int, device: torch.device
+) -> Subject:
+    """A finished model with its own heads or, where it has none, with random ones."""
     if source is None:
         raise InputError("a finished model needs sentences to decode: give --source")
     translator = lightning_bpd.load(folder, device)
     network = translator.network
-    if translator.heads is None:
-        raise InputError(f"{folder} has no block heads: train them first")
     lines = [line for line in read_lines(source) if line.strip()][:sentences]
     rows = [[*row, network.eos_id] for row in translator.source_tokenizer.encode(lines)]
-    return subject(network, translator.heads, rows)
+    heads = translator.heads or random_heads(network, shape)
+    return subject(network, heads, rows)
+
+
+def random_heads(network: EncoderDecoder, shape: HeadShape) -> BlockHeads:
+    """Heads that propose anything, on the network's device."""
+    heads = BlockHeads(network.architecture.d_model, shape)
+    torch.nn.init.normal_(heads.output_weight, std=0.02)
+    return heads.to(network.output_weight.device).eval()
 
 
 def random_model(shape: HeadShape, sentences: int, device: torch.device) -> Subject:
@@ -115,9 +123,8 @@ def random_model(shape: HeadShape, sentences: int, device: torch.device) -> Subj
         torch.randint(4, RANDOM_VOCABULARY, (length,)).tolist()
         for length in torch.randint(8, 41, (sentences,)).tolist()
     ]
-    heads = BlockHeads(network.architecture.d_model, shape)
-    torch.nn.init.normal_(heads.output_weight, std=0.02)
-    return subject(network.to(device).eval(), heads.to(device).eval(), rows)
+    network = network.to(device).eval()
+    return subject(network, random_heads(network, shape), rows)
 
 
 def subject(network: EncoderDecoder, heads: BlockHeads, rows: list[list[int]]) -> Subject:
@@ -312,7 +319,7 @@ def main(
         model: A finished model's folder; a random network of base size if not given.
         source: Source text for it, one sentence a line, plain or .gz.
         agreement: Probability that a proposal is greedy's token; the heads' own proposals if not given.
-        heads: Shape of the random network's heads.
+        heads: Shape of random heads, for a model without any.
         sentences: How many lines or random rows to decode.
         block_sizes: Tokens verified in one call, each at least 2.
         batch_sizes: Rows decoded together.
@@ -323,7 +330,9 @@ def main(
         json: Where to write the numbers as well.
     """
     place = torch.device(device)
-    given = partial(finished_model, model, source) if model is not None else partial(random_model, heads)
+    given = (
+        partial(finished_model, model, source, heads) if model is not None else partial(random_model, heads)
+    )
     measured = given(sentences, place)
     results = []
     for number in threads if device == "cpu" else (torch.get_num_threads(),):
