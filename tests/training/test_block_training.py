@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -229,27 +230,34 @@ def test_a_resumed_run_is_one_that_never_stopped(text, bases, tmp_path, make):
 
 
 class Written(FrozenBaseHeadDistillation):
-    """Writes each rank's validation metrics."""
+    """Writes each rank's metrics of validation or test."""
 
     folder: Path
 
     def on_validation_end(self):
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        metrics = {
+            name: float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if not name.startswith("train/")
+        }
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{self.global_rank}.json").write_text(json.dumps(metrics))
 
+    on_test_end = on_validation_end
 
-def test_two_ranks_measure_what_one_does(text, bases, tmp_path):
-    """Every metric but the speed-up, which is a time, to the last digit."""
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_two_ranks_measure_what_one_does(text, bases, tmp_path, command):
+    """Every metric but the speed-up, which is a time, to the last digit; fit with steps that move nothing."""
     rules = [BlockRule(), BlockRule(3, "top-2"), BlockRule(4, "minimum-2")]
     for name, options in (("one", {}), ("two", {"devices": 2, "strategy": "ddp_spawn"})):
         torch.manual_seed(5)
-        module = Written(bases[0], heads=SHAPE, decode=DECODE)
+        module = Written(bases[0], heads=SHAPE, decode=DECODE, optimizer=partial(SGD, lr=0.0))
         torch.nn.init.normal_(module.heads.output_weight, std=0.3)
         module.folder = tmp_path / name
-        trainer(**options, callbacks=[BlockwiseDecoding(rules)], default_root_dir=tmp_path).validate(
-            module, datamodule=data(text), verbose=False
-        )
+        callback = BlockwiseDecoding(rules)
+        loop = trainer(**options, callbacks=[callback], default_root_dir=tmp_path, limit_train_batches=4)
+        getattr(loop, command)(module, datamodule=data(text, test="val"))
     (one,) = [json.loads(path.read_text()) for path in (tmp_path / "one").glob("*.json")]
     both = [json.loads(path.read_text()) for path in sorted((tmp_path / "two").glob("*.json"))]
     assert len(both) == 2
@@ -258,7 +266,9 @@ def test_two_ranks_measure_what_one_does(text, bases, tmp_path):
     for metrics in (one, *both):
         for name in timed:
             assert metrics.pop(name) > 0
-    assert {"val/k4_exact/bleu", "val/replay/mean_accepted_block_size_k3", "val/head_4/accuracy"} <= set(one)
+    stage = "test" if command == "test" else "val"
+    names = ("k4_exact/bleu", "replay/mean_accepted_block_size_k3", "head_4/accuracy")
+    assert {f"{stage}/{name}" for name in names} <= set(one)
     assert one == both[0] == both[1]
 
 
