@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Generic
 
 import torch
@@ -24,7 +25,7 @@ class HeadDrafter:
 
     Args:
         heads: The heads.
-        weight: The base's vocabulary projection, [V, D]. If it is rounded, then as it is now.
+        weight: The base's vocabulary projection, [V, D]. It is prepared by the first proposal, as it is then.
         eight_bits: Whether to round; where it pays and the processor can if not given.
 
     Raises:
@@ -34,15 +35,28 @@ class HeadDrafter:
     def __init__(self, heads: BlockHeads, weight: Tensor, eight_bits: bool | None = None) -> None:
         self.heads = heads
         self.candidates = None if heads.shape.candidates is None else heads.candidates
-        self.weight = weight.detach() if self.candidates is None else weight.detach()[self.candidates]
+        self._weight = weight.detach()
         possible = weight.is_cpu and weight.dtype == torch.float32 and _multiplies_eight_bits()
         if eight_bits and not possible:
             raise InputError(
                 "8 bits need a float32 projection and a processor with VNNI: leave eight_bits out"
             )
         if eight_bits is None:
-            eight_bits = possible and self.weight.numel() >= EIGHT_BITS_FROM
-        self.rounded = _EightBits(self.weight) if eight_bits else None
+            words = len(weight) if self.candidates is None else len(self.candidates)
+            eight_bits = possible and words * weight.size(1) >= EIGHT_BITS_FROM
+        self.eight_bits = eight_bits
+
+    # Training asks for a drafter at each batch of a validation and mostly for its block size alone.
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The projection to the words that are proposed, [C, D]."""
+        return self._weight if self.candidates is None else self._weight[self.candidates]
+
+    @cached_property
+    def rounded(self) -> _EightBits | None:
+        """The same in 8 bits, where it is used so."""
+        return _EightBits(self.weight) if self.eight_bits else None
 
     @property
     def block_size(self) -> int:
