@@ -16,13 +16,13 @@ from lightning_bpd.decoding import DecodingOptions, blockwise, greedy, parse_acc
 from lightning_bpd.interfaces import (
     DecodeResult,
     Drafter,
-    InputError,
     ParallelBatch,
     SequenceModel,
     TokenRows,
 )
 from lightning_bpd.metrics import AcceptedSizes, CorpusBleu, GreedyComparison, mean_accepted_block_size
 from lightning_bpd.tasks.text import Tokenizer
+from lightning_bpd.tasks.translation import text_decoding
 
 Stage = Literal["val", "test"]
 Part = Literal["validation", "test"]
@@ -42,11 +42,9 @@ class BlockRule:
     acceptance: str = "exact"
 
 
-def check_rule(rule: BlockRule) -> None:
-    """Raise InputError for what can be no rule, whatever the heads."""
-    if rule.block_size is not None and rule.block_size < 1:
-        raise InputError(f"block_size must be at least 1, not {rule.block_size}")
-    parse_acceptance(rule.acceptance)
+def options_of(rule: BlockRule) -> DecodingOptions:
+    """The rule as decoding options; InputError for what can be no rule, whatever the heads."""
+    return DecodingOptions("blockwise", block_size=rule.block_size, acceptance=rule.acceptance)
 
 
 class TextData(Protocol):
@@ -98,18 +96,9 @@ class MeasuredRule:
     """
 
     def __init__(self, rule: BlockRule, trained: int, device: torch.device) -> None:
+        text_decoding(options_of(rule), trained)
         self.block_size = trained if rule.block_size is None else rule.block_size
-        if self.block_size > trained:
-            raise InputError(
-                f"blockwise decoding is asked for block size {self.block_size} and the heads were trained for "
-                f"{trained}: choose 1 to {trained}"
-            )
         self.acceptance = parse_acceptance(rule.acceptance)
-        if self.acceptance.ordinal:
-            raise InputError(
-                f"the acceptance rule {self.acceptance.name} compares tokens as numbers, and those of text are none: "
-                "choose exact, top-N or minimum-N"
-            )
         self.label = f"k{self.block_size}_{self.acceptance.name}"
         self.bleu = CorpusBleu().to(device)
         self.sizes = AcceptedSizes(self.block_size).to(device)

@@ -21,7 +21,7 @@ from lightning_bpd.callbacks.block_measurement import (
     MeasuredRule,
     Measurement,
     Stage,
-    check_rule,
+    options_of,
 )
 from lightning_bpd.callbacks.decode_traces import COLUMNS, Iteration, gather_traces, markdown, table_rows
 from lightning_bpd.callbacks.samples import spread
@@ -68,7 +68,7 @@ class BlockwiseDecoding(Callback):
                 f"{rules}, {every_n_epochs}, {rows} and {traces}"
             )
         for rule in self.rules or []:
-            check_rule(rule)
+            options_of(rule)
         self.every_n_epochs = every_n_epochs
         self.rows = rows
         self.traces = traces

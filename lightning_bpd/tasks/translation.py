@@ -117,7 +117,7 @@ class Translator:
             block_size,
             acceptance,
         )
-        text_decoding(options, self.heads)
+        text_decoding(options, None if self.heads is None else self.heads.block_size)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
         outputs = [""] * len(lines)
@@ -203,8 +203,12 @@ def block_decoder(network: EncoderDecoder, heads: BlockHeads) -> tuple[SequenceM
     return model, HeadDrafter(heads, network.output_weight)
 
 
-def text_decoding(options: DecodingOptions, heads: BlockHeads | None) -> DecodingOptions:
+def text_decoding(options: DecodingOptions, trained: int | None) -> DecodingOptions:
     """The options, if they fit text and the heads.
+
+    Args:
+        options: How text is to be decoded.
+        trained: The largest block that the model's heads propose; None for a model without heads.
 
     Raises:
         InputError: Blockwise decoding without heads, a block larger than they were trained for, or an acceptance rule
@@ -212,14 +216,14 @@ def text_decoding(options: DecodingOptions, heads: BlockHeads | None) -> Decodin
     """
     if options.decoder != "blockwise":
         return options
-    if heads is None:
+    if trained is None:
         raise InputError(
             "this model has no block heads, so it cannot be decoded blockwise: train them on it with "
             "--config configs/translation/frozen.yaml --model.base MODEL"
         )
-    if options.block_size is not None and options.block_size > heads.block_size:
+    if options.block_size is not None and options.block_size > trained:
         raise InputError(
-            f"block_size {options.block_size} is larger than the {heads.block_size} that the heads were trained for"
+            f"block_size {options.block_size} is larger than the {trained} that the heads were trained for"
         )
     if parse_acceptance(options.acceptance).ordinal:
         raise InputError(

@@ -223,12 +223,9 @@ def test_a_module_without_heads_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([BlockRule(4)], "block size 4 and the heads were trained for 3: choose 1 to 3"),
-        (
-            [BlockRule(None, "distance-1")],
-            "distance-1 compares tokens as numbers, and those of text are none",
-        ),
-        ([BlockRule(None, "minimum-2+distance-1")], "distance-1 compares tokens as numbers"),
+        ([BlockRule(4)], "block_size 4 is larger than the 3 that the heads were trained for"),
+        ([BlockRule(None, "distance-1")], "acceptance 'distance-1' compares values that have an order"),
+        ([BlockRule(None, "minimum-2+distance-1")], "compares values that have an order"),
         ([BlockRule(), BlockRule(3)], "given the rule k3_exact twice"),
     ],
 )
