@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
+from lightning_bpd.callbacks.block_measurement import timed
 from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
-from lightning_bpd.metrics import bleu_score, bleu_statistics
+from lightning_bpd.interfaces import DecodeResult, InputError
+from lightning_bpd.metrics import bleu_score, bleu_statistics, equal_rows
 from lightning_bpd.tasks.translation import Translator, text_decoding
 
 # Batches after which the arms take turns, so that none has the machine's good or bad minutes to itself.
@@ -65,9 +65,10 @@ def compare_decoders(
     """
     if not sources:
         raise InputError("there are no sentences to compare decoders on")
+    trained = None if translator.heads is None else translator.heads.block_size
     options = [DecodingOptions()]
     options += [
-        text_decoding(DecodingOptions("blockwise", block_size=size, acceptance=acceptance), translator.heads)
+        text_decoding(DecodingOptions("blockwise", block_size=size, acceptance=acceptance), trained)
         for size, acceptance in rules
     ]
     batches = list(translator.batches(sources, batch_size))
@@ -79,22 +80,20 @@ def compare_decoders(
             for _, source in batches[:WARM_UP] if first == 0 else turn[:1]:
                 decode(translator.model, source, each, translator.drafter)
             for number, (_, source) in enumerate(turn, start=first):
-                started = _now(source)
-                results[arm][number] = decode(translator.model, source, each, translator.drafter)
-                seconds[arm] += _now(source) - started
+                decoding = partial(decode, translator.model, source, each, translator.drafter)
+                results[arm][number], nanoseconds = timed(decoding, translator.device)
+                seconds[arm] += nanoseconds / 1e9
         if progress is not None:
             progress(sum(len(places) for places, _ in turn))
-    greedy_rows = [results[0][number].rows() for number in range(len(batches))]
     arms = []
     for arm, (size, acceptance) in enumerate([(1, "exact"), *rules]):
         texts = [""] * len(sources)
         tokens = iterations = calls = same = 0
         for number, (places, _) in enumerate(batches):
             result = results[arm][number]
-            rows = result.rows()
-            for place, text in zip(places, translator.target_tokenizer.decode(rows), strict=True):
+            for place, text in zip(places, translator.target_tokenizer.decode(result.rows()), strict=True):
                 texts[place] = text
-            same += sum(row == other for row, other in zip(rows, greedy_rows[number], strict=True))
+            same += int(equal_rows(result, results[0][number]).sum())
             tokens += int(result.lengths.sum())
             iterations += int(
                 result.lengths.sum() if result.accepted is None else (result.accepted > 0).sum()
@@ -156,9 +155,3 @@ def draw_comparison(arms: Sequence[Arm], picture: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(picture, dpi=120)
-
-
-def _now(source: TokenRows) -> float:
-    if source.tokens.is_cuda:
-        torch.cuda.synchronize(source.tokens.device)
-    return time.perf_counter()
