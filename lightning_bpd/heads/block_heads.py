@@ -18,7 +18,8 @@ class HeadShape:
 
     Args:
         block_size: k, the number of heads; head i predicts the token i places ahead.
-        d_hidden: Hidden units of each head; 4 x d_model if not given. The base's feed-forward width is the paper's.
+        d_hidden: Hidden units of each head. If not given, training takes as many as the base's feed-forward layers
+            have, as the paper does, and what is built without a base 4 x d_model.
         second_matrix: Whether an output sees its own head's hidden units (per_head: parameters grow with k) or
             those of all heads (dense, as in the paper: parameters grow with k squared).
         first_head: Whether head 1 is the base itself (identity: the base's output is unchanged) or has parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 from collections.abc import Sequence
 from typing import Literal
@@ -15,6 +16,8 @@ from lightning_bpd.heads import BlockHeads, HeadLosses, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.finished_model import Parts
 from lightning_bpd.training.scoring import TranslationData
+
+logger = logging.getLogger(__name__)
 
 LossKind = Literal["sampled", "all"]
 
@@ -37,11 +40,20 @@ def build_heads(base: Parts, shape: HeadShape, seed: int) -> BlockHeads:
     network = base.network
     if shape.d_hidden is None:
         shape = dataclasses.replace(shape, d_hidden=network.architecture.feed_forward)
-    if base.heads is not None and base.heads.shape == shape:
-        return base.heads
+    # Candidates are no part of what is trained.
+    same = (
+        base.heads is not None and dataclasses.replace(base.heads.shape, candidates=shape.candidates) == shape
+    )
+    if base.heads is not None:
+        logger.info(
+            "The base has heads: %s", "going on from them" if same else "of another shape, starting anew"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return BlockHeads(network.architecture.d_model, shape).to(network.output_weight.device)
+        heads = BlockHeads(network.architecture.d_model, shape).to(network.output_weight.device)
+    if same and base.heads is not None:
+        heads.load_state_dict(dict(base.heads.named_parameters()), strict=False)
+    return heads
 
 
 def heads_of_step(

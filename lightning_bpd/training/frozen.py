@@ -53,7 +53,8 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
 
     Args:
         base: The model to put heads on: the folder of a finished model, or a checkpoint.
-        heads: The shape of the heads. Where the base has heads of this shape, training goes on from them.
+        heads: The shape of the heads. Where the base has heads of this shape, candidates aside, training goes on
+            from them.
         loss: One head a micro-batch, drawn at random (sampled, as the paper), or the mean over all heads (all).
         targets: What heads learn: the data's tokens (data), or the base's own distribution of them (distill).
         temperature: Softens both distributions when ``targets`` is distill.
@@ -100,7 +101,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
-        self.decode = text_decoding(decode, self.heads)
+        self.decode = text_decoding(decode, self.heads.block_size)
         self.bleu_signature = bleu_signature()
         self.scores = Scores()
         self.head_scores = HeadScores(self.heads.block_size)
@@ -181,9 +182,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
 
     def _score(self, stage: Literal["val", "test"], batch: ParallelBatch) -> dict[int, str]:
         every = range(1, self.heads.block_size + 1)
-        losses = head_losses(
-            self.heads, self._hidden(batch), self.network.output_weight, batch.target, every, None, None
-        )
+        losses = head_losses(self.heads, self._hidden(batch), self.network.output_weight, batch.target, every)
         outputs = self.predict_step(batch, 0)
         self.scores.update(self, stage, losses.sums[0], losses.counts[0], outputs)
         self.head_scores.update(self, stage, losses)

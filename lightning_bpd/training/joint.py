@@ -50,7 +50,8 @@ class JointFineTuning(pl.LightningModule):
 
     Args:
         base: What to start from: the folder of a finished model, a checkpoint, or the shape of a new network.
-        heads: The shape of the heads. Where the base has heads of this shape, training goes on from them.
+        heads: The shape of the heads. Where the base has heads of this shape, candidates aside, training goes on
+            from them.
         loss: One of p_1 and the heads a micro-batch, drawn at random (sampled, as the paper), or the mean over all of
             them (all).
         head_weights: Weight of each head in the loss, p_1 first; equal by default.
@@ -133,7 +134,7 @@ class JointFineTuning(pl.LightningModule):
         assert self.heads is not None
         if self.trainer.state.fn == "fit":
             self.heads.choose_candidates(self.data.target_counts())
-        text_decoding(self.decode, self.heads)
+        text_decoding(self.decode, self.shape.block_size)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The configured optimiser over two groups, heads and base, with the schedule."""

@@ -280,6 +280,8 @@ def test_training_goes_on_from_the_heads_of_the_base(text, bases, tmp_path):
     for make in (frozen, joint):
         further = make(str(tmp_path / "model"))
         torch.testing.assert_close(further.heads.state_dict(), first.heads.state_dict(), rtol=0, atol=0)
+        chosen = make(str(tmp_path / "model"), heads=HeadShape(block_size=4, d_hidden=16, candidates=9))
+        assert torch.equal(chosen.heads.output_weight, first.heads.output_weight)
         anew = make(str(tmp_path / "model"), heads=HeadShape(block_size=5, d_hidden=16))
         assert not anew.heads.output_weight.any()
 
