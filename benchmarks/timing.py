@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers depend on beside the code."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "ctranslate2")}
+    names = ("torch", "transformers", "ctranslate2")
+    libraries = {name: version(name) for name in names if find_spec(name)}
     return {
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),

@@ -43,7 +43,7 @@ def translate(
         model: Folder of the finished model, such as runs/default/model.
         input: File to translate; - is standard input.
         output: File to write, complete or not at all (a pipe or device is written as it is); - is standard output.
-        decoder: blockwise is fastest and, by the exact rule, gives what greedy gives; beam is a little better.
+        decoder: blockwise gives, by the exact rule, what greedy gives, in fewer calls; beam is a little better.
         batch_size: Lines decoded together.
         beam: Prefixes that beam search keeps.
         alpha: Exponent of beam search's length penalty.
