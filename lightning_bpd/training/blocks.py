@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 from lightning_bpd.heads import BlockHeads, HeadLosses, HeadShape
@@ -103,6 +104,23 @@ def log_training(module: pl.LightningModule, losses: HeadLosses, which: range) -
     for place, head in enumerate(which):
         module.log(f"train/head_{head}/loss", losses.sums[place] / counts[place])
         module.log(f"train/head_{head}/accuracy", losses.correct[place] / counts[place])
+
+
+def check_averaging(trainer: pl.Trainer, frozen_base: bool) -> None:
+    """Raise InputError, saying what to do, if weights are averaged that must not be.
+
+    An average of a frozen base with itself is off by rounding, and one of candidates is no list of words.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(callback, WeightAveraging):
+            continue
+        name = type(callback).__name__
+        if frozen_base:
+            raise InputError(f"{name} would average the frozen base too: leave it out of trainer.callbacks")
+        if callback._use_buffers:
+            raise InputError(
+                f"{name} would average the list of candidates: give it use_buffers: false in trainer.callbacks"
+            )
 
 
 def check_vocabulary(base: Parts, data: TranslationData, path: str) -> None:

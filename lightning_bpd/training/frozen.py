@@ -27,6 +27,7 @@ from lightning_bpd.tasks.translation import block_decoder, text_decoding
 from lightning_bpd.training.blocks import (
     LossKind,
     build_heads,
+    check_averaging,
     check_vocabulary,
     heads_of_step,
     log_training,
@@ -123,6 +124,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Check that the data is cut into the base's tokens, and find its most frequent ones."""
         leave_together()
+        check_averaging(self.trainer, frozen_base=True)
         check_vocabulary(self.parts, self.data, self.base)
         if stage == "fit":
             self.heads.choose_candidates(self.data.target_counts())

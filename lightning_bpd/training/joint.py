@@ -23,6 +23,7 @@ from lightning_bpd.training.base import build_network
 from lightning_bpd.training.blocks import (
     LossKind,
     build_heads,
+    check_averaging,
     check_vocabulary,
     heads_of_step,
     log_training,
@@ -120,6 +121,7 @@ class JointFineTuning(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Check that the data is cut into the base's tokens."""
         leave_together()
+        check_averaging(self.trainer, frozen_base=False)
         if self.parts is not None:
             check_vocabulary(self.parts, self.data, str(self.base))
 

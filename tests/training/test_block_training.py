@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from small_training import SMALL, data, trainer
 from torch.optim import SGD
 
@@ -55,6 +57,22 @@ def frozen(base: str, **options) -> FrozenBaseHeadDistillation:
 def joint(base, **options) -> JointFineTuning:
     torch.manual_seed(5)
     return JointFineTuning(base, **{"heads": SHAPE, "warmup_steps": 4, "decode": DECODE, **options})
+
+
+def test_averaging_spares_the_frozen_base_and_the_candidates(text, bases, tmp_path):
+    average = partial(EMAWeightAveraging, decay=0.5)
+    with pytest.raises(InputError, match="would average the frozen base too"):
+        trainer(callbacks=[average(use_buffers=False)]).fit(frozen(bases[0]), datamodule=data(text))
+    shape = replace(SHAPE, candidates=50)
+    with pytest.raises(InputError, match="use_buffers: false"):
+        trainer(callbacks=[average()]).fit(joint(bases[0], heads=shape), datamodule=data(text))
+    plain, averaged = joint(bases[0], heads=shape), joint(bases[0], heads=shape)
+    checkpoint_of(plain, text, tmp_path / "plain.ckpt", max_steps=4)
+    callbacks = [average(use_buffers=False)]
+    checkpoint_of(averaged, text, tmp_path / "averaged.ckpt", max_steps=4, callbacks=callbacks)
+    kept = load_checkpoint(tmp_path / "averaged.ckpt").heads
+    assert torch.equal(kept.candidates, plain.heads.candidates)
+    assert not torch.equal(kept.hidden_weight, plain.heads.hidden_weight)
 
 
 @pytest.mark.parametrize("loss", ["all", "sampled"])
