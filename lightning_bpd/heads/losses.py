@@ -99,7 +99,13 @@ def head_losses(
     correct = torch.zeros_like(losses, dtype=torch.bool)
     device = hidden.device.type
     narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    most_logits = most_logits or (CPU_LOGITS if device == "cpu" else GPU_LOGITS)
+    if most_logits is None:
+        most_logits = CPU_LOGITS if device == "cpu" else GPU_LOGITS
+        if narrow != heads.layer.hidden_weight.dtype:
+            # Narrow copies of the heads' weights take the place of logits, which are held once narrow and twice wide.
+            copied = sum(tensor.numel() for tensor in heads.layer.of(heads.learned(which)))
+            taken = copied * narrow.itemsize // (narrow.itemsize + 2 * wide.itemsize)
+            most_logits = max(most_logits - taken, most_logits // 4)
     rows_at_once = max(most_logits // len(weight), 1)
     # Parts have equally many pairs, up to the last: oneDNN prepares itself for every new shape.
     pairs = mask.flatten().nonzero().squeeze(1)
