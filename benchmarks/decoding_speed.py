@@ -1,6 +1,10 @@
-"""Greedy decoding: ours, Hugging Face ``generate`` and CTranslate2 on the same weights and sentences.
+"""Greedy decoding or beam search: ours, Hugging Face ``generate`` and CTranslate2 on the same weights and sentences.
 
 python benchmarks/decoding_speed.py --model runs/multi30k/model --source data/multi30k/test_2016_flickr.en.gz
+python benchmarks/decoding_speed.py --model runs/multi30k/model --source data/multi30k/train.en.gz --beam 4 \
+    --sentences 256 --batch_sizes '[64]'
+
+The three divide a hypothesis' log-probability by slightly different length penalties, so that beams may differ.
 """
 
 from __future__ import annotations
@@ -20,41 +24,56 @@ from transformers import PreTrainedModel
 
 import lightning_bpd
 from lightning_bpd.datamodules.text_files import read_lines
-from lightning_bpd.decoding import greedy
+from lightning_bpd.decoding import beam_search, greedy
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.tasks.translation import pad
 
 Rows = list[list[int]]
 EXTRA_LENGTH = 50
+ALPHA = 0.6
 OURS, SDPA, EAGER, CTRANSLATE2 = "ours", "Hugging Face, sdpa", "Hugging Face, eager", "CTranslate2 float32"
 
 
-def our_rows(network: EncoderDecoder, batches: Sequence[TokenRows]) -> Rows:
+def our_rows(network: EncoderDecoder, batches: Sequence[TokenRows], beam: int = 1) -> Rows:
     """Output tokens of each row, end token included."""
-    return [row for batch in batches for row in greedy(network, batch, EXTRA_LENGTH).rows()]
+    rows: Rows = []
+    for batch in batches:
+        if beam == 1:
+            rows += greedy(network, batch, EXTRA_LENGTH).rows()
+        else:
+            rows += beam_search(network, batch, beam, ALPHA, EXTRA_LENGTH).rows()
+    return rows
 
 
 @torch.inference_mode()
-def hugging_face_rows(model: PreTrainedModel, batches: Sequence[TokenRows]) -> Rows:
+def hugging_face_rows(model: PreTrainedModel, batches: Sequence[TokenRows], beam: int = 1) -> Rows:
     """The same by ``generate``. Its limit is that of the longest row of a batch, for all its rows."""
     rows: Rows = []
     for tokens, lengths in batches:
         mask = torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None]
         limit = tokens.size(1) + EXTRA_LENGTH
         output = model.generate(  # type: ignore[operator]  # the library's own types confuse mypy
-            input_ids=tokens, attention_mask=mask.long(), max_new_tokens=limit
+            input_ids=tokens,
+            attention_mask=mask.long(),
+            max_new_tokens=limit,
+            num_beams=beam,
+            **({} if beam == 1 else {"length_penalty": ALPHA}),
         )
         rows += [_until(row, model.generation_config.eos_token_id) for row in output[:, 1:].tolist()]
     return rows
 
 
-def ctranslate2_rows(model: ctranslate2.Translator, batches: Sequence[list[list[str]]], eos_id: int) -> Rows:
+def ctranslate2_rows(
+    model: ctranslate2.Translator, batches: Sequence[list[list[str]]], eos_id: int, beam: int = 1
+) -> Rows:
     """The same by CTranslate2, with the limit of ``hugging_face_rows``; sources are tokens as ``text_rows`` gives."""
     rows: Rows = []
     for batch in batches:
         limit = max(map(len, batch)) + EXTRA_LENGTH
-        results = model.translate_batch(batch, beam_size=1, max_decoding_length=limit, return_end_token=True)
+        results = model.translate_batch(
+            batch, beam_size=beam, length_penalty=ALPHA, max_decoding_length=limit, return_end_token=True
+        )
         rows += [_until([int(token) for token in result.hypotheses[0]], eos_id) for result in results]
     return rows
 
@@ -88,9 +107,10 @@ def main(
     threads: int = 1,
     device: Literal["cpu", "cuda"] = "cpu",
     repeats: int = 5,
+    beam: int = 1,
     json: Path | None = None,
 ) -> None:
-    """Time greedy decoding of one finished model by all arms in turns, in float32.
+    """Time the decoding of one finished model by all arms in turns, in float32.
 
     Args:
         model: A finished model's folder; sinusoidal positions and one joint vocabulary.
@@ -100,6 +120,7 @@ def main(
         threads: CPU threads of each arm.
         device: Where all arms run.
         repeats: Timed runs of each arm.
+        beam: Prefixes kept; 1 is greedy decoding.
         json: Where to write the numbers as well.
     """
     torch.set_num_threads(threads)
@@ -126,25 +147,27 @@ def main(
         ]
         texts = [text_rows(batch) for batch in batches]
         arms: dict[str, Callable[[], Rows]] = {
-            OURS: partial(our_rows, network, batches),
-            CTRANSLATE2: partial(ctranslate2_rows, engine, texts, network.eos_id),
+            OURS: partial(our_rows, network, batches, beam),
+            CTRANSLATE2: partial(ctranslate2_rows, engine, texts, network.eos_id, beam),
         }
         for name, other in theirs.items():
-            arms[name] = partial(hugging_face_rows, other, batches)
+            arms[name] = partial(hugging_face_rows, other, batches, beam)
         outputs = {name: arm() for name, arm in arms.items()}
         seconds = interleaved_seconds(arms, repeats, place)
         speeds = {name: rates(sum(map(len, outputs[name])), seconds[name]) for name in arms}
+        sentences_a_second = {name: rates(len(encoded), seconds[name]) for name in arms}
         for name in (OURS, SDPA, EAGER, CTRANSLATE2):
             # A row of ours that reached no end token stopped at its own limit, theirs at that of the batch.
             equal = sum(
                 row == other[: len(row)] for row, other in zip(outputs[OURS], outputs[name], strict=True)
             )
-            ratio = speeds[OURS]["median"] / speeds[name]["median"]
+            ratio = sentences_a_second[OURS]["median"] / sentences_a_second[name]["median"]
             report["results"].append(
                 {
                     "batch_size": batch_size,
                     "arm": name,
                     "tokens_per_second": speeds[name],
+                    "sentences_per_second": sentences_a_second[name],
                     "ours_is_faster_by": ratio,
                     "rows_equal_to_ours": equal,
                 }
@@ -155,6 +178,7 @@ def main(
                     name,
                     f"{speeds[name]['median']:,.0f}",
                     spread(speeds[name]),
+                    f"{sentences_a_second[name]['median']:,.0f}",
                     f"{ratio:.2f}",
                     f"{equal}/{len(encoded)}",
                 ]
@@ -164,6 +188,7 @@ def main(
         "arm",
         "tokens/s (median)",
         "tokens/s (range)",
+        "sentences/s (median)",
         "ours is faster by",
         "rows equal to ours",
     ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.decoding.limits import length_limits
-from lightning_bpd.interfaces import DecodeResult, SequenceModel, State, TokenRows
+from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, State, TokenRows
 
 
 def length_penalty(length: Tensor | int, alpha: float) -> Tensor | float:
@@ -16,13 +16,18 @@ def length_penalty(length: Tensor | int, alpha: float) -> Tensor | float:
 
 @torch.inference_mode()
 def beam_search(
-    model: SequenceModel[State], source: TokenRows, beam: int = 4, alpha: float = 0.6, extra_length: int = 50
+    model: SequenceModel[State],
+    source: TokenRows,
+    beam: int = 4,
+    alpha: float = 0.6,
+    extra_length: int = 50,
+    best: int = 1,
 ) -> DecodeResult:
-    """The best row found by keeping the ``beam`` most probable prefixes of each source.
+    """The best rows found by keeping the ``beam`` most probable prefixes of each source.
 
     A hypothesis ends with its end token or after source length + ``extra_length`` tokens, and counts as its
     log-probability divided by the length penalty. A source is finished when no prefix still alive can beat the
-    best ended hypothesis whatever follows, and then leaves the batch.
+    ``best`` ended hypotheses whatever follows, and then leaves the batch.
 
     Args:
         model: Any SequenceModel, in eval mode.
@@ -30,15 +35,23 @@ def beam_search(
         beam: Prefixes kept for each source.
         alpha: Exponent of the length penalty; 0 for none.
         extra_length: Tokens that a row may be longer than its source.
+        best: Hypotheses to return for each source, at most ``beam``.
+
+    Returns:
+        B * ``best`` rows: those of the first source, best first, then those of the next. Where a source has fewer
+        hypotheses, the last have length 0.
+
+    Raises:
+        InputError: ``best`` is not between 1 and ``beam``.
     """
+    if not 1 <= best <= beam:
+        raise InputError(f"of a beam of {beam} the best 1 to {beam} hypotheses can be had, not {best}")
     device = source.lengths.device
     limits = length_limits(model, source, extra_length)
     sources, longest = len(limits), int(limits.max())
     state = model.start(source, torch.arange(sources, device=device).repeat_interleave(beam), longest)
 
-    best_tokens = torch.zeros(sources, longest, dtype=torch.long, device=device)
-    best_lengths = torch.zeros_like(limits)
-    best_scores: Tensor | None = None
+    ended_rows = _Best(sources, best, longest, device)
     calls_of = torch.zeros_like(limits)
 
     active = torch.arange(sources, device=device)
@@ -49,31 +62,24 @@ def beam_search(
     while len(active):
         logits = model.project(model.step(newest.view(-1, 1), state)[:, -1])
         vocabulary = logits.size(-1)
-        step_scores = logits.log_softmax(-1).view(len(active), beam, vocabulary)
-        if log_probabilities is None or best_scores is None:
+        # Sums of log-probabilities need more digits than the model's own arithmetic may have.
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        step_scores = logits.log_softmax(-1, dtype=wide).view(len(active), beam, vocabulary)
+        if log_probabilities is None:
             # All prefixes of a source are the same before the first token: let only one of them grow.
             log_probabilities = step_scores.new_full((sources, beam), -torch.inf)
             log_probabilities[:, 0] = 0.0
-            best_scores = step_scores.new_full((sources,), -torch.inf)
         calls += 1
         calls_of[active] = calls
 
         # Each prefix has one ending continuation, so 2 * beam candidates always hold `beam` that go on.
-        grown = (log_probabilities[:, :, None] + step_scores).flatten(1)
+        grown = step_scores.add_(log_probabilities[:, :, None]).flatten(1)
         candidates, places = grown.topk(min(2 * beam, grown.size(1)))
         parents, tokens = places // vocabulary, places % vocabulary
         ended = (tokens == model.eos_id) | (limits[active] == calls)[:, None]
 
-        # The best hypothesis that ends here against the best that ended before.
         ending = candidates.masked_fill(~ended, -torch.inf) / length_penalty(calls, alpha)
-        score, place = ending.max(1)
-        better = (score > best_scores[active]).nonzero().squeeze(1)
-        if len(better):
-            place, rows = place[better], active[better]
-            best_tokens[rows] = prefixes[better, parents[better, place]]
-            best_tokens[rows, calls - 1] = tokens[better, place]
-            best_lengths[rows] = calls
-            best_scores[rows] = score[better]
+        ended_rows.take(active, ending, prefixes, parents, tokens, calls)
 
         # The prefixes that go on.
         log_probabilities, kept = candidates.masked_fill(ended, -torch.inf).topk(beam)
@@ -83,11 +89,60 @@ def beam_search(
 
         # Log-probabilities only fall, and the largest divisor is the one at the length limit.
         hope = log_probabilities[:, 0] / length_penalty(limits[active], alpha)
-        going = (hope > best_scores[active]).nonzero().squeeze(1)
+        going = (hope > ended_rows.scores[active, -1]).nonzero().squeeze(1)
         rows = torch.arange(len(active), device=device)[:, None] * beam + parents
         if len(going) < len(active):
             active, prefixes, newest = active[going], prefixes[going], newest[going]
             log_probabilities, rows = log_probabilities[going], rows[going]
         if len(active):
             state.reorder(rows.flatten())
-    return DecodeResult(best_tokens[:, :calls], best_lengths, best_scores, calls_of)
+    return ended_rows.result(calls, calls_of)
+
+
+class _Best:
+    """The best ended hypotheses of each source so far, best first."""
+
+    def __init__(self, sources: int, best: int, longest: int, device: torch.device) -> None:
+        # Wide enough for the scores of any model.
+        self.scores = torch.full((sources, best), -torch.inf, dtype=torch.float64, device=device)
+        self.tokens = torch.zeros(sources, best, longest, dtype=torch.long, device=device)
+        self.lengths = torch.zeros(sources, best, dtype=torch.long, device=device)
+
+    def take(
+        self, active: Tensor, ending: Tensor, prefixes: Tensor, parents: Tensor, tokens: Tensor, calls: int
+    ) -> None:
+        """Keep those of the hypotheses that end with this call which are better than what is kept.
+
+        Args:
+            active: int64 [A], the sources.
+            ending: [A, C], scores; -inf for a candidate that does not end.
+            prefixes: int64 [A, beam, longest], what candidates continue.
+            parents: int64 [A, C], the prefix of each candidate.
+            tokens: int64 [A, C], its last token.
+            calls: Its length.
+        """
+        best = self.scores.size(1)
+        improved = (ending.amax(1) > self.scores[active, -1]).nonzero().squeeze(1)
+        if not len(improved):
+            return
+        sources = active[improved]
+        pool = torch.cat([self.scores[sources], ending[improved].double()], 1)
+        self.scores[sources], places = pool.topk(best)
+        known = places < best
+        old, new = places.clamp(max=best - 1), (places - best).clamp(min=0)
+        rows = prefixes[improved[:, None], parents[improved].gather(1, new)]
+        rows[:, :, calls - 1] = tokens[improved].gather(1, new)
+        group = sources[:, None]
+        self.tokens[sources] = torch.where(known[:, :, None], self.tokens[group, old], rows)
+        self.lengths[sources] = self.lengths[group, old].where(known, torch.full_like(places, calls))
+
+    def result(self, longest: int, calls: Tensor) -> DecodeResult:
+        """All of them as rows; what was never found has no length."""
+        best = self.scores.size(1)
+        found = self.scores > -torch.inf
+        return DecodeResult(
+            self.tokens[:, :, :longest].flatten(0, 1),
+            (self.lengths * found).flatten(),
+            self.scores.flatten(),
+            calls.repeat_interleave(best),
+        )

@@ -88,7 +88,7 @@ class KeyValueCache:
     def reorder(self, rows: Tensor) -> None:
         """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
         shortest, filled = min(self._counts, default=0), max(self._counts, default=0)
-        kept = self.entries[:, :, rows, :, :filled]
+        kept = self.entries[..., :filled, :].index_select(2, rows)
         if len(rows) > self.entries.size(2):
             layers, both, _, heads, max_length, width = self.entries.shape
             self.entries = self.entries.new_zeros(layers, both, len(rows), heads, max_length, width)
@@ -167,5 +167,9 @@ class Attention(nn.Module):
         return key, value
 
     def cross(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of x [B, T, D] to a source's keys and values; mask bool [B, 1, 1, S] or None."""
-        return self._attend(self._split(self.query(x), 1)[0], key, value, mask)
+        """Attention of x [B, T, D] to the keys and values of N sources [N, H, S, D / H]; mask bool [N, 1, 1, S] or None.
+
+        B / N neighbouring rows have each source to themselves: to it they are one row of B / N * T queries.
+        """
+        queries = self._split(self.query(x.reshape(len(key), -1, x.size(2))), 1)[0]
+        return self._attend(queries, key, value, mask).view_as(x)

@@ -155,6 +155,11 @@ class DecoderLayer(nn.Module):
 class EncoderDecoderState:
     """Cached self-attention of each row, and keys and values of each source (a DecodeState)."""
 
+    row_source: list[tuple[Tensor, Tensor]]
+    """each layer's keys and values for its cross-attention, [N, H, S, D / H]; B / N neighbouring rows share them"""
+    row_mask: Tensor | None
+    """bool [N, 1, 1, S]"""
+
     def __init__(
         self,
         cache: KeyValueCache,
@@ -165,11 +170,12 @@ class EncoderDecoderState:
         self.cache = cache
         self._source = source
         self._source_mask = source_mask
+        if rows is None:
+            rows = torch.arange(len(source[0][0]), device=source[0][0].device)
         self._rows = rows
-        self.row_source = source
-        self.row_mask = source_mask
-        if rows is not None:
-            self._gather_source()
+        # As many as share a source when decoding starts, such as beams, mostly stay together.
+        self._sharing = len(rows) // len(source[0][0])
+        self._find_source()
 
     @property
     def lengths(self) -> Tensor:
@@ -183,18 +189,26 @@ class EncoderDecoderState:
     def reorder(self, rows: Tensor) -> None:
         """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
         self.cache.reorder(rows)
-        before = self._rows
-        if before is None:
-            before = torch.arange(self._source[0][0].size(0), device=rows.device)
-        self._rows = before[rows]
-        # Beams mostly change places within their own source: then there is nothing to gather.
+        before, self._rows = self._rows, self._rows[rows]
+        # Beams mostly change places within their own source: then all stays as it is.
         if not torch.equal(self._rows, before):
-            self._gather_source()
+            self._find_source()
 
-    def _gather_source(self) -> None:
-        rows = self._rows
-        self.row_source = [(key[rows], value[rows]) for key, value in self._source]
-        self.row_mask = None if self._source_mask is None else self._source_mask[rows]
+    def _find_source(self) -> None:
+        """Gather keys and values once for neighbouring rows that share them."""
+        wanted = self._rows
+        if self._sharing > 1 and len(wanted) % self._sharing == 0:
+            groups = wanted.view(-1, self._sharing)
+            if bool((groups == groups[:, :1]).all()):
+                wanted = groups[:, 0]
+        sources = len(self._source[0][0])
+        if len(wanted) == sources and bool((wanted == torch.arange(sources, device=wanted.device)).all()):
+            self.row_source, self.row_mask = self._source, self._source_mask
+            return
+        self.row_source = [
+            (key.index_select(0, wanted), value.index_select(0, wanted)) for key, value in self._source
+        ]
+        self.row_mask = None if self._source_mask is None else self._source_mask[wanted]
 
 
 class EncoderDecoder(nn.Module):

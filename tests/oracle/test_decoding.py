@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bpd.decoding import beam_search, greedy
-from lightning_bpd.interfaces import TokenRows
+from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models import Architecture, EncoderDecoder
 
 BOS, EOS = 1, 2
@@ -89,31 +89,50 @@ def test_greedy_rows_end_at_every_place():
 
 @torch.inference_mode()
 def exhaustive(model: EncoderDecoder, source: TokenRows, vocabulary: int, alpha: float, extra: int):
-    """The best of every possible row, scored one by one."""
+    """Every possible row and its score, best first."""
     limit = int(source.lengths) + extra
     others = [token for token in range(vocabulary) if token != EOS]
-    best = (-math.inf, [])
+    scored = []
     for length in range(1, limit + 1):
         for body in itertools.product(others, repeat=length - 1):
             for last in range(vocabulary) if length == limit else [EOS]:
                 row = [*body, last]
                 steps = model.project(model(source, torch.tensor([[BOS, *row[:-1]]]))[0]).log_softmax(-1)
                 total = float(steps[range(length), row].sum())
-                best = max(best, (total / ((5 + length) / 6) ** alpha, row))
-    return best
+                scored.append((total / ((5 + length) / 6) ** alpha, row))
+    return sorted(scored, reverse=True)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wide_beam_is_exhaustive(alpha, seed):
-    vocabulary, extra = 4, 2
+    vocabulary, extra, best = 4, 2, 3
     model = network(vocabulary, seed, sharpness=0.2)
     source = sources(vocabulary, 3, 2, seed)
-    result = beam_search(model, source, beam=vocabulary**4, alpha=alpha, extra_length=extra)
+    beam = vocabulary**4
+    result = beam_search(model, source, beam=beam, alpha=alpha, extra_length=extra)
+    several = beam_search(model, source, beam=beam, alpha=alpha, extra_length=extra, best=best)
     for row in range(3):
-        score, tokens = exhaustive(model, single(source, row), vocabulary, alpha, extra)
-        assert result.rows()[row] == tokens
-        assert float(result.scores[row]) == pytest.approx(score, abs=1e-9)
+        expected = exhaustive(model, single(source, row), vocabulary, alpha, extra)[:best]
+        assert result.rows()[row] == expected[0][1]
+        assert float(result.scores[row]) == pytest.approx(expected[0][0], abs=1e-9)
+        found = slice(row * best, (row + 1) * best)
+        assert several.rows()[found] == [tokens for _, tokens in expected]
+        assert several.scores[found].tolist() == pytest.approx([score for score, _ in expected], abs=1e-9)
+
+
+def test_a_beam_may_find_fewer_hypotheses_than_were_asked_for():
+    model, source = network(9, 1), sources(9, 3, 5, 1)
+    for best in (0, 5):
+        with pytest.raises(InputError, match="the best 1 to 4"):
+            beam_search(model, source, beam=4, best=best)
+    # One call: the first token is the last, and of three tokens three rows can be made.
+    limited = network(3, 1)
+    result = beam_search(
+        limited, TokenRows(torch.tensor([[EOS]]), torch.tensor([1])), 4, extra_length=0, best=4
+    )
+    assert result.lengths.tolist() == [1, 1, 1, 0]
+    assert sorted(result.tokens[:3, 0].tolist()) == [0, 1, 2]
 
 
 @given(
