@@ -24,6 +24,7 @@ commands:
   test       measure a checkpoint on the test set
   predict    write a checkpoint's translations of the test set
   translate  translate text, line for line, with a finished model
+  distill    replace the target side of a corpus by a teacher's translations
   certify    show that a finished model's blockwise output is its greedy output
   export     make a finished model of a checkpoint
 
@@ -31,7 +32,7 @@ python train.py COMMAND --help lists the options of a command.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-FUNCTION_COMMANDS = ("translate", "certify", "export")
+FUNCTION_COMMANDS = ("translate", "certify", "distill", "export")
 
 
 def main(args: list[str] | None = None) -> None:

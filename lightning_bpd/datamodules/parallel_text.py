@@ -15,15 +15,17 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_bpd.datamodules.distilled import finished_distillation
 from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpus
 from lightning_bpd.datamodules.resume import next_position
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.tasks.text import Normalization, Tokenizer, train_tokenizer
+from lightning_bpd.tasks.text import Normalization, Tokenizer, check_knows, train_tokenizer
 
 Part = Literal["train", "validation", "test"]
+Mix = Literal["gold", "distilled", "both"]
 
 _PARTS: tuple[Part, ...] = ("train", "validation", "test")
 _PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
@@ -35,7 +37,7 @@ _PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
 # Part of the key of a trained tokenizer: raise it when the training of tokenizers changes.
 _TOKENIZER_FORMAT = 1
 # How many pairs are looked at to see whether a given tokenizer knows the characters of the text.
-_CHECKED_PAIRS = 1000
+CHECKED_PAIRS = 1000
 # Tokens that are counted at a time: counting makes a copy of them, eight bytes each.
 _COUNTED_TOKENS = 1 << 22
 
@@ -53,6 +55,9 @@ class ParallelText(pl.LightningDataModule):
         source_language: The ending of source files, and the key of the source in JSON lines.
         target_language: The ending of target files, and the key of the target in JSON lines.
         train: The names of the training corpora; they are joined.
+        distilled: A folder that ``distill`` made of them.
+        mix: What to train on: the training corpora (gold), the teacher's translations of them (distilled), or both.
+        self_distillation: Whether it is meant that the distilled data is the base's own; without, a warning says so.
         validation: The name of the validation corpus.
         test: The name of the test corpus. It may be missing until it is asked for.
         vocab_size: The number of tokens of a tokenizer that is trained here; a given one has its own.
@@ -86,6 +91,9 @@ class ParallelText(pl.LightningDataModule):
         source_language: str = "en",
         target_language: str = "de",
         train: Sequence[str] = ("train",),
+        distilled: str | None = None,
+        mix: Mix = "gold",
+        self_distillation: bool = False,
         validation: str = "val",
         test: str = "test",
         vocab_size: int = 8000,
@@ -111,6 +119,11 @@ class ParallelText(pl.LightningDataModule):
                 f"target_tokenizer is {target_tokenizer!r}, but a joint vocabulary has one tokenizer; give it as"
                 " tokenizer, or set joint_vocabulary to false."
             )
+        if mix != "gold" and distilled is None:
+            raise InputError(
+                f"mix is {mix!r}, and no distilled data is named: make it with python train.py distill, and give its"
+                " folder as distilled."
+            )
         if workers < 0:
             raise InputError(f"workers is {workers}; it must be 0 or more.")
         self.folder = Path(folder)
@@ -124,6 +137,13 @@ class ParallelText(pl.LightningDataModule):
         self.max_length, self.workers, self.seed = max_length, workers, seed
         # A single name is meant as one name, not as its letters.
         names = [train] if isinstance(train, str) else list(train)
+        self.mix, self.self_distillation = mix, self_distillation
+        self.distilled_by: str | None = None
+        """fingerprint of the teacher's network, where its translations are trained on"""
+        if distilled is not None and mix != "gold":
+            self.distilled_by = finished_distillation(Path(distilled))["teacher"]["network"]
+            ours = str(Path(distilled).absolute() / "train")
+            names = [ours] if mix == "distilled" else [*names, ours]
         self._names: dict[Part, list[str]] = {"train": names, "validation": [validation], "test": [test]}
         self._given_tokenizers = (tokenizer, tokenizer if joint_vocabulary else target_tokenizer)
         self._cache = Path(cache) if cache is not None else None
@@ -298,25 +318,12 @@ class ParallelText(pl.LightningDataModule):
         """Raise InputError if a given tokenizer was plainly made for other text."""
         if self._given_tokenizers == (None, None):
             return
-        pairs = list(islice(read_pairs(files), _CHECKED_PAIRS))
+        pairs = list(islice(read_pairs(files), CHECKED_PAIRS))
         tokenizers = (self.source_tokenizer, self.target_tokenizer)
         for side, (given, tokenizer) in enumerate(zip(self._given_tokenizers, tokenizers, strict=True)):
-            if given is None:
-                continue
-            lines = [pair[side] for pair in pairs]
-            decoded = tokenizer.decode(tokenizer.encode(lines))
-            # SentencePiece decodes what it did not know as this mark.
-            unknown = [
-                number
-                for number, (line, text) in enumerate(zip(lines, decoded, strict=True), start=1)
-                if text.count("⁇") > line.count("⁇")
-            ]
-            if len(unknown) * 2 > len(lines):
-                raise InputError(
-                    f"{given}: the tokenizer does not match the text: it does not know some characters in"
-                    f" {len(unknown)} of the first {len(lines)} lines of {files.paths[side % len(files.paths)]}, the"
-                    f" first time in line {unknown[0]}; give a tokenizer made for these languages, or none."
-                )
+            if given is not None:
+                path = files.paths[side % len(files.paths)]
+                check_knows(tokenizer, [pair[side] for pair in pairs], given, str(path))
 
 
 class _Batches(Dataset[ParallelBatch]):

@@ -167,7 +167,7 @@ class Attention(nn.Module):
         return key, value
 
     def cross(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of x [B, T, D] to the keys and values of N sources [N, H, S, D / H]; mask bool [N, 1, 1, S] or None.
+        """Attention of x [B, T, D] to N sources' keys and values [N, H, S, D / H]; mask bool [N, 1, 1, S] or None.
 
         B / N neighbouring rows have each source to themselves: to it they are one row of B / N * T queries.
         """

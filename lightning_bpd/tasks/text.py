@@ -107,6 +107,30 @@ class Tokenizer:
         return [_LINE_BREAK.sub(" ", text) for text in texts]
 
 
+def check_knows(tokenizer: Tokenizer, lines: Sequence[str], given: str, path: str) -> None:
+    """Raise InputError if a tokenizer was plainly made for other text than ``lines``.
+
+    Args:
+        tokenizer: The tokenizer.
+        lines: The first lines of a text.
+        given: What the tokenizer is called in the message.
+        path: Where the lines are from.
+    """
+    decoded = tokenizer.decode(tokenizer.encode(lines))
+    # SentencePiece decodes what it did not know as this mark.
+    unknown = [
+        number
+        for number, (line, text) in enumerate(zip(lines, decoded, strict=True), start=1)
+        if text.count("⁇") > line.count("⁇")
+    ]
+    if len(unknown) * 2 > len(lines):
+        raise InputError(
+            f"{given}: the tokenizer does not match the text: it does not know some characters in {len(unknown)} of the"
+            f" first {len(lines)} lines of {path}, the first time in line {unknown[0]}; give a tokenizer made for these"
+            " languages, or none."
+        )
+
+
 def train_tokenizer(
     lines: Iterable[str],
     vocab_size: int,

@@ -135,3 +135,22 @@ def check_vocabulary(base: Parts, data: TranslationData, path: str) -> None:
                 f"of the base {path} ({own.vocab_size} tokens, fingerprint {own.fingerprint}): let data.tokenizer name "
                 "the tokenizer in the base's folder"
             )
+
+
+def check_teacher(base: str, path: str, data: TranslationData) -> None:
+    """Warn if the distilled data that is trained on is the base's own, unless that is meant.
+
+    A base's own output teaches it nothing new; the paper's teacher differs in its seed (section 6.2).
+
+    Args:
+        base: Fingerprint of the base's network.
+        path: Where the base is.
+        data: The data module.
+    """
+    if data.distilled_by == base and not data.self_distillation:
+        logger.warning(
+            "The distilled data was made by the base itself (%s, %s): distil it with a teacher of another seed, or "
+            "say --data.self_distillation true",
+            path,
+            base,
+        )

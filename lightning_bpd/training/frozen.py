@@ -28,6 +28,7 @@ from lightning_bpd.training.blocks import (
     LossKind,
     build_heads,
     check_averaging,
+    check_teacher,
     check_vocabulary,
     heads_of_step,
     log_training,
@@ -126,6 +127,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         leave_together()
         check_averaging(self.trainer, frozen_base=True)
         check_vocabulary(self.parts, self.data, self.base)
+        check_teacher(self.fingerprint, self.base, self.data)
         if stage == "fit":
             self.heads.choose_candidates(self.data.target_counts())
 

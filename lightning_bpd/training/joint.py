@@ -17,13 +17,14 @@ from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadLosses, HeadShape, 
 from lightning_bpd.interfaces import ParallelBatch, SequenceModel
 from lightning_bpd.metrics import bleu_signature
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe, read_base
+from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe, fingerprint, read_base
 from lightning_bpd.tasks.translation import block_decoder, text_decoding
 from lightning_bpd.training.base import build_network
 from lightning_bpd.training.blocks import (
     LossKind,
     build_heads,
     check_averaging,
+    check_teacher,
     check_vocabulary,
     heads_of_step,
     log_training,
@@ -89,6 +90,7 @@ class JointFineTuning(pl.LightningModule):
         if isinstance(self.base, str):
             self.parts = read_base(self.base)
             self.network = self.parts.network
+            self.fingerprint = fingerprint(self.network)
             self.heads = build_heads(self.parts, heads, self.seed)
             self.drift = BaseDrift(copy.deepcopy(self.network), decode.extra_length)
         self.head_weights = weights_of_heads(head_weights, heads.block_size)
@@ -124,6 +126,7 @@ class JointFineTuning(pl.LightningModule):
         check_averaging(self.trainer, frozen_base=False)
         if self.parts is not None:
             check_vocabulary(self.parts, self.data, str(self.base))
+            check_teacher(self.fingerprint, str(self.base), self.data)
 
     def configure_model(self) -> None:
         """Build a network that starts from random weights, once the data module knows its vocabularies."""

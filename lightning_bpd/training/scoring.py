@@ -23,6 +23,10 @@ class TranslationData(Protocol):
     target_tokenizer: Tokenizer
     max_length: int
     """the most tokens of a row"""
+    distilled_by: str | None
+    """fingerprint of the teacher's network, where its translations are trained on"""
+    self_distillation: bool
+    """whether that may be the base's own"""
 
     def references(self, stage: Literal["validation", "test"]) -> list[str]:
         """The raw target lines."""

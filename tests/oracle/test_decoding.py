@@ -1,7 +1,6 @@
 """Greedy and beam search against searches that need no cache, no batch and no care; in float64."""
 
 import itertools
-import math
 
 import pytest
 import torch

@@ -1,0 +1,260 @@
+"""distill: a teacher's translations of a whole corpus, as training data."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lightning_bpd.cli.translate import find_device
+from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpus
+from lightning_bpd.datamodules.parallel_text import CHECKED_PAIRS
+from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
+from lightning_bpd.distillation.assemble import assemble
+from lightning_bpd.distillation.decode_parts import Work, make_parts
+from lightning_bpd.distillation.part_files import missing_parts
+from lightning_bpd.distillation.plan import Job, Settings, close_folder, open_folder
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks import finished_model
+from lightning_bpd.tasks.text import check_knows
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LOGS = 30.0
+# Source tokens decoded together, padding included: what keeps the device busy and its caches useful.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
+
+
+def distill(
+    teacher: str,
+    data: str,
+    output: str,
+    corpus: list[str] = ["train"],  # noqa: B006  # never changed
+    source_language: str = "en",
+    target_language: str = "de",
+    decoder: Literal["beam", "greedy"] = "beam",
+    beam: int = 4,
+    alpha: float = 0.6,
+    best: int = 1,
+    extra_length: int = 50,
+    max_length: int = 256,
+    max_length_ratio: float = 3.0,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    batch_tokens: int | None = None,
+    part_rows: int = 2000,
+    shard: str | None = None,
+    processes: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Replace the target side of a corpus by a teacher's translations (Kim and Rush 2016).
+
+    The corpus is cut into parts of rows of like length. Each part is written once it is complete, and the finished
+    files are made of all parts at the end. Interrupted in any way, the same command goes on with the parts that are
+    missing; neither that nor the number of processes and machines changes a byte of the result.
+
+    Train on it with --data.distilled OUTPUT --data.mix distilled (or both).
+
+    Args:
+        teacher: Folder of a finished model. The paper's has the base's hyper-parameters and another seed.
+        data: Folder of the corpus.
+        output: Folder to write: train.SOURCE, train.TARGET, distillation.json, and parts/.
+        corpus: Names of the corpora in ``data``; they are joined.
+        source_language: Ending of source files, as training has it.
+        target_language: Ending of target files.
+        decoder: Beam search, or greedy decoding.
+        beam: Prefixes that beam search keeps.
+        alpha: Exponent of its length penalty.
+        best: Translations of each row to keep, each a pair of its own.
+        extra_length: Tokens that a translation may be longer than its source; those that reach this are left out.
+        max_length: Source tokens, end token included, from which a row is left out.
+        max_length_ratio: Of the tokens of the longer side to those of the shorter, above which a pair is left out.
+        precision: What the teacher computes in.
+        batch_tokens: Source tokens decoded together, padding included; 1,024 on a CPU and 32,768 on a GPU by default.
+        part_rows: Rows of a part: what is lost at most, for each process, by an interruption.
+        shard: This machine's share of the parts, as 2/5; several machines write to one shared folder, and the last to
+            end makes the files. Under torchrun each rank is a shard by itself.
+        processes: Processes to decode in; one for each GPU, or each core, by default.
+        device: Such as cpu or cuda; auto takes all GPUs there are.
+    """
+    kind = find_device(device).type
+    settings = Settings(
+        decoder=decoder,
+        beam=beam,
+        alpha=alpha,
+        best=best,
+        extra_length=extra_length,
+        max_length=max_length,
+        precision=precision,
+        batch_tokens=batch_tokens or BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"]),
+        part_rows=part_rows,
+        device=kind,
+    )
+    number, shards = _shard(shard)
+    devices = _devices(device, kind, processes)
+    files = find_pair_files(Path(data), corpus, source_language, target_language)
+    folder = Path(output)
+    parts = finished_model.read_folder(teacher)
+    _check_teacher(parts, teacher, files)
+    identity = "-".join(
+        (
+            finished_model.fingerprint(parts.network),
+            parts.source_tokenizer.fingerprint,
+            parts.target_tokenizer.fingerprint,
+        )
+    )
+    job = Job(identity, fingerprint(files), sum(1 for _ in _sources(files)), settings)
+    about = {
+        "teacher": {"path": teacher, "network": finished_model.fingerprint(parts.network)},
+        "corpus": {"path": ", ".join(str(path) for part in files for path in part.paths)},
+    }
+    open_folder(folder, job, about)
+    encoded = _encode(files, parts, folder / "encoded", max_length)
+    missing = missing_parts(folder, job)
+    own = [part for part in missing if part % shards == number]
+    if own:
+        rows = [_rows(part, job) for part in own]
+        logger.info(
+            "%d of %d parts to make, %d rows, on %d x %s",
+            len(own),
+            job.parts,
+            sum(rows),
+            min(len(devices), len(own)),
+            kind,
+        )
+        started = time.monotonic()
+        with _progress(sum(rows)) as report:
+            work = Work(teacher, encoded.source, job, folder)
+            make_parts(work, own, devices[: len(own)], report)
+        seconds = time.monotonic() - started
+        logger.info(
+            "%d rows in %.0f s: %.1f rows/s on %s",
+            sum(rows),
+            seconds,
+            sum(rows) / seconds,
+            settings.precision,
+        )
+    if elsewhere := len(missing_parts(folder, job)):
+        logger.info(
+            "%d parts of other shards are missing: the shard that ends last makes the files", elsewhere
+        )
+        return
+    names = (f"train.{source_language}", f"train.{target_language}")
+    counts = assemble(folder, job, _sources(files), names, max_length_ratio)
+    if not counts["kept"]:
+        raise InputError(
+            f"{folder}: nothing is left of {job.pairs} rows ({_left_out(counts)}): is {teacher} a trained model of "
+            "this task?"
+        )
+    close_folder(folder, {**counts, "max_length_ratio": max_length_ratio})
+    shutil.rmtree(folder / "encoded", ignore_errors=True)
+    logger.info("%s: %d pairs; left out: %s", folder, counts["kept"], _left_out(counts) or "none")
+    logger.info("Train on it: --data.distilled %s --data.mix distilled", folder)
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if name != "kept" and count)
+
+
+def _check_teacher(parts: finished_model.Parts, teacher: str, files: Sequence[PairFiles]) -> None:
+    first = list(islice(read_pairs(files[0]), CHECKED_PAIRS))
+    paths = files[0].paths
+    for side, tokenizer in enumerate((parts.source_tokenizer, parts.target_tokenizer)):
+        check_knows(tokenizer, [pair[side] for pair in first], teacher, str(paths[side % len(paths)]))
+
+
+def _sources(files: Sequence[PairFiles]) -> Iterator[str]:
+    return (source for source, _ in chain.from_iterable(map(read_pairs, files)))
+
+
+def _encode(
+    files: Sequence[PairFiles], parts: finished_model.Parts, cache: Path, max_length: int
+) -> EncodedCorpus:
+    """All rows, in order; a row that is cut is one that is left out later."""
+    longest = max_length if parts.network.max_length is None else min(max_length, parts.network.max_length)
+    return encode_corpus(
+        files, parts.source_tokenizer, parts.target_tokenizer, cache, longest, False, "corpus"
+    )
+
+
+def _rows(part: int, job: Job) -> int:
+    size = job.settings.part_rows
+    return min(size, job.pairs - part * size)
+
+
+def _shard(shard: str | None) -> tuple[int, int]:
+    """This process's number, from 0, and the number of shards."""
+    if shard is None:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--shard {shard!r} is no share: give i/n, such as 1/4 to 4/4")
+    return int(match[1]) - 1, int(match[2])
+
+
+def _devices(device: str, kind: str, processes: int | None) -> list[str]:
+    """A device for each process."""
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes {processes}: at least 1 is needed")
+    if kind == "cuda":
+        local = os.environ.get("LOCAL_RANK")
+        if ":" in device or local is not None:
+            return [device if ":" in device else f"cuda:{local}"] * (processes or 1)
+        count = torch.cuda.device_count()
+        return [f"cuda:{number % count}" for number in range(processes or count)]
+    # A rank under torchrun shares its machine with others.
+    alone = "LOCAL_RANK" not in os.environ
+    return [device if device != "auto" else kind] * (
+        processes or (len(os.sched_getaffinity(0)) if alone else 1)
+    )
+
+
+@contextmanager
+def _progress(rows: int) -> Iterator[Callable[[int], None]]:
+    """A bar with rows a second and time left on a terminal, elsewhere a log line now and then."""
+    started = time.monotonic()
+    done = 0
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("Distilling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=rows, rate="")
+
+            def show(count: int) -> None:
+                nonlocal done
+                done += count
+                rate = f"{done / max(time.monotonic() - started, 1e-9):,.1f} rows/s"
+                bar.update(task, completed=done, rate=rate)
+
+            yield show
+        return
+    last = started
+
+    def log(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LOGS:
+            last = now
+            rate = done / (now - started)
+            left = (rows - done) / max(rate, 1e-9) / 60
+            logger.info("%d of %d rows, %.1f rows/s, %.0f min left", done, rows, rate, left)
+
+    yield log

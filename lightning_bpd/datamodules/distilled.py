@@ -1,0 +1,48 @@
+"""What stands beside distilled data: who made it, of what, how, and whether all of it is there (floor 3)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning_bpd.interfaces import InputError
+
+MANIFEST = "distillation.json"
+# Raise it when the same settings would give other files.
+FORMAT = 1
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of distilled data.
+
+    Raises:
+        InputError: There is none, it is damaged, or of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        known = manifest["format"]
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} holds no distilled data (no {MANIFEST}): python train.py distill makes it"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}): remove the folder and distil again") from None
+    if known != FORMAT:
+        raise InputError(f"{path} is of format {known} and this version reads {FORMAT}: distil again")
+    return manifest
+
+
+def finished_distillation(folder: Path) -> dict[str, Any]:
+    """The manifest of distilled data that can be trained on.
+
+    Raises:
+        InputError: As ``read_manifest``; or the distillation was not finished.
+    """
+    manifest = read_manifest(folder)
+    if not manifest.get("complete"):
+        raise InputError(
+            f"the distilled data in {folder} is not finished: give the command that began it once more, and it goes on"
+        )
+    return manifest

@@ -1,0 +1,105 @@
+"""From parts to a corpus: in the order of the original, without what is not worth learning from (floor 4)."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator, MutableMapping
+from pathlib import Path
+
+import numpy as np
+
+from lightning_bpd.distillation.part_files import Hypothesis, Row, parse_row, read_body
+from lightning_bpd.distillation.plan import Job, Settings
+from lightning_bpd.interfaces import InputError
+
+# Why something was left out.
+REASONS = ("source without text", "source too long", "length limit", "no text", "length ratio")
+
+
+def assemble(
+    folder: Path,
+    job: Job,
+    sources: Iterable[str],
+    names: tuple[str, str],
+    max_length_ratio: float,
+) -> dict[str, int]:
+    """Write the two sides of the corpus, line by line, in the order of the original.
+
+    Args:
+        folder: Where the parts are, all of them, and where the files go.
+        job: What was distilled.
+        sources: The source lines of the corpus, in order.
+        names: Names of the source file and the target file.
+        max_length_ratio: Of the tokens of the longer side to those of the shorter, end tokens not counted, above
+            which a hypothesis is left out.
+
+    Returns:
+        How many hypotheses were ``kept``, and how many rows or hypotheses were left out for each reason.
+
+    Raises:
+        InputError: A file cannot be written, or a part is damaged.
+    """
+    counts = dict.fromkeys(("kept", *REASONS), 0)
+    partial = [folder / f".{name}.partial" for name in names]
+    try:
+        with partial[0].open("wb") as source_file, partial[1].open("wb") as target_file:
+            for line, row in zip(sources, rows_in_order(folder, job), strict=True):
+                for text in kept_texts(row, job.settings, max_length_ratio, counts):
+                    source_file.write(f"{line}\n".encode())
+                    target_file.write(f"{text}\n".encode())
+        for path, name in zip(partial, names, strict=True):
+            path.replace(folder / name)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written: {error.strerror}; all parts are kept: make room and give the same command "
+            "again"
+        ) from error
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+    return counts
+
+
+def rows_in_order(folder: Path, job: Job) -> Iterator[Row]:
+    """The rows of all parts in the order of the corpus, without all of them in memory."""
+    begins = np.zeros(job.pairs, dtype=np.int64)
+    place = 0
+    with tempfile.TemporaryFile(dir=folder) as together:
+        for part in range(job.parts):
+            body = read_body(folder, job, part)
+            together.write(body)
+            for line in body.splitlines(keepends=True):
+                begins[parse_row(line).row] = place
+                place += len(line)
+        together.flush()
+        with mmap.mmap(together.fileno(), 0, access=mmap.ACCESS_READ) as lines:
+            for begin in begins.tolist():
+                lines.seek(begin)
+                yield parse_row(lines.readline())
+
+
+def kept_texts(
+    row: Row, settings: Settings, max_length_ratio: float, counts: MutableMapping[str, int]
+) -> list[str]:
+    """What of a row is worth learning from; ``counts`` is told why the rest is not."""
+    if not row.hypotheses:
+        too_long = row.source_tokens >= settings.max_length
+        counts["source too long" if too_long else "source without text"] += 1
+        return []
+    texts = []
+    for hypothesis in row.hypotheses:
+        reason = _reason(hypothesis, row.source_tokens, max_length_ratio)
+        counts[reason or "kept"] += 1
+        if reason is None:
+            texts.append(hypothesis.text)
+    return texts
+
+
+def _reason(hypothesis: Hypothesis, source_tokens: int, max_length_ratio: float) -> str | None:
+    if not hypothesis.ended:
+        return "length limit"
+    if not hypothesis.text.strip():
+        return "no text"
+    shorter, longer = sorted((hypothesis.tokens - 1, source_tokens - 1))
+    return "length ratio" if longer > max_length_ratio * shorter else None
