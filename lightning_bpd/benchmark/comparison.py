@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lightning_bpd.callbacks.block_measurement import timed
 from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.interfaces import DecodeResult, InputError
+from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
 from lightning_bpd.metrics import bleu_score, bleu_statistics, equal_rows
 from lightning_bpd.tasks.translation import Translator, text_decoding
 
@@ -37,6 +37,14 @@ class Arm(NamedTuple):
     """wall-clock time a sentence"""
     greedy_agreement: float
     """share of sentences whose tokens are those of greedy decoding"""
+    outputs: list[str]
+    """text, one a sentence"""
+    tokens: list[int]
+    """of each sentence, end token included"""
+    iterations: list[int]
+    """of each sentence; greedy decoding's are its tokens"""
+    accepted_sizes: list[int]
+    """how many iterations accepted 1, 2, ... tokens"""
 
 
 def compare_decoders(
@@ -50,7 +58,7 @@ def compare_decoders(
     """Decode the same text greedily and by each rule, in turns.
 
     Args:
-        translator: A model with block heads.
+        translator: A model, with block heads where there are rules.
         sources: Text to translate.
         references: Its translations.
         rules: Block size and acceptance of each arm after greedy decoding.
@@ -85,33 +93,60 @@ def compare_decoders(
                 seconds[arm] += nanoseconds / 1e9
         if progress is not None:
             progress(sum(len(places) for places, _ in turn))
-    arms = []
-    for arm, (size, acceptance) in enumerate([(1, "exact"), *rules]):
-        texts = [""] * len(sources)
-        tokens = iterations = calls = same = 0
-        for number, (places, _) in enumerate(batches):
-            result = results[arm][number]
-            for place, text in zip(places, translator.target_tokenizer.decode(result.rows()), strict=True):
-                texts[place] = text
-            same += int(equal_rows(result, results[0][number]).sum())
-            tokens += int(result.lengths.sum())
-            iterations += int(
-                result.lengths.sum() if result.accepted is None else (result.accepted > 0).sum()
-            )
-            calls += int(result.calls.sum())
-        count = len(sources)
-        arms.append(
-            Arm(
-                size,
-                acceptance,
-                bleu_score(bleu_statistics(texts, references)),
-                calls / count,
-                tokens / iterations,
-                seconds[arm] / count,
-                same / count,
-            )
+    return [
+        _arm(translator, size, acceptance, batches, references, results[arm], results[0], seconds[arm])
+        for arm, (size, acceptance) in enumerate([(1, "exact"), *rules])
+    ]
+
+
+def _arm(
+    translator: Translator,
+    size: int,
+    acceptance: str,
+    batches: Sequence[tuple[list[int], TokenRows]],
+    references: Sequence[str],
+    results: Mapping[int, DecodeResult],
+    greedy_results: Mapping[int, DecodeResult],
+    seconds: float,
+) -> Arm:
+    """What came of decoding ``batches``, put in the order of the sentences."""
+    count = len(references)
+    texts = [""] * count
+    tokens, iterations, sizes = [0] * count, [0] * count, [0] * size
+    calls = same = 0
+    for number, (places, _) in enumerate(batches):
+        result = results[number]
+        accepted = (
+            [[1] * length for length in result.lengths.tolist()]
+            if result.accepted is None
+            else [[size for size in row if size] for row in result.accepted.tolist()]
         )
-    return arms
+        rows = zip(
+            places,
+            translator.target_tokenizer.decode(result.rows()),
+            result.lengths.tolist(),
+            accepted,
+            strict=True,
+        )
+        for place, text, length, blocks in rows:
+            texts[place], tokens[place], iterations[place] = text, length, len(blocks)
+            for block in blocks:
+                sizes[block - 1] += 1
+        same += int(equal_rows(result, greedy_results[number]).sum())
+        calls += int(result.calls.sum())
+    return Arm(
+        size,
+        acceptance,
+        bleu_score(bleu_statistics(texts, references)),
+        calls / count,
+        sum(tokens) / sum(iterations),
+        seconds / count,
+        same / count,
+        texts,
+        tokens,
+        iterations,
+        sizes,
+    )
 
 
 def comparison_table(arms: Sequence[Arm], title: str) -> Table:

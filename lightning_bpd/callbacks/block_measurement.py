@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from lightning_bpd.metrics import AcceptedSizes, CorpusBleu, GreedyComparison, m
 from lightning_bpd.tasks.text import Tokenizer
 from lightning_bpd.tasks.translation import text_decoding
 
+Result = TypeVar("Result")
 Stage = Literal["val", "test"]
 Part = Literal["validation", "test"]
 PARTS: dict[Stage, Part] = {"val": "validation", "test": "test"}
@@ -204,11 +205,11 @@ class Measurement:
         return TokenRows(batch.source.tokens[kept, : int(lengths.max())], lengths), batch.index[kept].tolist()
 
 
-def timed(decode: Callable[[], DecodeResult], device: torch.device) -> tuple[DecodeResult, int]:
-    """What ``decode`` gives, and the wall-clock nanoseconds until the device had it."""
+def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
+    """What ``work`` gives, and the wall-clock nanoseconds until the device had it."""
     _wait_for(device)
     start = time.perf_counter_ns()
-    result = decode()
+    result = work()
     _wait_for(device)
     return result, time.perf_counter_ns() - start
 

@@ -25,6 +25,7 @@ commands:
   predict    write a checkpoint's translations of the test set
   translate  translate text, line for line, with a finished model
   distill    replace the target side of a corpus by a teacher's translations
+  compare    measure greedy and blockwise decoding of a corpus side by side
   certify    show that a finished model's blockwise output is its greedy output
   export     make a finished model of a checkpoint
 
@@ -32,7 +33,7 @@ python train.py COMMAND --help lists the options of a command.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-FUNCTION_COMMANDS = ("translate", "certify", "distill", "export")
+FUNCTION_COMMANDS = ("translate", "certify", "compare", "distill", "export")
 
 
 def main(args: list[str] | None = None) -> None:

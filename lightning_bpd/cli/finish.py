@@ -19,6 +19,7 @@ from lightning_bpd.cli.export import checkpoint_metrics
 from lightning_bpd.tasks.translation import Translator, load_checkpoint
 from lightning_bpd.tracking.curves import draw_curves
 from lightning_bpd.tracking.provenance import provenance
+from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
         return
     metrics = checkpoint_metrics(checkpoint)
     translator = load_checkpoint(checkpoint, trainer.lightning_module.device)
-    translator.save(folder / "model", {**metrics, "provenance": provenance()})
+    training = training_summary(trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
+    translator.save(folder / "model", {**metrics, "training": training, "provenance": provenance()})
     draw_curves(folder / "metrics.csv", folder / "curves.png", bleu_label(metrics))
 
     console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
@@ -64,6 +66,12 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
         ("Try", command),
     ):
         console.print(Text(f"{label}: {value}"), soft_wrap=True)
+
+
+def training_summary(module: pl.LightningModule, data: Any) -> dict[str, Any]:
+    """How a model was trained, in the words of the paper's tables: regime, data and seed."""
+    regimes = {BaseTraining: "base", FrozenBaseHeadDistillation: "frozen", JointFineTuning: "joint"}
+    return {"regime": regimes[type(module)], "data": data.mix, "seed": module.seed}
 
 
 def results(last: dict[str, Any], best: dict[str, Any]) -> Table:

@@ -24,8 +24,8 @@ class HeadShape:
             those of all heads (dense, as in the paper: parameters grow with k squared).
         first_head: Whether head 1 is the base itself (identity: the base's output is unchanged) or has parameters
             like the others (learned, as in the paper's code).
-        candidates: Heads propose only words among so many of the most frequent ones, which costs them as much less than
-            p_1's projection to all words; all words if not given. Training is over all words in any case.
+        candidates: Heads propose only words among so many of the most frequent ones, and learn to choose among these
+            alone, which costs them as much less than p_1's projection to all words; all words if not given.
     """
 
     block_size: int = 8

@@ -52,6 +52,9 @@ def head_losses(
     kept: the memory for eight heads is that for one. Only targets that exist are projected. ``loss.backward()`` works
     once, and gives no second derivatives.
 
+    Where heads propose among candidates, all but head 1 learn to choose among these alone, which costs as much less: a
+    target that is no candidate is none, and a teacher's distribution is over candidates too.
+
     With a temperature T the heads learn from the teacher instead of the data: head i at position t from
     p_1 = softmax(hidden @ weight.T / T) at position t + i - 1, held fixed; the loss is KL(teacher || head) * T**2
     (Hinton et al. 2015), and of ``rows`` only the lengths matter.
@@ -74,10 +77,52 @@ def head_losses(
         raise InputError(f"head_weights must be {len(which)} numbers, one for each head, not {head_weights}")
     if temperature is not None and temperature <= 0:
         raise InputError(f"the temperature of distillation must be above 0, not {temperature}")
-    targets, mask = shifted_targets(rows, which.stop - 1)
+    candidates = None if heads.shape.candidates is None else heads.candidates
+    over_words = partial(_losses_over, heads, hidden, temperature=temperature, most_logits=most_logits)
+    if candidates is None or which.stop == 2:
+        return over_words(weight, rows.tokens, rows.lengths, which, head_weights)
+    # Where each word is among the candidates; -1 for one that is not.
+    places = torch.full((len(weight),), -1, device=candidates.device)
+    places[candidates] = torch.arange(len(candidates), device=candidates.device)
+    tokens = torch.where(_inside(rows), rows.tokens, 0)
+    shares = torch.ones(len(which)) if head_weights is None else head_weights
+    others = range(max(which.start, 2), which.stop)
+    other = over_words(
+        weight.index_select(0, candidates), places[tokens], rows.lengths, others, shares[-len(others) :]
+    )
+    if which.start > 1:
+        return other
+    first = over_words(weight, rows.tokens, rows.lengths, range(1, 2), None)
+    share = (shares[0] / shares.sum()).to(first.loss)
+    return HeadLosses(
+        share * first.loss + (1 - share) * other.loss,
+        *(torch.cat(both) for both in zip(first[1:], other[1:], strict=True)),
+    )
+
+
+def _inside(rows: TokenRows) -> Tensor:
+    """Where rows hold tokens and no padding, bool [B, T]."""
+    return torch.arange(rows.tokens.size(1), device=rows.lengths.device) < rows.lengths[:, None]
+
+
+def _losses_over(
+    heads: BlockHeads,
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    lengths: Tensor,
+    which: range,
+    head_weights: Tensor | None,
+    temperature: float | None,
+    most_logits: int | None,
+) -> HeadLosses:
+    """``head_losses`` over the words of ``weight``, by which ``tokens`` are numbered; those below 0 are no targets."""
+    targets, mask = shifted_targets(TokenRows(tokens, lengths), which.stop - 1)
     places = mask[..., 0].flatten().nonzero().squeeze(1)
     own = slice(which.start - 1, None)
     targets, mask = (table[..., own].flatten(0, 1).index_select(0, places) for table in (targets, mask))
+    if temperature is None:
+        mask = mask & (targets >= 0)
     kept = hidden.flatten(0, 1).index_select(0, places)
 
     counts = mask.sum(0)

@@ -16,10 +16,18 @@ class Case:
     """Heads, hidden states, a projection and targets, in float64."""
 
     def __init__(
-        self, block_size=4, second_matrix="per_head", first_head="identity", lengths=(6, 2, 4), padding=0
+        self,
+        block_size=4,
+        second_matrix="per_head",
+        first_head="identity",
+        lengths=(6, 2, 4),
+        padding=0,
+        candidates=None,
     ):
         torch.manual_seed(5)
-        self.heads = BlockHeads(WIDTH, HeadShape(block_size, 5, second_matrix, first_head)).double()
+        shape = HeadShape(block_size, 5, second_matrix, first_head, candidates)
+        self.heads = BlockHeads(WIDTH, shape).double()
+        self.heads.choose_candidates(torch.randint(100, (VOCABULARY,)))
         for parameter in self.heads.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
         shape = (len(lengths), max(lengths) + padding)
@@ -48,13 +56,18 @@ class Case:
                     ahead = place + head - 1
                     if ahead >= length:
                         continue
-                    own = logits[row, place, index]
+                    words = list(range(VOCABULARY))
+                    if head > 1 and self.heads.shape.candidates is not None:
+                        words = self.heads.candidates.tolist()
+                    own = logits[row, place, index, words]
                     if temperature is None:
-                        target = self.rows.tokens[row, ahead]
+                        if (target := self.rows.tokens[row, ahead]) not in words:
+                            continue
+                        target = torch.tensor(words.index(target))
                         loss = F.cross_entropy(own, target)
                     else:
-                        target = teacher[row, ahead].argmax()
-                        wanted = (teacher[row, ahead] / temperature).softmax(-1)
+                        wanted = (teacher[row, ahead, words] / temperature).softmax(-1)
+                        target = wanted.argmax()
                         given = (own / temperature).log_softmax(-1)
                         loss = F.kl_div(given, wanted, reduction="sum") * temperature**2
                     losses[index].append(loss)
@@ -72,10 +85,11 @@ class Case:
 @pytest.mark.parametrize("first_head", ["identity", "learned"])
 @pytest.mark.parametrize("temperature", [None, 1.0, 2.5])
 @pytest.mark.parametrize("most_logits", [1, 40, 200, None])
+@pytest.mark.parametrize("candidates", [None, 6])
 def test_loss_and_gradients_are_the_mean_of_the_naive_ones(
-    second_matrix, first_head, temperature, most_logits
+    second_matrix, first_head, temperature, most_logits, candidates
 ):
-    case = Case(5, second_matrix, first_head, padding=2)
+    case = Case(5, second_matrix, first_head, padding=2, candidates=candidates)
     for which in (range(1, 6), range(2, 6), range(3, 4), range(1, 2)):
         losses = case.losses(which, temperature=temperature, most_logits=most_logits)
         expected = case.naive_loss(which, temperature=temperature)
@@ -91,7 +105,8 @@ def test_loss_and_gradients_are_the_mean_of_the_naive_ones(
     st.data(),
 )
 def test_any_lengths_parts_heads_and_weights(lengths, padding, block_size, data):
-    case = Case(block_size, lengths=tuple(lengths), padding=padding)
+    candidates = data.draw(st.sampled_from([None, 3, VOCABULARY]))
+    case = Case(block_size, lengths=tuple(lengths), padding=padding, candidates=candidates)
     start = data.draw(st.integers(1, block_size))
     which = range(start, data.draw(st.integers(start + 1, block_size + 1)))
     weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(which), max_size=len(which)))
@@ -143,8 +158,9 @@ def test_without_gradients_only_the_numbers_are_computed():
         assert losses.correct.tolist() == expected.correct.tolist()
 
 
-def test_padding_is_never_looked_at():
-    case = Case(padding=2)
+@pytest.mark.parametrize("candidates", [None, 6])
+def test_padding_is_never_looked_at(candidates):
+    case = Case(padding=2, candidates=candidates)
     mask = torch.arange(case.rows.tokens.size(1)) < case.rows.lengths[:, None]
     before = case.losses(range(1, 5))
     case.rows.tokens[~mask] = -1_000_000

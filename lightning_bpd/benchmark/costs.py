@@ -1,0 +1,91 @@
+"""What the parts of decoding cost on this machine, and what block sizes heads reach: enough to predict speed-ups."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_bpd.callbacks.block_measurement import timed
+from lightning_bpd.decoding import Exact, greedy, replay
+from lightning_bpd.interfaces import DecodeState, TokenRows, VerifiedBlock
+from lightning_bpd.tasks.translation import Translator
+
+# Turns of all measured parts, and calls in each.
+TURNS, CALLS = 9, 20
+
+
+def replayed_iterations(translator: Translator, batches: Sequence[TokenRows], extra_length: int) -> list[int]:
+    """Iterations of exact blockwise decoding for k' = 1..k, summed over the rows; from one call over greedy output."""
+    assert translator.drafter is not None
+    totals = [0] * translator.drafter.block_size
+    for source in batches:
+        output = greedy(translator.model, source, extra_length)
+        sizes = replay(translator.model, translator.drafter.proposals, source, output, len(totals))
+        totals = [total + int((accepted > 0).sum()) for total, accepted in zip(totals, sizes, strict=True)]
+    return totals
+
+
+@torch.inference_mode()
+def decoding_costs(translator: Translator, source: TokenRows, extra_length: int) -> dict[str, Any]:
+    """Seconds of the parts of decoding ``source``, its cache half full: medians over turns of all parts.
+
+    Args:
+        translator: A model with block heads.
+        source: The rows to decode together; one, for decoding one sentence at a time.
+        extra_length: Tokens that a row may be longer than its source.
+
+    Returns:
+        ``start``, of encoder and cache; ``call``, over 1..k tokens, with p_1's projection and decision, as the loop
+        waits for it; ``propose``, of 0..k - 1 tokens.
+    """
+    model, drafter = translator.model, translator.drafter
+    assert drafter is not None
+    most = drafter.block_size
+    output = greedy(model, source, extra_length)
+    half = max(int(output.lengths.max()) // 2, 1)
+    before = torch.cat([torch.full_like(output.tokens[:, :1], model.bos_id), output.tokens], 1)[:, :half]
+    rows = torch.arange(most, device=translator.device)
+    block = output.tokens[:, :1].expand(-1, most).contiguous()
+
+    state = model.start(source, None, half + most)
+    hidden = model.step(before, state)[:, -1:].expand(-1, most, -1).contiguous()
+    logits = model.project(hidden)
+    verified = VerifiedBlock(block, hidden, logits, torch.ones_like(output.lengths))
+    lengths = torch.full_like(output.lengths, half).cpu()
+    parts: dict[tuple[str, int], Callable[[], object]] = {
+        ("start", 0): lambda: model.start(source, None, int(output.lengths.max()) + most)
+    }
+    for size in range(1, most + 1):
+        tokens = block[:, rows[:size]]
+        parts["call", size] = partial(_call, model, tokens, state, lengths)
+        if size > 1:
+            parts["propose", size] = partial(drafter.propose, verified, output.tokens[:, 0], size - 1)
+    seconds: dict[tuple[str, int], list[float]] = {part: [] for part in parts}
+    for turn in range(TURNS + 1):
+        for part, function in parts.items():
+            _, nanoseconds = timed(partial(_repeat, function), translator.device)
+            if turn:  # the first is to warm up
+                seconds[part].append(nanoseconds / 1e9 / CALLS)
+    medians = {part: statistics.median(values) for part, values in seconds.items()}
+    return {
+        "start": medians["start", 0],
+        "call": [medians["call", size] for size in range(1, most + 1)],
+        "propose": [0.0, *(medians["propose", size] for size in range(2, most + 1))],
+    }
+
+
+def _call(model: Any, tokens: Tensor, state: DecodeState, lengths: Tensor) -> None:
+    """One call as the loop makes it: verify, decide, tell the host, and forget."""
+    logits = model.project(model.step(tokens, state))
+    torch.column_stack(Exact().decide(tokens, logits)).tolist()
+    state.rewind(lengths)
+
+
+def _repeat(function: Callable[[], object]) -> None:
+    for _ in range(CALLS):
+        function()
