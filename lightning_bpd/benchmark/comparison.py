@@ -154,7 +154,7 @@ def comparison_table(arms: Sequence[Arm], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     columns = ("", "BLEU", "same as greedy", "calls", "mean accepted block size", "ms", "speed-up")
     for column in columns:
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for number, arm in enumerate(arms):
         name = f"k = {arm.block_size}, {arm.acceptance}" if number else "greedy"
         table.add_row(

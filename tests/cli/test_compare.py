@@ -1,0 +1,119 @@
+"""compare: what it writes is what decoding gives, and adds up."""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_bpd.cli.compare import compare
+from lightning_bpd.datamodules.demo.corpus import sentence_pairs
+from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.metrics import bleu_score, bleu_statistics
+from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.tasks.text import train_tokenizer
+from lightning_bpd.tasks.translation import Translator, load
+
+SENTENCES = 23
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A corpus, a base and a model whose heads are right now and then."""
+    folder = tmp_path_factory.mktemp("compare")
+    pairs = list(islice(sentence_pairs(seed=4), SENTENCES))
+    (folder / "test.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    tokenizer = train_tokenizer([line for pair in pairs for line in pair], 350, True, "identity")
+    torch.manual_seed(1)
+    shape = Architecture(d_model=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=32, norm="pre")
+    size = tokenizer.vocab_size
+    network = EncoderDecoder(shape, size, size, tokenizer.bos_id, tokenizer.eos_id)
+    Translator(network, tokenizer, tokenizer).save(
+        folder / "base" / "model", {"training": {"regime": "base"}}
+    )
+    # Tied random weights repeat a token for ever, and these heads propose as p_1 does.
+    heads = BlockHeads(16, HeadShape(block_size=5, d_hidden=8))
+    training = {"regime": "frozen", "data": "gold", "seed": 7}
+    Translator(network, tokenizer, tokenizer, heads).save(folder / "heads" / "model", {"training": training})
+    return folder
+
+
+def test_numbers_add_up(folder, capsys):
+    model = folder / "heads" / "model"
+    compare(
+        str(model), str(folder), rules=["exact", "top-2", "minimum-2"], timed=5, batch_size=4, device="cpu"
+    )
+    assert "k = 5, minimum-2" in capsys.readouterr().out
+    measured = json.loads((folder / "heads" / "compare_test.json").read_text())
+    assert measured["training"] == {"regime": "frozen", "data": "gold", "block_size": 5, "seed": 7}
+    assert measured["corpus"]["sentences"] == len(measured["references"]) == SENTENCES
+    arms = measured["arms"]
+    named = [(arm["decoder"], arm["block_size"], arm["acceptance"]) for arm in arms]
+    assert named == [
+        ("greedy", 1, "exact"),
+        ("blockwise", 2, "exact"),
+        ("blockwise", 4, "exact"),
+        ("blockwise", 5, "exact"),
+        ("blockwise", 5, "top-2"),
+        ("blockwise", 5, "minimum-2"),
+    ]
+    translator = load(model)
+    sources = [line.split("\t")[0] for line in (folder / "test.tsv").read_text().splitlines()]
+    for arm in arms:
+        for name in ("outputs", "tokens", "iterations"):
+            assert len(arm[name]) == SENTENCES
+        sizes = arm["accepted_sizes"]
+        assert len(sizes) == arm["block_size"]
+        assert sum(sizes) == sum(arm["iterations"])
+        assert sum(size * count for size, count in enumerate(sizes, start=1)) == sum(arm["tokens"])
+        assert arm["mean_accepted_block_size"] == sum(arm["tokens"]) / sum(arm["iterations"])
+        assert arm["speed_up"] == arms[0]["seconds"] / arm["seconds"] > 0
+        assert arm["bleu"] == bleu_score(bleu_statistics(arm["outputs"], measured["references"]))
+        assert arm["outputs"] == translator.translate(
+            sources, arm["decoder"], 4, block_size=arm["block_size"], acceptance=arm["acceptance"]
+        )
+    for arm in arms[1:4]:
+        assert arm["greedy_agreement"] == 1.0
+        # Replay and decoding agree (equality 6).
+        assert measured["replay"]["iterations"][arm["block_size"] - 1] == sum(arm["iterations"])
+    assert arms[3]["mean_accepted_block_size"] > 1.5
+    assert measured["replay"]["tokens"] == measured["replay"]["iterations"][0] == sum(arms[0]["tokens"])
+    by_position = measured["acceptance_by_position"]
+    assert by_position == sorted(by_position, reverse=True)
+    assert sum(by_position) == pytest.approx(arms[3]["mean_accepted_block_size"])
+    costs = measured["costs"]
+    assert costs["start"] > 0
+    assert len(costs["call"]) == len(costs["propose"]) == 5
+    assert costs["propose"][0] == 0
+    assert all(seconds > 0 for seconds in [*costs["call"], *costs["propose"][1:]])
+
+
+def test_a_base_is_decoded_greedily(folder, tmp_path):
+    output = tmp_path / "base.json"
+    compare(
+        str(folder / "base" / "model"), str(folder), rules=["exact", "top-2"], timed=0, output=str(output)
+    )
+    measured = json.loads(output.read_text())
+    (arm,) = measured["arms"]
+    assert (arm["decoder"], arm["seconds"], arm["speed_up"]) == ("greedy", None, None)
+    assert measured["training"] == {"regime": "base", "data": "unknown", "block_size": 1, "seed": None}
+    assert measured["replay"] is measured["costs"] is measured["acceptance_by_position"] is None
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("base", {"block_sizes": [2]}, "no block heads"),
+        ("heads", {"block_sizes": [6]}, "larger than the 5"),
+        ("heads", {"rules": ["best"]}, "no acceptance rule 'best'"),
+        ("heads", {"rules": ["distance-2"]}, "values that have an order"),
+        ("heads", {"corpus": "dev"}, "no files for 'dev'"),
+        ("heads", {"output": "."}, "is a folder"),
+        ("none", {}, "no finished model"),
+    ],
+)
+def test_what_cannot_be_compared(folder, model, options, words):
+    with pytest.raises(InputError, match=words):
+        compare(str(folder / model / "model"), str(folder), device="cpu", **options)
