@@ -5,12 +5,14 @@ Nothing here imports torch or Lightning, so that ``--help`` and ``translate`` do
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from itertools import takewhile
 
 from lightning_bpd.interfaces import InputError
 
@@ -24,6 +26,7 @@ commands:
   test       measure a checkpoint on the test set
   predict    write a checkpoint's translations of the test set
   translate  translate text, line for line, with a finished model
+  report     make tables and figures of what compare measured: report RUNS...
   distill    replace the target side of a corpus by a teacher's translations
   compare    measure greedy and blockwise decoding of a corpus side by side
   certify    show that a finished model's blockwise output is its greedy output
@@ -33,7 +36,7 @@ python train.py COMMAND --help lists the options of a command.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-FUNCTION_COMMANDS = ("translate", "certify", "compare", "distill", "export")
+FUNCTION_COMMANDS = ("translate", "certify", "compare", "report", "distill", "export")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -79,6 +82,11 @@ def _run_function(command: str, args: list[str]) -> None:
     from jsonargparse import auto_cli
 
     function = getattr(import_module(f"lightning_bpd.cli.{command}"), command)
+    if command == "report":
+        # Folders first, without an option's name.
+        folders = list(takewhile(lambda argument: not argument.startswith("-"), args))
+        if folders:
+            args = ["--runs", json.dumps(folders), *args[len(folders) :]]
     # --block-size as well as --block_size
     args = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", arg) for arg in args]
     prog = f"{os.path.basename(sys.argv[0])} {command}"

@@ -1,0 +1,59 @@
+"""Which block size should be fastest here: from the costs of single calls and the replay, beside the stopwatch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lightning_bpd.benchmark.report_data import Run
+
+
+class Choice(NamedTuple):
+    """One block size k' of one model."""
+
+    block_size: int
+    seconds: float
+    """predicted, a sentence"""
+    predicted: float
+    """speed-up over greedy decoding"""
+    measured: float | None
+    """None where this k' was not timed"""
+
+
+def predict(run: Run) -> list[Choice]:
+    """Predicted and measured speed-up by the exact rule for k' = 1..k; empty for a model without heads or costs.
+
+    A sentence takes the start, calls over k' tokens, and proposals once an iteration. Blockwise decoding makes one
+    call more than iterations, the first, which only predicts. Greedy decoding, k' = 1, makes one call a token.
+    """
+    if run.costs is None or run.replay is None or run.block_size == 1:
+        return []
+    sentences = len(run.references)
+    seconds = []
+    for place, total in enumerate(run.replay.iterations):
+        iterations = total / sentences
+        calls = iterations + 1 if place else iterations
+        seconds.append(
+            run.costs.start + calls * run.costs.call[place] + iterations * run.costs.propose[place]
+        )
+    return [
+        Choice(place + 1, each, seconds[0] / each, _measured(run, place + 1))
+        for place, each in enumerate(seconds)
+    ]
+
+
+def _measured(run: Run, block_size: int) -> float | None:
+    arm = run.greedy if block_size == 1 else run.arm(block_size, "exact")
+    return None if arm is None else arm.speed_up
+
+
+def best_predicted(choices: list[Choice]) -> Choice:
+    """The fastest by prediction; the smaller of equals."""
+    return max(choices, key=lambda choice: (choice.predicted, -choice.block_size))
+
+
+def best_measured(choices: list[Choice]) -> Choice | None:
+    """The fastest by the stopwatch; None where no blockwise decoding was timed."""
+    timed = [choice for choice in choices if choice.measured is not None]
+    if not any(choice.block_size > 1 for choice in timed):
+        return None
+    return max(timed, key=lambda choice: (choice.measured or 0.0, -choice.block_size))
