@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from itertools import takewhile
+from typing import get_type_hints
 
 from lightning_bpd.interfaces import InputError
 
@@ -26,6 +27,7 @@ commands:
   test       measure a checkpoint on the test set
   predict    write a checkpoint's translations of the test set
   translate  translate text, line for line, with a finished model
+  grid       the paper's table as a plan of runs: trains, measures and reports what is missing
   report     make tables and figures of what compare measured: report RUNS...
   distill    replace the target side of a corpus by a teacher's translations
   compare    measure greedy and blockwise decoding of a corpus side by side
@@ -36,7 +38,7 @@ python train.py COMMAND --help lists the options of a command.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-FUNCTION_COMMANDS = ("translate", "certify", "compare", "report", "distill", "export")
+FUNCTION_COMMANDS = ("translate", "certify", "compare", "grid", "report", "distill", "export")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -89,10 +91,20 @@ def _run_function(command: str, args: list[str]) -> None:
             args = ["--runs", json.dumps(folders), *args[len(folders) :]]
     # --block-size as well as --block_size
     args = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", arg) for arg in args]
+    args = _with_true(args, {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool})
     prog = f"{os.path.basename(sys.argv[0])} {command}"
     _without_traceback(
         lambda: auto_cli(function, args=args, as_positional=False, exit_on_error=False, prog=prog)
     )
+
+
+def _with_true(args: list[str], switches: set[str]) -> list[str]:
+    """--dry_run as well as --dry_run true."""
+    given = []
+    for argument, following in zip(args, [*args[1:], "--"], strict=True):
+        alone = argument in switches and following.startswith("-")
+        given.append(f"{argument}=true" if alone else argument)
+    return given
 
 
 def _without_traceback(run: Callable[[], object]) -> None:

@@ -15,7 +15,13 @@ from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, Joi
 CONFIGS = Path(app.DEFAULT_CONFIG).parent
 # What stacks on a configuration of data, and needs a base.
 HEADS = {"translation/frozen.yaml": FrozenBaseHeadDistillation, "translation/joint.yaml": JointFineTuning}
-FILES = sorted({path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")} - set(HEADS))
+# Configurations of other programs: `grid`, and W&B's sweeps.
+OTHERS = ("grids/", "sweeps/")
+FILES = sorted(
+    name
+    for path in CONFIGS.rglob("*.yaml")
+    if not (name := path.relative_to(CONFIGS).as_posix()).startswith(OTHERS) and name not in HEADS
+)
 
 
 @pytest.fixture

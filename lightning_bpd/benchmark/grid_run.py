@@ -1,0 +1,309 @@
+"""Runs the steps of a plan: each in a process of its own, several at once, and again only what is not done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO, Literal, Protocol
+
+from lightning_bpd.benchmark.grid_plan import Step, recipes
+from lightning_bpd.benchmark.grid_state import Record, has_result, read_record, states, write_record
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LAST_LINES = 5
+# Seconds between two looks at the processes.
+_POLL = 0.1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended."""
+
+    step: Step
+    status: Literal["done", "failed", "interrupted", "not run"]
+    seconds: float = 0.0
+    """of this run of it"""
+    exit_code: int = 0
+    words: str = ""
+    """why it failed or was not run"""
+    log: tuple[str, ...] = ()
+    """the last lines it wrote, where it failed"""
+
+
+class Watcher(Protocol):
+    """Is told what happens."""
+
+    def started(self, step: Step, resumed: bool) -> None:
+        """A step's process runs from now on."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A step is over, or will not run."""
+
+    def waiting(self, running: Mapping[str, float], settled: int) -> None:
+        """Called again and again: running steps and their seconds, and the number of steps that are over."""
+
+    def asked_to_stop(self, number: signal.Signals, running: Sequence[str]) -> None:
+        """A signal came, and was passed on to these steps."""
+
+
+@dataclass
+class _Running:
+    step: Step
+    process: subprocess.Popen[bytes]
+    log: BinaryIO
+    log_start: int
+    """where in the log this run's own output begins"""
+    slot: int
+    record: Record
+    start: float
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+
+def run_steps(
+    steps: Sequence[Step],
+    folder: Path,
+    program: Sequence[str],
+    slots: Sequence[Mapping[str, str]],
+    watcher: Watcher,
+    keep: bool = False,
+) -> tuple[list[Outcome], signal.Signals | None]:
+    """Run what is not done, in the plan's order as far as needs allow.
+
+    A step that fails is not run again, nor are those that need it; the others are. The first signal (Ctrl-C, SIGTERM
+    or the end of the terminal) is passed on, so that trainings save and stop; nothing is started any more.
+
+    Args:
+        steps: The plan.
+        folder: The grid's folder; nobody else may run a grid in it.
+        program: What stands before a step's arguments, such as the interpreter and train.py.
+        slots: Environment variables of each step that runs at the same time as others.
+        watcher: Is told what happens.
+        keep: Accept results that were made by other commands than the plan's.
+
+    Returns:
+        Outcomes in the order of their ends, without steps that were done before; and the signal that came, if any.
+    """
+    todo = states(steps, folder, keep)
+    recipe = recipes(steps)
+    waiting = [step for step in steps if todo[step.name].action != "nothing"]
+    settled = {step.name: "done" for step in steps if step not in waiting}
+    running: list[_Running] = []
+    outcomes: list[Outcome] = []
+
+    def settle(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        settled[outcome.step.name] = outcome.status
+        watcher.ended(outcome)
+
+    def pass_on(number: signal.Signals, time_of_asking: int) -> None:
+        for each in running:
+            if time_of_asking < 3:
+                # A terminal that has gone is no concern of a training.
+                each.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+            else:
+                _kill(each.process)
+        watcher.asked_to_stop(number, [each.step.name for each in running])
+
+    with _signals() as asked:
+        passed_on = 0
+        try:
+            while (waiting and not asked) or running:
+                for each in [each for each in running if each.process.poll() is not None]:
+                    running.remove(each)
+                    settle(_end(folder, each, interrupted=bool(asked)))
+                while passed_on < len(asked):
+                    passed_on += 1
+                    pass_on(asked[passed_on - 1], passed_on)
+                started = False
+                if not asked:
+                    for step in _hopeless(waiting, settled):
+                        waiting.remove(step)
+                        settle(Outcome(step, "not run", words=_unmet(step, settled)))
+                        started = True
+                    free = [slot for slot in range(len(slots)) if slot not in [each.slot for each in running]]
+                    next_step = _next(waiting, settled, [each.step for each in running])
+                    if next_step is not None and free:
+                        waiting.remove(next_step)
+                        started = True
+                        if next_step.given is not None:
+                            settle(_use_given(folder, next_step, recipe[next_step.name]))
+                        else:
+                            resumes = todo[next_step.name].action == "resume"
+                            watcher.started(next_step, resumes)
+                            running.append(
+                                _start(
+                                    folder,
+                                    next_step,
+                                    recipe[next_step.name],
+                                    program,
+                                    slots,
+                                    free[0],
+                                    resumes,
+                                )
+                            )
+                watcher.waiting({each.step.name: each.seconds() for each in running}, len(settled))
+                if not started and (running or waiting):
+                    time.sleep(_POLL)
+        finally:
+            # Only after an error of our own is anything left.
+            for each in running:
+                _kill(each.process)
+                each.process.wait()
+                each.log.close()
+    return outcomes, asked[0] if asked else None
+
+
+def log_path(folder: Path, name: str) -> Path:
+    """Where a step's standard output and error are kept."""
+    return folder / "logs" / f"{name}.log"
+
+
+def _next(waiting: Sequence[Step], settled: Mapping[str, str], running: Sequence[Step]) -> Step | None:
+    """The first step that may start beside those that run."""
+    if any(step.alone for step in running):
+        return None
+    for step in waiting:
+        ready = all(settled.get(name) == "done" for name in step.needs)
+        ready = ready and all(name in settled for name in step.after)
+        if ready and not (step.alone and running):
+            return step
+    return None
+
+
+def _hopeless(waiting: Sequence[Step], settled: Mapping[str, str]) -> list[Step]:
+    return [step for step in waiting if any(settled.get(name, "done") != "done" for name in step.needs)]
+
+
+def _unmet(step: Step, settled: Mapping[str, str]) -> str:
+    return "needs " + ", ".join(name for name in step.needs if settled.get(name, "done") != "done")
+
+
+def _start(
+    folder: Path,
+    step: Step,
+    recipe: str,
+    program: Sequence[str],
+    slots: Sequence[Mapping[str, str]],
+    slot: int,
+    resumes: bool,
+) -> _Running:
+    arguments = [*step.arguments, *(step.resume if resumes else ())]
+    record = read_record(folder, step.name) if resumes else None
+    if record is None:
+        _set_aside(folder, step)
+        record = Record(
+            list(step.arguments), recipe, datetime.now().astimezone().isoformat(timespec="seconds")
+        )
+    # Before the process: a result without a record would be made again.
+    write_record(folder, step.name, replace(record, exit_code=None))
+    path = log_path(folder, step.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = path.open("ab" if resumes else "wb")
+    log.write(f"$ {' '.join(arguments)}\n".encode())
+    log.flush()
+    log_start = log.tell()
+    process = subprocess.Popen(
+        [*program, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **slots[slot]},
+        # Ctrl-C would else reach it twice, from the terminal and from here, which means: do not even save.
+        start_new_session=True,
+    )
+    return _Running(step, process, log, log_start, slot, record, time.monotonic())
+
+
+def _end(folder: Path, ended: _Running, interrupted: bool) -> Outcome:
+    ended.log.close()
+    step, code, seconds = ended.step, ended.process.returncode, ended.seconds()
+    write_record(
+        folder, step.name, replace(ended.record, seconds=ended.record.seconds + seconds, exit_code=code)
+    )
+    if code == 0 and has_result(step):
+        return Outcome(step, "done", seconds)
+    if code != 0 and interrupted:
+        return Outcome(step, "interrupted", seconds, code)
+    words = f"exit code {code}" if code else f"it ended well, but wrote no {step.result}"
+    return Outcome(
+        step, "failed", seconds, code, words, _last_lines(log_path(folder, step.name), ended.log_start)
+    )
+
+
+def _use_given(folder: Path, step: Step, recipe: str) -> Outcome:
+    """Put links to a finished result where the step would have written its own."""
+    assert step.given is not None
+    if step.own.is_symlink():
+        step.own.unlink()
+    else:
+        _set_aside(folder, step)
+    given = step.given.resolve()
+    if step.result.parent == step.own:
+        step.own.parent.mkdir(parents=True, exist_ok=True)
+        step.own.symlink_to(given)
+    else:
+        # A folder with a link in it, so that what is measured of the model is not written beside the original.
+        step.own.mkdir(parents=True)
+        step.result.parent.symlink_to(given)
+        config = given.parent / "config.yaml"
+        if config.is_file():
+            (step.own / config.name).symlink_to(config)
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_record(folder, step.name, Record(list(step.arguments), recipe, started, exit_code=0))
+    if not has_result(step):
+        return Outcome(step, "failed", words=f"{step.given} holds no finished result ({step.result.name})")
+    return Outcome(step, "done")
+
+
+def _set_aside(folder: Path, step: Step) -> None:
+    """Move what an earlier command of this step wrote to ``earlier``, out of the report's sight."""
+    if not os.path.lexists(step.own):
+        return
+    number = 1
+    while (kept := folder / "earlier" / f"{step.name}.{number}").exists():
+        number += 1
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    step.own.rename(kept)
+
+
+def _last_lines(path: Path, start: int) -> tuple[str, ...]:
+    with path.open("rb") as file:
+        # The end of it: a log may be long.
+        file.seek(max(start, path.stat().st_size - 20_000))
+        lines = file.read().decode(errors="replace").splitlines()
+    return tuple(line.rstrip() for line in lines if line.strip())[-LAST_LINES:]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _signals() -> Iterator[list[signal.Signals]]:
+    """Collects the signals that ask to stop, instead of stopping."""
+    asked: list[signal.Signals] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        asked.append(signal.Signals(number))
+
+    previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,213 @@
+"""What of a grid is there already: records of commands, states of steps, figures, and how long the rest may take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_bpd.benchmark.grid_plan import Step, recipes
+from lightning_bpd.files import write_atomically
+
+# Training k heads takes about as long as if the base were this many heads.
+_BASE_IN_HEADS = 4
+# The block size that the plan's own rough times are for.
+_ROUGH_BLOCK_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``steps/step_<name>.json`` says of the last run of a step."""
+
+    arguments: list[str]
+    recipe: str
+    """hash of the command and of all commands that led to what it needed"""
+    started: str
+    """date and time of the first start, ISO 8601"""
+    seconds: float = 0.0
+    """wall-clock time, over all resumptions"""
+    exit_code: int | None = None
+    """None while it runs; negative when a signal ended it"""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is to be done about a step."""
+
+    action: Literal["nothing", "run", "resume"]
+    words: str
+
+
+def record_path(folder: Path, name: str) -> Path:
+    """The record of a step, in a grid's folder."""
+    # Not compare_*.json, which the report takes for a measurement.
+    return folder / "steps" / f"step_{name}.json"
+
+
+def read_record(folder: Path, name: str) -> Record | None:
+    """The record of a step; None if there is none that can be read."""
+    try:
+        return Record(**json.loads(record_path(folder, name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_record(folder: Path, name: str, record: Record) -> None:
+    """Write it, whole."""
+    write_atomically(record_path(folder, name), json.dumps(asdict(record), indent=2) + "\n")
+
+
+def has_result(step: Step) -> bool:
+    """Whether the step's result is there and complete."""
+    if step.complete is None:
+        return step.result.is_file()
+    found = _read(step.result)
+    return isinstance(found, dict) and found.get(step.complete) is True
+
+
+def states(steps: Sequence[Step], folder: Path, keep: bool = False) -> dict[str, State]:
+    """What is to be done about each step.
+
+    Args:
+        steps: The plan.
+        folder: The grid's folder.
+        keep: Accept results that were made by other commands than the plan's.
+    """
+    by_name = {step.name: step for step in steps}
+    recipe = recipes(steps)
+    found: dict[str, State] = {}
+    for step in steps:
+        record = read_record(folder, step.name)
+        missing = [name for name in step.needs if found[name].action != "nothing"]
+        # What lies in the folder of a step that is run anew goes away with it.
+        lost = any(step.result.is_relative_to(by_name[name].own) for name in missing)
+        state = _state(step, record, recipe[step.name], keep)
+        if step.kind == "report" and state.action == "nothing":
+            newer = [name for name in step.after if _is_newer(by_name[name].result, step.result)]
+            if any(found[name].action != "nothing" for name in step.after):
+                state = State("run", "to run")
+            elif newer:
+                state = State("run", f"to run: {newer[0]} is newer")
+        if lost:
+            state = State("run", "to run")
+        if missing and state.action != "nothing":
+            state = State(state.action, f"needs {', '.join(missing)}")
+        found[step.name] = state
+    return found
+
+
+def _state(step: Step, record: Record | None, recipe: str, keep: bool) -> State:
+    same_command = record is not None and record.arguments == list(step.arguments)
+    same = same_command and record is not None and record.recipe == recipe
+    if has_result(step):
+        if same:
+            return State("nothing", "done" if step.given is None else f"given: {step.given}")
+        if record is None:
+            difference = "no record says which command made it"
+        elif not same_command:
+            difference = "it was made by another command"
+        else:
+            difference = "what it needs was made by another command"
+        if keep:
+            return State("nothing", f"kept, though {difference}")
+        if step.given is None:
+            return State("run", f"to run anew: {difference} (--keep keeps it)")
+    if step.given is not None:
+        return State("run", f"given: {step.given}")
+    if step.resumes_from is not None and step.resumes_from.exists():
+        if same:
+            return State("resume", "to resume")
+        return State("run", "to run anew: another command began it")
+    return State("run", "to run")
+
+
+def estimates(steps: Sequence[Step], folder: Path, rough: Mapping[str, float]) -> dict[str, float | None]:
+    """Seconds that each step may take: like finished steps of its kind, else roughly; None if nothing is known.
+
+    Times of steps with heads are scaled by their number.
+
+    Args:
+        steps: The plan.
+        folder: The grid's folder.
+        rough: Seconds by kind, for k = 8 where there are heads.
+    """
+    known: dict[str, list[float]] = {}
+    for step in steps:
+        record = read_record(folder, step.name)
+        if record is not None and record.exit_code == 0 and record.seconds > 0 and step.given is None:
+            known.setdefault(_kind(step), []).append(record.seconds / _cost(step.block_size))
+    found: dict[str, float | None] = {}
+    for step in steps:
+        kind = _kind(step)
+        if step.given is not None:
+            found[step.name] = 0.0
+        elif kind in known:
+            found[step.name] = sum(known[kind]) / len(known[kind]) * _cost(step.block_size)
+        elif kind in rough:
+            of_heads = kind in ("frozen", "joint", "compare")
+            scale = _cost(step.block_size) / _cost(_ROUGH_BLOCK_SIZE) if of_heads else 1.0
+            found[step.name] = rough[kind] * scale
+        else:
+            found[step.name] = None
+    return found
+
+
+def total(
+    steps: Sequence[Step], seconds: Mapping[str, float | None], todo: Mapping[str, State], jobs: int
+) -> tuple[float, int]:
+    """Seconds until all is done, with so many steps at once, and the number of steps whose time is unknown."""
+    left = [step for step in steps if todo[step.name].action != "nothing"]
+    together = sum(seconds[step.name] or 0.0 for step in left if not step.alone)
+    alone = sum(seconds[step.name] or 0.0 for step in left if step.alone)
+    # Of steps that wait for one another, the longest chain.
+    chains: dict[str, float] = {}
+    for step in left:
+        if not step.alone:
+            before = max((chains.get(name, 0.0) for name in step.needs), default=0.0)
+            chains[step.name] = before + (seconds[step.name] or 0.0)
+    longest = max(chains.values(), default=0.0)
+    return max(together / jobs, longest) + alone, sum(seconds[step.name] is None for step in left)
+
+
+def key_figures(step: Step) -> str:
+    """What a finished step reached, in a few words; empty if its result does not say."""
+    if step.kind == "compare":
+        found = _read(step.result)
+        arms = found.get("arms") if isinstance(found, dict) else None
+        if not isinstance(arms, list) or not all(isinstance(arm, dict) for arm in arms):
+            return ""
+        exact = [arm for arm in arms if arm.get("acceptance") == "exact"]
+        figures: dict[str, Any] = max(exact, key=lambda arm: arm.get("block_size", 0), default={})
+    else:
+        found = _read(step.result.parent / "metrics.json")
+        figures = found.get("validation", {}) if isinstance(found, dict) else {}
+    names = {"bleu": "BLEU", "mean_accepted_block_size": "mean accepted block size", "speed_up": "speed-up"}
+    return ", ".join(
+        f"{label} {figures[name]:.2f}"
+        for name, label in names.items()
+        if isinstance(figures.get(name), float | int)
+    )
+
+
+def _kind(step: Step) -> str:
+    return "base" if step.kind == "teacher" else step.kind
+
+
+def _cost(block_size: int) -> int:
+    return _BASE_IN_HEADS + block_size
+
+
+def _is_newer(path: Path, than: Path) -> bool:
+    try:
+        return path.stat().st_mtime_ns > than.stat().st_mtime_ns
+    except OSError:
+        return False
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,239 @@
+"""grid: base, teacher, distilled data, heads of every size, measurements and a report, by one declared plan."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+
+from lightning_bpd.benchmark.grid_plan import Grid, Step, plan
+from lightning_bpd.benchmark.grid_run import Outcome, log_path, run_steps
+from lightning_bpd.benchmark.grid_state import estimates, key_figures, states, total
+from lightning_bpd.cli.run_folder import RESULTS, lock
+from lightning_bpd.interfaces import InputError
+
+TRAIN = Path(__file__).parents[2] / "train.py"
+
+
+def grid(dry_run: bool = False, keep: bool = False, **settings: Any) -> None:
+    """Train and measure a grid of models: frozen and joint, on gold and distilled data, for several block sizes.
+
+    Configuration files stack (--config configs/grids/translation.yaml --config configs/grids/small.yaml), later ones
+    win, and flags win over files. Every step is a command of its own with its own folder; its output is in
+    <runs>/<name>/logs. The same command again goes on where it was stopped, and runs what failed once more.
+
+    Args:
+        dry_run: Only say what would be done: each step, its state, its command, and how long it may take.
+        keep: Accept finished results that another command made than the plan's. Without it they are moved to
+            <runs>/<name>/earlier and made anew, for a table must not mix settings that its plan does not name.
+    """
+    configuration = Grid(**settings)
+    steps = plan(configuration)
+    _check_inputs(configuration)
+    jobs, slots = _slots(configuration)
+    console = Console()
+    if dry_run:
+        _print_plan(console, configuration, steps, jobs, keep)
+        return
+    folder = configuration.folder
+    if any((folder / name).exists() for name in RESULTS):
+        raise InputError(f"{folder} holds a run, not a grid: choose another --name or --runs")
+    try:
+        held = lock(folder)
+    except InputError as error:
+        raise InputError(
+            f"another process runs a grid in {folder}: wait for it or choose another --name"
+        ) from error
+    with held:
+        if configuration.generated_pairs is not None:
+            _generate(configuration)
+        with _status(console) as status:
+            shown = _Shown(console, status, folder, steps)
+            shown.say(_overview(configuration, steps, jobs, keep))
+            outcomes, asked = run_steps(steps, folder, [sys.executable, str(TRAIN)], slots, shown, keep)
+    _conclude(shown, configuration, outcomes, asked)
+
+
+class _Shown:
+    """Says what happens: a line when a step starts and ends, and on a terminal what runs at the moment."""
+
+    def __init__(self, console: Console, status: Status | None, folder: Path, steps: Sequence[Step]) -> None:
+        self.console, self.status, self.folder, self.steps = console, status, folder, steps
+
+    def say(self, text: str) -> None:
+        """A line, as it is."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def started(self, step: Step, resumed: bool) -> None:
+        """As the runner tells."""
+        self.say(f"{step.name}: {'resumed' if resumed else 'started'}")
+
+    def ended(self, outcome: Outcome) -> None:
+        """As the runner tells."""
+        name, time = outcome.step.name, duration(outcome.seconds)
+        if outcome.status == "done":
+            figures = key_figures(outcome.step)
+            given = f"given, {outcome.step.given}" if outcome.step.given is not None else f"done in {time}"
+            self.say(f"{name}: {given}{'  ' if figures else ''}{figures}")
+        elif outcome.status == "failed":
+            self.say(f"{name}: FAILED after {time}: {outcome.words}; see {log_path(self.folder, name)}")
+            for line in outcome.log:
+                self.say(f"    {line}")
+        elif outcome.status == "interrupted":
+            self.say(f"{name}: stopped after {time}")
+        else:
+            self.say(f"{name}: not run: {outcome.words}")
+
+    def waiting(self, running: Mapping[str, float], settled: int) -> None:
+        """As the runner tells."""
+        if self.status is not None:
+            now = ", ".join(f"{name} {duration(seconds)}" for name, seconds in running.items())
+            self.status.update(f"{settled} of {len(self.steps)} steps  {now}")
+
+    def asked_to_stop(self, number: signal.Signals, running: Sequence[str]) -> None:
+        """As the runner tells."""
+        waits = f"; waiting for {', '.join(running)} to save and stop (again: at once)" if running else ""
+        self.say(f"{number.name}{waits}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``7 s``, ``2 min 5 s``, ``3 h 20 min``."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def _check_inputs(configuration: Grid) -> None:
+    """Raise InputError for what is missing before hours are spent."""
+    if not TRAIN.is_file():
+        raise InputError(f"{TRAIN} is missing: a grid runs from a checkout of the project")
+    configs = {
+        "base_configs": configuration.base_configs,
+        "frozen_config": [configuration.frozen_config] if "frozen" in configuration.regimes else [],
+        "joint_config": [configuration.joint_config] if "joint" in configuration.regimes else [],
+    }
+    for setting, files in configs.items():
+        for file in files:
+            if not Path(file).is_file():
+                raise InputError(f"{setting}: there is no file {file}, seen from {Path.cwd()}")
+    if configuration.generated_pairs is None and not Path(configuration.data).is_dir():
+        raise InputError(
+            f"--data {configuration.data}: no such folder (data/README.md says what belongs in it)"
+        )
+    given = (
+        ("base", configuration.base, "config.json", "finished model"),
+        ("teacher", configuration.teacher, "config.json", "finished model"),
+        ("teacher_data", configuration.teacher_data, "distillation.json", "finished distilled text"),
+    )
+    for setting, folder, file, kind in given:
+        if folder is not None and not (Path(folder).expanduser() / file).is_file():
+            raise InputError(f"--{setting} {folder}: no {kind} is there (it has no {file})")
+
+
+def _slots(configuration: Grid) -> tuple[int, list[dict[str, str]]]:
+    """How many steps run at once, and the environment variables of each."""
+    cores = len(os.sched_getaffinity(0))
+    gpus = _gpus()
+    jobs = configuration.jobs or len(gpus) or cores
+    threads = str(configuration.threads or max(1, cores // jobs))
+    slots = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(jobs)]
+    if gpus:
+        for number, slot in enumerate(slots):
+            # An equal share of them; one that several jobs share where there are more jobs.
+            slot["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number::jobs] or [gpus[number % len(gpus)]])
+    return jobs, slots
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)] if visible is None else visible.split(",")
+    return [name.strip() for name in names[:count]]
+
+
+def _generate(configuration: Grid) -> None:
+    from lightning_bpd.datamodules.demo.corpus import write_demo_corpus
+
+    assert configuration.generated_pairs is not None
+    write_demo_corpus(Path(configuration.data), train=configuration.generated_pairs)
+
+
+@contextmanager
+def _status(console: Console) -> Iterator[Status | None]:
+    """A line that says what runs, if somebody looks at it."""
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status("") as status:
+        yield status
+
+
+def _print_plan(console: Console, configuration: Grid, steps: Sequence[Step], jobs: int, keep: bool) -> None:
+    folder = configuration.folder
+    todo = states(steps, folder, keep)
+    seconds = estimates(steps, folder, configuration.seconds)
+    lines = []
+    name_width = max(len(step.name) for step in steps)
+    for step in steps:
+        state, time = todo[step.name], seconds[step.name]
+        estimate = (
+            "" if state.action == "nothing" else "unknown" if time is None else f"about {duration(time)}"
+        )
+        command = (
+            f"    {step.given} is used"
+            if step.given is not None
+            else f"    python train.py {shlex.join([*step.arguments, *_more(step, state.action)])}"
+        )
+        lines += [f"{step.name:{name_width}}  {estimate:18}  {state.words}".rstrip(), command]
+    lines += ["", _overview(configuration, steps, jobs, keep)]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _more(step: Step, action: str) -> tuple[str, ...]:
+    return step.resume if action == "resume" else ()
+
+
+def _overview(configuration: Grid, steps: Sequence[Step], jobs: int, keep: bool) -> str:
+    todo = states(steps, configuration.folder, keep)
+    seconds = estimates(steps, configuration.folder, configuration.seconds)
+    left = sum(state.action != "nothing" for state in todo.values())
+    if not left:
+        return f"{configuration.folder}: all {len(steps)} steps are done"
+    time, unknown = total(steps, seconds, todo, jobs)
+    about = f"about {duration(time)}" if time else "time unknown"
+    if time and unknown:
+        about = f"{about} and {unknown} steps of unknown time"
+    at_once = "one at a time" if jobs == 1 else f"{jobs} at once"
+    return f"{configuration.folder}: {left} of {len(steps)} steps to do, {at_once}: {about}"
+
+
+def _conclude(
+    shown: _Shown, configuration: Grid, outcomes: Sequence[Outcome], asked: signal.Signals | None
+) -> None:
+    """Say what became of it; the exit code is 1 if something failed, 128 + signal if it was stopped."""
+    if asked is not None:
+        shown.say("Stopped; the same command goes on")
+        sys.exit(128 + asked)
+    failed = [outcome.step.name for outcome in outcomes if outcome.status == "failed"]
+    not_run = sum(outcome.status == "not run" for outcome in outcomes)
+    report = next((step for step in shown.steps if step.kind == "report"), None)
+    if report is not None and report.result.is_file() and report.name not in failed:
+        shown.say(f"Report: {report.result}")
+    if failed:
+        without = f"; {not_run} steps that need them were not run" if not_run else ""
+        shown.say(f"FAILED: {', '.join(failed)}{without}; the same command tries them again")
+        sys.exit(1)
