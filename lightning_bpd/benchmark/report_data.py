@@ -81,7 +81,7 @@ class Run:
     seed: int | None
     """None where the model does not say"""
     corpus: dict[str, Any]
-    """folder, name, sentences, sha256"""
+    """folder, name, sentences, hash"""
     settings: dict[str, Any]
     bleu_signature: str
     provenance: dict[str, str]
@@ -213,7 +213,7 @@ def read_run(file: Path) -> Run:
     block_size = _field(training, "block_size", _count, f"{where}, training")
     arms = _field(record, "arms", list, where)
     corpus = _field(record, "corpus", dict, where)
-    for key in ("folder", "name", "sha256"):
+    for key in ("folder", "name", "hash"):
         _field(corpus, key, str, f"{where}, corpus")
     if _field(corpus, "sentences", _count, f"{where}, corpus") != len(references):
         raise InputError(

@@ -76,7 +76,7 @@ def _measured(runs: Sequence[Run], left_out: Sequence[str]) -> tuple[Block, ...]
     rows = [
         ("corpus", _all(f"{run.corpus['name']}, {run.corpus['sentences']} sentences" for run in runs)),
         ("its folder", _all(run.corpus["folder"] for run in runs)),
-        ("its SHA-256", _all(run.corpus["sha256"] for run in runs)),
+        ("hash of its content", _all(run.corpus["hash"] for run in runs)),
         ("models", _models(runs)),
         ("BLEU", _all(run.bleu_signature for run in runs)),
     ]
@@ -109,7 +109,7 @@ SETTINGS = {
 def differences(runs: Sequence[Run]) -> list[str]:
     """A sentence for each setting in which the runs differ, saying which run has which."""
     parts = [
-        ("corpus SHA-256", [run.corpus["sha256"] for run in runs]),
+        ("corpus hash", [run.corpus["hash"] for run in runs]),
         ("sentences", [str(run.corpus["sentences"]) for run in runs]),
         ("BLEU signature", [run.bleu_signature for run in runs]),
     ]
@@ -129,7 +129,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
             few = [f"{each} in {', '.join(names)}" for each, names in groups.items() if each != most]
             words = name[0].upper() + name[1:].replace("_", " ")
             sentences.append(f"{words}: {most} in {len(groups[most])} of {len(runs)}, {'; '.join(few)}.")
-    if len({run.references for run in runs}) > len({run.corpus["sha256"] for run in runs}):
+    if len({run.references for run in runs}) > len({run.corpus["hash"] for run in runs}):
         sentences.append("The references differ where the corpus is said to be the same.")
     return sentences
 

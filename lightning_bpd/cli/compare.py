@@ -96,7 +96,7 @@ def compare(
             "folder": data,
             "name": corpus,
             "sentences": len(sources),
-            "sha256": fingerprint([files]),
+            "hash": fingerprint([files]),
         },
         "settings": {
             "device": place.type,

@@ -76,7 +76,7 @@ def record(regime: str, data: str, k: int, seed: int) -> dict[str, Any]:
         "format": 1,
         "model": f"runs/grid/{name(regime, data, k, seed)}/model",
         "training": {"regime": regime, "data": data, "block_size": k, "seed": seed},
-        "corpus": {"folder": "data/toy", "name": "toy", "sentences": SENTENCES, "sha256": "ab" * 32},
+        "corpus": {"folder": "data/toy", "name": "toy", "sentences": SENTENCES, "hash": "ab" * 32},
         "settings": {
             "device": "cpu", "processor": "Some CPU", "cores": 2, "threads": 1, "precision": "float32",
             "batch_size": 64, "timed_sentences": 10, "timed_batch_size": 1, "repeats": 1, "extra_length": 50,

@@ -150,14 +150,14 @@ def test_unequal_settings_are_named(runs):
     other = replace(
         runs[0],
         settings={**runs[0].settings, "threads": 2},
-        corpus={**runs[0].corpus, "sha256": "other"},
+        corpus={**runs[0].corpus, "hash": "other"},
         provenance={**runs[0].provenance, "packages torch": "2.4.0"},
     )
     text = " ".join(differences([other, *runs[1:]]))
     for words in (
         "Threads: 1 in",
         "2 in base",
-        "SHA-256: abab",
+        "corpus hash: abab",
         "other in base",
         "Packages torch: 2.13.0",
         "2.4.0 in base",
