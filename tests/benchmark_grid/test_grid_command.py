@@ -37,7 +37,9 @@ def call(tmp_path, monkeypatch, capsys):
 def test_files_stack_and_flags_win(call, tmp_path):
     (tmp_path / "own.yaml").write_text("name: own\nblock_sizes: [2, 3]\narguments: [--wandb=disabled]\n")
     files = ("--config", "configs/grids/translation.yaml", "--config", str(tmp_path / "own.yaml"))
-    printed = call(*files, "--dry_run", "true", "--mixes", "[gold]", "--jobs", "2")
+    printed = call(
+        *(*files, "--dry_run", "true", "--mixes", "[gold]", "--jobs", "2", "--data", str(tmp_path))
+    )
     assert "joint_gold_k3_s1" in printed
     assert "k8" not in printed
     assert "distilled" not in printed

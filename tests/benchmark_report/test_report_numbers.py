@@ -157,7 +157,7 @@ def test_unequal_settings_are_named(runs):
     for words in (
         "Threads: 1 in",
         "2 in base",
-        "corpus hash: abab",
+        "Corpus hash: abab",
         "other in base",
         "Packages torch: 2.13.0",
         "2.4.0 in base",
