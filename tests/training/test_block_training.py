@@ -75,6 +75,18 @@ def test_averaging_spares_the_frozen_base_and_the_candidates(text, bases, tmp_pa
     assert not torch.equal(kept.hidden_weight, plain.heads.hidden_weight)
 
 
+@pytest.mark.parametrize("build", [frozen, joint])
+def test_a_base_that_is_its_own_teacher_is_warned_of_unless_that_is_meant(text, bases, caplog, build):
+    words = "made by the base itself"
+    for teacher, meant, warned in ((0, False, True), (0, True, False), (1, False, False)):
+        distilled = data(text)
+        distilled.distilled_by = fingerprint(load(bases[teacher]).network)
+        distilled.self_distillation = meant
+        caplog.clear()
+        trainer(max_steps=1, limit_val_batches=0).fit(build(bases[0]), datamodule=distilled)
+        assert (words in caplog.text) is warned
+
+
 @pytest.mark.parametrize("loss", ["all", "sampled"])
 @pytest.mark.parametrize("targets", ["data", "distill"])
 def test_a_frozen_base_stays_as_it_is(text, bases, tmp_path, loss, targets):
