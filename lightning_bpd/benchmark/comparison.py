@@ -16,7 +16,8 @@ from lightning_bpd.callbacks.block_measurement import timed
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
 from lightning_bpd.metrics import bleu_score, bleu_statistics, equal_rows
-from lightning_bpd.tasks.translation import Translator, text_decoding
+from lightning_bpd.tasks.codec import check_decoding
+from lightning_bpd.tasks.translation import Translator
 
 # Batches after which the arms take turns, so that none has the machine's good or bad minutes to itself.
 TURN = 16
@@ -76,7 +77,9 @@ def compare_decoders(
     trained = None if translator.heads is None else translator.heads.block_size
     options = [DecodingOptions()]
     options += [
-        text_decoding(DecodingOptions("blockwise", block_size=size, acceptance=acceptance), trained)
+        check_decoding(
+            DecodingOptions("blockwise", block_size=size, acceptance=acceptance), trained, translator.codec
+        )
         for size, acceptance in rules
     ]
     batches = list(translator.batches(sources, batch_size))

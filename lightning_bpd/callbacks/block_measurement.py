@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
@@ -20,9 +20,8 @@ from lightning_bpd.interfaces import (
     SequenceModel,
     TokenRows,
 )
-from lightning_bpd.metrics import AcceptedSizes, CorpusBleu, GreedyComparison, mean_accepted_block_size
-from lightning_bpd.tasks.text import Tokenizer
-from lightning_bpd.tasks.translation import text_decoding
+from lightning_bpd.metrics import AcceptedSizes, GreedyComparison, mean_accepted_block_size
+from lightning_bpd.tasks.codec import Codec, check_decoding
 
 Result = TypeVar("Result")
 Stage = Literal["val", "test"]
@@ -48,16 +47,16 @@ def options_of(rule: BlockRule) -> DecodingOptions:
     return DecodingOptions("blockwise", block_size=rule.block_size, acceptance=rule.acceptance)
 
 
-class TextData(Protocol):
+class MeasuredData(Protocol):
     """What is read of the data module."""
 
-    target_tokenizer: Tokenizer
+    codec: Codec
 
-    def sources(self, stage: Part) -> list[str]:
-        """The raw source lines."""
+    def sources(self, stage: Part) -> Sequence[Any]:
+        """What the sources stand for, in the order of the corpus: raw source lines, of text."""
 
-    def references(self, stage: Part) -> list[str]:
-        """The raw target lines."""
+    def references(self, stage: Part) -> Sequence[Any]:
+        """What the targets stand for."""
 
 
 class BlockDrafter(Drafter, Protocol):
@@ -73,7 +72,7 @@ class BlockModule(Protocol):
     decode: DecodingOptions
 
     @property
-    def data(self) -> TextData:
+    def data(self) -> MeasuredData:
         """The data module of the running trainer."""
 
     @property
@@ -90,18 +89,19 @@ class MeasuredRule:
     Args:
         rule: The rule.
         trained: The largest block that the heads propose.
+        codec: What the tokens mean.
         device: Where it is decoded.
 
     Raises:
-        InputError: The rule does not fit the heads, or text.
+        InputError: The rule does not fit the heads, or the tokens.
     """
 
-    def __init__(self, rule: BlockRule, trained: int, device: torch.device) -> None:
-        text_decoding(options_of(rule), trained)
+    def __init__(self, rule: BlockRule, trained: int, codec: Codec, device: torch.device) -> None:
+        check_decoding(options_of(rule), trained, codec)
         self.block_size = trained if rule.block_size is None else rule.block_size
         self.acceptance = parse_acceptance(rule.acceptance)
         self.label = f"k{self.block_size}_{self.acceptance.name}"
-        self.bleu = CorpusBleu().to(device)
+        self.quality = {name: metric.to(device) for name, metric in codec.quality().items()}
         self.sizes = AcceptedSizes(self.block_size).to(device)
         self.comparison = GreedyComparison().to(device)
 
@@ -152,16 +152,16 @@ class Measurement:
         source, index = self._taken(batch)
         if not index:
             return
-        tokenizer, references = (
-            self.module.data.target_tokenizer,
-            self.module.data.references(PARTS[self.stage]),
-        )
+        data = self.module.data
+        references = data.references(PARTS[self.stage])
         device = self.module.device
         plain, plain_time = timed(lambda: self._greedy(source), device)
         for rule in self.rules:
             result, time_taken = timed(lambda rule=rule: self._blockwise(rule, source), device)  # type: ignore[misc]
             assert result.accepted is not None
-            rule.bleu.update(tokenizer.decode(result.rows()), [references[place] for place in index])
+            outputs = data.codec.decode(result.rows())
+            for metric in rule.quality.values():
+                metric.update(outputs, [references[place] for place in index])
             rule.sizes.update(result.accepted)
             rule.comparison.update(result, plain, time_taken, plain_time)
         model, drafter = self.decoder
@@ -181,7 +181,8 @@ class Measurement:
             mean = mean_accepted_block_size(rule.sizes.compute())
             if rule is self.rules[0]:
                 found[f"{self.stage}/mean_accepted_block_size"] = mean
-            measured = {"mean_accepted_block_size": mean, "bleu": float(rule.bleu.compute())}
+            measured = {"mean_accepted_block_size": mean}
+            measured |= {name: float(metric.compute()) for name, metric in rule.quality.items()}
             measured |= rule.comparison.compute()._asdict()
             found |= {f"{self.stage}/{rule.label}/{name}": value for name, value in measured.items()}
         for sizes in self.replayed:

@@ -139,7 +139,7 @@ class BlockwiseDecoding(Callback):
         module = cast(BlockModule, pl_module)
         trained = module.block_decoder()[1].block_size
         given = self.rules or [BlockRule(module.decode.block_size, module.decode.acceptance)]
-        rules = [MeasuredRule(rule, trained, pl_module.device) for rule in given]
+        rules = [MeasuredRule(rule, trained, module.data.codec, pl_module.device) for rule in given]
         labels = [rule.label for rule in rules]
         if twice := [label for label in labels if labels.count(label) > 1]:
             raise InputError(f"blockwise decoding is given the rule {twice[0]} twice: leave one out")
@@ -189,7 +189,7 @@ class BlockwiseDecoding(Callback):
         assert step is not None
         counts = {rule.label: rule.sizes.compute() for rule in measurement.rules}
         add_sizes(_sizes_file(trainer), step, stage, counts)
-        lines = table_rows(traces, data.target_tokenizer)
+        lines = table_rows(traces, data.codec)
         if lines:
             title = f"Traces of {measurement.rules[0].label} after {step} steps ({PARTS[stage]})"
             text = markdown(title, lines, data.sources(PARTS[stage]), data.references(PARTS[stage]))

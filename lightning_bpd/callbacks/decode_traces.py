@@ -17,7 +17,7 @@ from lightning_bpd.interfaces import (
     TokenRows,
     VerifiedBlock,
 )
-from lightning_bpd.tasks.text import Tokenizer
+from lightning_bpd.tasks.codec import Codec
 
 COLUMNS = ["row", "iteration", "accepted", "rejected", "failed head", "p_1 wanted"]
 LEGEND = (
@@ -119,16 +119,16 @@ def gather_traces(traces: dict[int, list[Iteration]], world_size: int) -> dict[i
     return dict(sorted((index, each) for part in parts for index, each in part.items()))
 
 
-def table_rows(traces: Mapping[int, Sequence[Iteration]], tokenizer: Tokenizer) -> list[list[Any]]:
-    """The traces as ``COLUMNS``, a line for each iteration: rows and iterations from 1, tokens as pieces of text."""
+def table_rows(traces: Mapping[int, Sequence[Iteration]], codec: Codec) -> list[list[Any]]:
+    """The traces as ``COLUMNS``, a line for each iteration: rows and iterations from 1, tokens in words."""
     lines: list[list[Any]] = []
     for index, iterations in traces.items():
         prefix: list[int] = []
         for number, each in enumerate(iterations, start=1):
-            accepted = pieces(tokenizer, prefix, each.accepted)
+            accepted = codec.pieces(prefix, each.accepted)
             prefix += each.accepted
-            rejected = pieces(tokenizer, prefix, each.rejected)
-            wanted = pieces(tokenizer, prefix, [] if each.wanted is None else [each.wanted])
+            rejected = codec.pieces(prefix, each.rejected)
+            wanted = codec.pieces(prefix, [] if each.wanted is None else [each.wanted])
             texts = [" ".join(part) for part in (accepted, rejected, wanted)]
             lines.append([index + 1, number, texts[0], texts[1], each.failed_head, texts[2]])
     return lines
@@ -155,20 +155,6 @@ def markdown(
         cells = [str(number), _code(accepted), _code(rejected), str(failed_head or ""), _code(wanted)]
         text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
-
-
-def pieces(tokenizer: Tokenizer, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
-    """What each token adds to the text of those before it; ``▁`` is a space, ``</s>`` the end token."""
-    row = [*prefix, *tokens]
-    before, *texts = tokenizer.decode([row[:length] for length in range(len(prefix), len(row) + 1)])
-    found = []
-    for token, text in zip(tokens, texts, strict=True):
-        # A character may be several tokens; until it is whole, SentencePiece puts U+FFFD in its place.
-        added = text.removeprefix(before.rstrip("\ufffd")).replace(" ", "▁")
-        # Start and padding have no text.
-        found.append("</s>" if token == tokenizer.eos_id else added or f"<{token}>")
-        before = text
-    return found
 
 
 def _code(text: str) -> str:

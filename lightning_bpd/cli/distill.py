@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lightning_bpd.cli.translate import find_device
-from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpus
+from lightning_bpd.datamodules.encoded_corpus import encode_corpus
 from lightning_bpd.datamodules.parallel_text import CHECKED_PAIRS
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
 from lightning_bpd.distillation.assemble import assemble
@@ -29,6 +29,7 @@ from lightning_bpd.distillation.plan import Job, Settings, close_folder, open_fo
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks import finished_model
 from lightning_bpd.tasks.text import check_knows
+from lightning_bpd.tasks.text_codec import TextCodec
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,11 @@ def distill(
         device: Such as cpu or cuda; auto takes all GPUs there are.
     """
     kind = find_device(device).type
+    network, codec, _ = finished_model.read_folder(teacher)
+    if not isinstance(codec, TextCodec):
+        raise InputError(f"--teacher {teacher} is a model of {codec.kind}: text alone is distilled")
+    if network.max_length is not None:
+        max_length = min(max_length, network.max_length)
     settings = Settings(
         decoder=decoder,
         beam=beam,
@@ -105,22 +111,18 @@ def distill(
     devices = _devices(device, kind, processes)
     files = find_pair_files(Path(data), corpus, source_language, target_language)
     folder = Path(output)
-    parts = finished_model.read_folder(teacher)
-    _check_teacher(parts, teacher, files)
-    identity = "-".join(
-        (
-            finished_model.fingerprint(parts.network),
-            parts.source_tokenizer.fingerprint,
-            parts.target_tokenizer.fingerprint,
-        )
-    )
+    _check_teacher(codec, teacher, files)
+    weights = finished_model.fingerprint(network)
+    identity = "-".join((weights, codec.source.fingerprint, codec.target.fingerprint))
     job = Job(identity, fingerprint(files), sum(1 for _ in _sources(files)), settings)
     about = {
-        "teacher": {"path": teacher, "network": finished_model.fingerprint(parts.network)},
+        "teacher": {"path": teacher, "network": weights},
         "corpus": {"path": ", ".join(str(path) for part in files for path in part.paths)},
     }
     open_folder(folder, job, about)
-    encoded = _encode(files, parts, folder / "encoded", max_length)
+    encoded = encode_corpus(
+        files, codec.source, codec.target, folder / "encoded", max_length, drop=False, description="corpus"
+    )
     missing = missing_parts(folder, job)
     own = [part for part in missing if part % shards == number]
     if own:
@@ -167,25 +169,15 @@ def _left_out(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if name != "kept" and count)
 
 
-def _check_teacher(parts: finished_model.Parts, teacher: str, files: Sequence[PairFiles]) -> None:
+def _check_teacher(codec: TextCodec, teacher: str, files: Sequence[PairFiles]) -> None:
     first = list(islice(read_pairs(files[0]), CHECKED_PAIRS))
     paths = files[0].paths
-    for side, tokenizer in enumerate((parts.source_tokenizer, parts.target_tokenizer)):
+    for side, tokenizer in enumerate((codec.source, codec.target)):
         check_knows(tokenizer, [pair[side] for pair in first], teacher, str(paths[side % len(paths)]))
 
 
 def _sources(files: Sequence[PairFiles]) -> Iterator[str]:
     return (source for source, _ in chain.from_iterable(map(read_pairs, files)))
-
-
-def _encode(
-    files: Sequence[PairFiles], parts: finished_model.Parts, cache: Path, max_length: int
-) -> EncodedCorpus:
-    """All rows, in order; a row that is cut is one that is left out later."""
-    longest = max_length if parts.network.max_length is None else min(max_length, parts.network.max_length)
-    return encode_corpus(
-        files, parts.source_tokenizer, parts.target_tokenizer, cache, longest, False, "corpus"
-    )
 
 
 def _rows(part: int, job: Job) -> int:

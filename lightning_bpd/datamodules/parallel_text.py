@@ -23,6 +23,7 @@ from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError, ParallelBatch
 from lightning_bpd.tasks.text import Normalization, Tokenizer, check_knows, train_tokenizer
+from lightning_bpd.tasks.text_codec import TextCodec
 
 Part = Literal["train", "validation", "test"]
 Mix = Literal["gold", "distilled", "both"]
@@ -165,6 +166,11 @@ class ParallelText(pl.LightningDataModule):
         self._load_tokenizers()
         for part in _PARTS_OF_STAGE[stage] if stage else filter(self._exists, _PARTS):
             setattr(self, f"{part}_corpus", self._load_corpus(part))
+
+    @property
+    def codec(self) -> TextCodec:
+        """What the tokens mean."""
+        return TextCodec(self.source_tokenizer, self.target_tokenizer)
 
     def sources(self, stage: Part) -> list[str]:
         """The source lines of a corpus as they stand in its files; ``ParallelBatch.index`` counts them.

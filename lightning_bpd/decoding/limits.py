@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lightning_bpd.interfaces import SequenceModel, State, TokenRows
@@ -11,7 +12,10 @@ def length_limits(model: SequenceModel[State], source: TokenRows, extra_length: 
     """The most tokens of each row, its end token included, int64 [B].
 
     It is the length of the source, its end token included, plus ``extra_length`` (Vaswani et al. 2017, section
-    6.1), and never more than the model can decode.
+    6.1), and never more than the model can decode. A model without an end token, whose ``eos_id`` is negative, such
+    as one of images, decodes rows of one length: all that it can.
     """
+    if model.eos_id < 0 and model.max_length is not None:
+        return torch.full_like(source.lengths, model.max_length)
     limits = source.lengths + extra_length
     return limits if model.max_length is None else limits.clamp(max=model.max_length)

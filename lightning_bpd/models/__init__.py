@@ -1,5 +1,6 @@
 """Networks that we train."""
 
 from lightning_bpd.models.encoder_decoder import Architecture, EncoderDecoder
+from lightning_bpd.models.image_transformer import ImageArchitecture, ImageTransformer
 
-__all__ = ["Architecture", "EncoderDecoder"]
+__all__ = ["Architecture", "EncoderDecoder", "ImageArchitecture", "ImageTransformer"]

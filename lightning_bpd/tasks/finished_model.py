@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.text import Tokenizer
+from lightning_bpd.tasks.codec import Codec
+from lightning_bpd.tasks.text_codec import TextCodec
 
 FORMAT = 1
 # What a checkpoint holds beside the training state, so that a finished model can be made of it alone.
@@ -29,12 +30,11 @@ CHECKPOINT_KEY = "lightning_bpd"
 
 
 class Parts(NamedTuple):
-    """What a translation model consists of."""
+    """What a model consists of."""
 
     network: EncoderDecoder
-    source_tokenizer: Tokenizer
-    target_tokenizer: Tokenizer
-    """the same object as ``source_tokenizer`` when the vocabulary is joint"""
+    codec: Codec
+    """what its tokens mean"""
     heads: BlockHeads | None = None
     """what proposes blocks, if the model has it"""
 
@@ -73,17 +73,11 @@ def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise InputError(f"{folder} cannot be written as a folder: {error.strerror}") from error
-    source, target = parts.source_tokenizer, parts.target_tokenizer
-    joint = source.fingerprint == target.fingerprint
-    names = {"target": "tokenizer.model"} if joint else {"source": "source.model", "target": "target.model"}
-    target.save(unfinished / names["target"])
-    if not joint:
-        source.save(unfinished / names["source"])
     save_file(parts.network.state_dict(), unfinished / "model.safetensors")
     config: dict[str, Any] = {
         "format": FORMAT,
         "network": network_config(parts.network),
-        "tokenizers": names,
+        **parts.codec.write(unfinished),
     }
     if parts.heads is not None:
         save_file(parts.heads.state_dict(), unfinished / "heads.safetensors")
@@ -123,9 +117,7 @@ def read_folder(folder: str | Path) -> Parts:
                 f"{folder} is of format {config['format']} and this version reads {FORMAT}: update lightning_bpd"
             )
         network = build_network(config["network"])
-        names = config["tokenizers"]
-        target = Tokenizer.load(folder / names["target"])
-        source = Tokenizer.load(folder / names["source"]) if "source" in names else target
+        codec = TextCodec.read(folder, config)
         _load_weights(network, load_file(folder / "model.safetensors"), str(folder))
         if "heads" in config:
             heads = _build_heads(config["heads"], network)
@@ -136,7 +128,7 @@ def read_folder(folder: str | Path) -> Parts:
             )
     except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, OSError) as error:
         raise InputError(f"the finished model in {folder} is damaged: {error}") from error
-    return Parts(network, source, target, heads)
+    return Parts(network, codec, heads)
 
 
 def describe(parts: Parts, base: str | None = None) -> dict[str, Any]:
@@ -146,14 +138,9 @@ def describe(parts: Parts, base: str | None = None) -> dict[str, Any]:
         parts: The model.
         base: Path of the base, where the checkpoint holds its heads alone.
     """
-    tokenizers = {"source": parts.source_tokenizer, "target": parts.target_tokenizer}
     description: dict[str, Any] = {
         "network": network_config(parts.network),
-        "tokenizers": {
-            side: torch.frombuffer(bytearray(tokenizer.model_proto), dtype=torch.uint8)
-            for side, tokenizer in tokenizers.items()
-        },
-        "fingerprints": {side: tokenizer.fingerprint for side, tokenizer in tokenizers.items()},
+        **parts.codec.describe(),
     }
     if parts.heads is not None:
         # The fingerprint matters only where the base is elsewhere, and takes a second for a large one.
@@ -197,10 +184,7 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
     if "heads" in description:
         heads = _build_heads(description["heads"], network)
         _load_weights(heads, _under("heads.", weights), str(path))
-    source, target = (
-        Tokenizer(description["tokenizers"][side].numpy().tobytes()) for side in ("source", "target")
-    )
-    return Parts(network, source, target, heads)
+    return Parts(network, TextCodec.from_description(description), heads)
 
 
 def read_base(path: str | Path) -> Parts:

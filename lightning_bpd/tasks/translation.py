@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from lightning_bpd.decoding import DecodingOptions, decode, parse_acceptance
+from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.heads import BlockHeads, FirstHead, HeadDrafter
 from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
 from lightning_bpd.models import EncoderDecoder
+from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, read_folder, write_folder
 from lightning_bpd.tasks.text import Tokenizer
+from lightning_bpd.tasks.text_codec import TextCodec
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Translator:
         self.network = network.eval()
         self.source_tokenizer = source_tokenizer
         self.target_tokenizer = target_tokenizer
+        self.codec = TextCodec(source_tokenizer, target_tokenizer)
         self.heads = None if heads is None else heads.eval()
         self.model: SequenceModel[Any] = network
         """p_1: the network, through the first head where that was learned"""
@@ -117,7 +120,7 @@ class Translator:
             block_size,
             acceptance,
         )
-        text_decoding(options, None if self.heads is None else self.heads.block_size)
+        check_decoding(options, None if self.heads is None else self.heads.block_size, self.codec)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
         outputs = [""] * len(lines)
@@ -163,8 +166,7 @@ class Translator:
         Raises:
             InputError: The folder holds something that is not a finished model, or cannot be written.
         """
-        parts = Parts(self.network, self.source_tokenizer, self.target_tokenizer, self.heads)
-        write_folder(parts, folder, metrics)
+        write_folder(Parts(self.network, self.codec, self.heads), folder, metrics)
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Translator:
@@ -203,37 +205,9 @@ def block_decoder(network: EncoderDecoder, heads: BlockHeads) -> tuple[SequenceM
     return model, HeadDrafter(heads, network.output_weight)
 
 
-def text_decoding(options: DecodingOptions, trained: int | None) -> DecodingOptions:
-    """The options, if they fit text and the heads.
-
-    Args:
-        options: How text is to be decoded.
-        trained: The largest block that the model's heads propose; None for a model without heads.
-
-    Raises:
-        InputError: Blockwise decoding without heads, a block larger than they were trained for, or an acceptance rule
-            for values that have an order.
-    """
-    if options.decoder != "blockwise":
-        return options
-    if trained is None:
-        raise InputError(
-            "this model has no block heads, so it cannot be decoded blockwise: train them on it with "
-            "--config configs/translation/frozen.yaml --model.base MODEL"
-        )
-    if options.block_size is not None and options.block_size > trained:
-        raise InputError(
-            f"block_size {options.block_size} is larger than the {trained} that the heads were trained for"
-        )
-    if parse_acceptance(options.acceptance).ordinal:
-        raise InputError(
-            f"acceptance {options.acceptance!r} compares values that have an order, such as intensities, and the "
-            "tokens of a text have none: choose exact, top-N or minimum-N"
-        )
-    return options
-
-
 def _translator(parts: Parts, device: str | torch.device) -> Translator:
-    network, source_tokenizer, target_tokenizer, heads = parts
+    network, codec, heads = parts
+    if not isinstance(codec, TextCodec):
+        raise InputError(f"this is a model of {codec.kind}, which cannot translate")
     heads = None if heads is None else heads.to(device)
-    return Translator(network.to(device), source_tokenizer, target_tokenizer, heads)
+    return Translator(network.to(device), codec.source, codec.target, heads)

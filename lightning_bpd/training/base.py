@@ -13,17 +13,17 @@ from torch.optim import AdamW, Optimizer
 
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.metrics import bleu_signature
 from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe
-from lightning_bpd.tasks.translation import text_decoding
+from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.training.losses import decoder_inputs, summed_cross_entropy, without_padding
 from lightning_bpd.training.optimisation import Schedule, with_schedule
-from lightning_bpd.training.scoring import Scores, TranslationData, check_tokenizers, translate_batch
+from lightning_bpd.training.scoring import Scores, TrainingData, check_codec, decode_batch
 from lightning_bpd.training.step_loss import StepLoss, leave_together, seed_micro_batch
 
 
-def build_network(shape: Architecture, data: TranslationData, seed: int) -> EncoderDecoder:
+def build_network(shape: Architecture, data: TrainingData, seed: int) -> EncoderDecoder:
     """A network with random weights for the data's vocabularies.
 
     Raises:
@@ -34,7 +34,11 @@ def build_network(shape: Architecture, data: TranslationData, seed: int) -> Enco
             f"data.max_length is {data.max_length} tokens and the model's learned positions end at "
             f"{shape.max_length}: lower the one or raise model.architecture.max_length"
         )
-    source, target = data.source_tokenizer, data.target_tokenizer
+    if not isinstance(data.codec, TextCodec):
+        raise InputError(
+            f"this network is for text, and the data is {data.codec.kind}: choose a network for that"
+        )
+    source, target = data.codec.source, data.codec.target
     # The same weights whatever random numbers the data took before.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -75,23 +79,28 @@ class BaseTraining(pl.LightningModule):
         self.decode = decode
         self.seed = torch.initial_seed()
         self.network: EncoderDecoder | None = None
-        self.bleu_signature = bleu_signature()
-        self.scores = Scores()
-        self.validation_outputs: dict[int, str] = {}
+        self.scores: Scores | None = None
+        self.validation_outputs: dict[int, Any] = {}
         """the latest validation's outputs on this rank, by the pair's place in the corpus"""
         self.step_loss = StepLoss()
 
     @property
-    def data(self) -> TranslationData:
+    def data(self) -> TrainingData:
         """The data module of the running trainer."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def bleu_signature(self) -> str | None:
+        """How its quality is computed, where a library has words for that."""
+        return self.data.codec.signature()
 
     # Building
 
     def setup(self, stage: str) -> None:
-        """Check that the output can be decoded as it is to be."""
+        """Check that the output can be decoded as it is to be, and prepare its scoring."""
         leave_together()
-        text_decoding(self.decode, None)
+        check_decoding(self.decode, None, self.data.codec)
+        self.scores = self.scores or Scores(self.data.codec)
 
     def configure_model(self) -> None:
         """Build the network, once the data module knows its vocabularies."""
@@ -141,12 +150,13 @@ class BaseTraining(pl.LightningModule):
         """Score teacher-forced loss and decoded output."""
         self._score("test", batch)
 
-    def predict_step(self, batch: ParallelBatch, batch_idx: int) -> dict[int, str]:
-        """Translations by the pair's place in the corpus."""
+    def predict_step(self, batch: ParallelBatch, batch_idx: int) -> dict[int, Any]:
+        """Output, such as translations, by the pair's place in the corpus."""
         assert self.network is not None
-        return translate_batch(batch, self.data.target_tokenizer, self.network, self.decode)
+        return decode_batch(batch, self.data.codec, self.network, self.decode)
 
-    def _score(self, stage: Literal["val", "test"], batch: ParallelBatch) -> dict[int, str]:
+    def _score(self, stage: Literal["val", "test"], batch: ParallelBatch) -> dict[int, Any]:
+        assert self.scores is not None
         _, cross_entropy, tokens = self._loss(batch, label_smoothing=0.0)
         outputs = self.predict_step(batch, 0)
         self.scores.update(self, stage, cross_entropy, tokens, outputs)
@@ -162,11 +172,8 @@ class BaseTraining(pl.LightningModule):
         """Store what makes a finished model of the checkpoint alone: plain data and bytes."""
         assert self.network is not None
         self.step_loss.check(self.global_step)
-        data = self.data
-        checkpoint[CHECKPOINT_KEY] = describe(
-            Parts(self.network, data.source_tokenizer, data.target_tokenizer)
-        )
+        checkpoint[CHECKPOINT_KEY] = describe(Parts(self.network, self.data.codec))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose tokenizers are not those of the data."""
-        check_tokenizers(checkpoint, self.data)
+        """Refuse a checkpoint whose tokens are not those of the data."""
+        check_codec(checkpoint, self.data)

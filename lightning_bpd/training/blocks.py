@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_bpd.heads import BlockHeads, HeadLosses, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.finished_model import Parts
-from lightning_bpd.training.scoring import TranslationData
+from lightning_bpd.training.scoring import TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -123,21 +123,18 @@ def check_averaging(trainer: pl.Trainer, frozen_base: bool) -> None:
             )
 
 
-def check_vocabulary(base: Parts, data: TranslationData, path: str) -> None:
+def check_vocabulary(base: Parts, data: TrainingData, path: str) -> None:
     """Raise InputError, saying what to do, unless the data is cut into the base's own tokens."""
-    for side, own, given in (
-        ("source", base.source_tokenizer, data.source_tokenizer),
-        ("target", base.target_tokenizer, data.target_tokenizer),
-    ):
-        if own.fingerprint != given.fingerprint:
+    given = data.codec.parts()
+    for name, own in base.codec.parts().items():
+        if own != given.get(name):
             raise InputError(
-                f"the data's {side} tokenizer ({given.vocab_size} tokens, fingerprint {given.fingerprint}) is not that "
-                f"of the base {path} ({own.vocab_size} tokens, fingerprint {own.fingerprint}): let data.tokenizer name "
-                "the tokenizer in the base's folder"
+                f"the data's {name} ({given.get(name, 'none')}) is not that of the base {path} ({own}): "
+                f"{base.codec.remedy}"
             )
 
 
-def check_teacher(base: str, path: str, data: TranslationData) -> None:
+def check_teacher(base: str, path: str, data: TrainingData) -> None:
     """Warn if the distilled data that is trained on is the base's own, unless that is meant.
 
     A base's own output teaches it nothing new; the paper's teacher differs in its seed (section 6.2).

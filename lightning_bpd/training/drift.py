@@ -11,32 +11,34 @@ from torch.nn import functional as F
 
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import ParallelBatch, SequenceModel
-from lightning_bpd.metrics import Accuracy, CorpusBleu, TokenLoss
+from lightning_bpd.metrics import Accuracy, TokenLoss
 from lightning_bpd.models import EncoderDecoder
+from lightning_bpd.tasks.codec import Codec
 from lightning_bpd.training.losses import decoder_inputs, token_mask
-from lightning_bpd.training.scoring import TranslationData, translate_batch
+from lightning_bpd.training.scoring import TrainingData, decode_batch
 
 # Tokens whose logits are held at a time.
 CHUNK = 512
 
 
 class BaseDrift(nn.Module):
-    """Compares p_1 with the untouched base: equal argmax, KL(base || p_1) in nats a token, and the base's own BLEU.
+    """Compares p_1 with the untouched base: equal argmax, KL(base || p_1) in nats a token, and the base's own quality.
 
     Args:
         base: A copy of the network as it was.
+        codec: What its tokens mean.
         extra_length: Tokens that its output may be longer than the source.
     """
 
-    def __init__(self, base: EncoderDecoder, extra_length: int) -> None:
+    def __init__(self, base: EncoderDecoder, codec: Codec, extra_length: int) -> None:
         super().__init__()
         self._greedy = DecodingOptions(extra_length=extra_length)
         # In a tuple it is no submodule: neither trained, nor averaged, nor kept in checkpoints.
         self._base = (base.requires_grad_(False).eval(),)
         self.agreement = Accuracy()
         self.divergence = TokenLoss()
-        self.bleu = CorpusBleu()
-        self._outputs: dict[tuple[str, int], str] = {}
+        self.quality = nn.ModuleDict(codec.quality())
+        self._outputs: dict[tuple[str, int], Any] = {}
 
     @torch.no_grad()
     def update(
@@ -70,16 +72,17 @@ class BaseDrift(nn.Module):
         self.divergence.update(divergence, len(before))
         module.log(f"{stage}/drift/agreement", self.agreement)
         module.log(f"{stage}/drift/kl", self.divergence)
-        data: TranslationData = module.trainer.datamodule  # type: ignore[attr-defined]
+        data: TrainingData = module.trainer.datamodule  # type: ignore[attr-defined]
         references = data.references("validation" if stage == "val" else "test")
         outputs = self._base_outputs(stage, batch, data)
-        self.bleu.update(list(outputs.values()), [references[index] for index in outputs])
-        module.log(f"{stage}/drift/base_bleu", self.bleu)
+        for name, metric in self.quality.items():
+            metric.update(list(outputs.values()), [references[index] for index in outputs])  # type: ignore[operator]
+            module.log(f"{stage}/drift/base_{name}", metric)  # type: ignore[arg-type]
 
-    def _base_outputs(self, stage: str, batch: ParallelBatch, data: TranslationData) -> dict[int, str]:
+    def _base_outputs(self, stage: str, batch: ParallelBatch, data: TrainingData) -> dict[int, Any]:
         """The base's greedy output, which never changes and is decoded once."""
         indices = batch.index.tolist()
         if any((stage, index) not in self._outputs for index in indices):
-            texts = translate_batch(batch, data.target_tokenizer, self._base[0], self._greedy)
-            self._outputs |= {(stage, index): text for index, text in texts.items()}
+            outputs = decode_batch(batch, data.codec, self._base[0], self._greedy)
+            self._outputs |= {(stage, index): output for index, output in outputs.items()}
         return {index: self._outputs[stage, index] for index in indices}

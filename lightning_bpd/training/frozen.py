@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.heads import HeadDrafter, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
-from lightning_bpd.metrics import bleu_signature
+from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import (
     CHECKPOINT_KEY,
     Parts,
@@ -23,7 +23,7 @@ from lightning_bpd.tasks.finished_model import (
     fingerprint,
     read_base,
 )
-from lightning_bpd.tasks.translation import block_decoder, text_decoding
+from lightning_bpd.tasks.translation import block_decoder
 from lightning_bpd.training.blocks import (
     LossKind,
     build_heads,
@@ -40,9 +40,9 @@ from lightning_bpd.training.optimisation import Schedule, with_schedule
 from lightning_bpd.training.scoring import (
     HeadScores,
     Scores,
-    TranslationData,
-    check_tokenizers,
-    translate_batch,
+    TrainingData,
+    check_codec,
+    decode_batch,
 )
 from lightning_bpd.training.step_loss import StepLoss, leave_together, seed_micro_batch
 
@@ -103,20 +103,24 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
-        self.decode = text_decoding(decode, self.heads.block_size)
-        self.bleu_signature = bleu_signature()
-        self.scores = Scores()
+        self.decode = check_decoding(decode, self.heads.block_size, self.parts.codec)
+        self.scores: Scores | None = None
         self.head_scores = HeadScores(self.heads.block_size)
-        self.validation_outputs: dict[int, str] = {}
+        self.validation_outputs: dict[int, Any] = {}
         """the latest validation's outputs on this rank, by the pair's place in the corpus"""
         self.step_loss = StepLoss()
         # The base is in no checkpoint, so a checkpoint lacks most of this module's weights.
         self.strict_loading = False
 
     @property
-    def data(self) -> TranslationData:
+    def data(self) -> TrainingData:
         """The data module of the running trainer."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def bleu_signature(self) -> str | None:
+        """How its quality is computed, where a library has words for that."""
+        return self.data.codec.signature()
 
     def block_decoder(self) -> tuple[SequenceModel[Any], HeadDrafter]:
         """p_1 and the drafter."""
@@ -125,6 +129,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Check that the data is cut into the base's tokens, and find its most frequent ones."""
         leave_together()
+        self.scores = self.scores or Scores(self.parts.codec)
         check_averaging(self.trainer, frozen_base=True)
         check_vocabulary(self.parts, self.data, self.base)
         check_teacher(self.fingerprint, self.base, self.data)
@@ -179,12 +184,13 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         """Score each head's teacher-forced loss, and decoded output."""
         self._score("test", batch)
 
-    def predict_step(self, batch: ParallelBatch, batch_idx: int) -> dict[int, str]:
-        """Translations by the pair's place in the corpus."""
+    def predict_step(self, batch: ParallelBatch, batch_idx: int) -> dict[int, Any]:
+        """Output, such as translations, by the pair's place in the corpus."""
         model, drafter = self.block_decoder()
-        return translate_batch(batch, self.data.target_tokenizer, model, self.decode, drafter)
+        return decode_batch(batch, self.data.codec, model, self.decode, drafter)
 
-    def _score(self, stage: Literal["val", "test"], batch: ParallelBatch) -> dict[int, str]:
+    def _score(self, stage: Literal["val", "test"], batch: ParallelBatch) -> dict[int, Any]:
+        assert self.scores is not None
         every = range(1, self.heads.block_size + 1)
         losses = head_losses(self.heads, self._hidden(batch), self.network.output_weight, batch.target, every)
         outputs = self.predict_step(batch, 0)
@@ -205,13 +211,13 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
             name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith("heads.")
         }
         checkpoint[CHECKPOINT_KEY] = describe(
-            Parts(self.network, self.parts.source_tokenizer, self.parts.target_tokenizer, self.heads),
+            Parts(self.network, self.parts.codec, self.heads),
             self.base,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other heads, or of heads for another base or other tokenizers."""
-        check_tokenizers(checkpoint, self.data)
+        """Refuse a checkpoint of other heads, or of heads for another base or other tokens."""
+        check_codec(checkpoint, self.data)
         stored = checkpoint.get(CHECKPOINT_KEY, {}).get("heads", {})
         if "base" not in stored:
             raise InputError(

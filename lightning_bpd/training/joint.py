@@ -15,10 +15,10 @@ from torch.optim import AdamW, Optimizer
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
 from lightning_bpd.interfaces import ParallelBatch, SequenceModel
-from lightning_bpd.metrics import bleu_signature
 from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe, fingerprint, read_base
-from lightning_bpd.tasks.translation import block_decoder, text_decoding
+from lightning_bpd.tasks.translation import block_decoder
 from lightning_bpd.training.base import build_network
 from lightning_bpd.training.blocks import (
     LossKind,
@@ -37,9 +37,9 @@ from lightning_bpd.training.optimisation import Schedule, with_schedule
 from lightning_bpd.training.scoring import (
     HeadScores,
     Scores,
-    TranslationData,
-    check_tokenizers,
-    translate_batch,
+    TrainingData,
+    check_codec,
+    decode_batch,
 )
 from lightning_bpd.training.step_loss import StepLoss, leave_together, seed_micro_batch
 
@@ -92,7 +92,7 @@ class JointFineTuning(pl.LightningModule):
             self.network = self.parts.network
             self.fingerprint = fingerprint(self.network)
             self.heads = build_heads(self.parts, heads, self.seed)
-            self.drift = BaseDrift(copy.deepcopy(self.network), decode.extra_length)
+            self.drift = BaseDrift(copy.deepcopy(self.network), self.parts.codec, decode.extra_length)
         self.head_weights = weights_of_heads(head_weights, heads.block_size)
         self.loss: LossKind = loss
         self.make_optimizer = optimizer
@@ -100,17 +100,21 @@ class JointFineTuning(pl.LightningModule):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self.decode = decode
-        self.bleu_signature = bleu_signature()
-        self.scores = Scores()
+        self.scores: Scores | None = None
         self.head_scores = HeadScores(heads.block_size)
-        self.validation_outputs: dict[int, str] = {}
+        self.validation_outputs: dict[int, Any] = {}
         """the latest validation's outputs on this rank, by the pair's place in the corpus"""
         self.step_loss = StepLoss()
 
     @property
-    def data(self) -> TranslationData:
+    def data(self) -> TrainingData:
         """The data module of the running trainer."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def bleu_signature(self) -> str | None:
+        """How its quality is computed, where a library has words for that."""
+        return self.data.codec.signature()
 
     def block_decoder(self) -> tuple[SequenceModel[Any], HeadDrafter]:
         """p_1 and the drafter."""
@@ -123,6 +127,7 @@ class JointFineTuning(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Check that the data is cut into the base's tokens."""
         leave_together()
+        self.scores = self.scores or Scores(self.data.codec)
         check_averaging(self.trainer, frozen_base=False)
         if self.parts is not None:
             check_vocabulary(self.parts, self.data, str(self.base))
@@ -132,14 +137,12 @@ class JointFineTuning(pl.LightningModule):
         """Build a network that starts from random weights, once the data module knows its vocabularies."""
         if self.network is None:
             assert isinstance(self.base, Architecture)
-            data = self.data
-            self.network = build_network(self.base, data, self.seed)
-            new = Parts(self.network, data.source_tokenizer, data.target_tokenizer)
-            self.heads = build_heads(new, self.shape, self.seed)
+            self.network = build_network(self.base, self.data, self.seed)
+            self.heads = build_heads(Parts(self.network, self.data.codec), self.shape, self.seed)
         assert self.heads is not None
         if self.trainer.state.fn == "fit":
             self.heads.choose_candidates(self.data.target_counts())
-        text_decoding(self.decode, self.shape.block_size)
+        check_decoding(self.decode, self.shape.block_size, self.data.codec)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The configured optimiser over two groups, heads and base, with the schedule."""
@@ -196,12 +199,13 @@ class JointFineTuning(pl.LightningModule):
         """Score each head's teacher-forced loss, decoded output, and how far p_1 has moved."""
         self._score("test", batch)
 
-    def predict_step(self, batch: ParallelBatch, batch_idx: int) -> dict[int, str]:
-        """Translations by the pair's place in the corpus."""
+    def predict_step(self, batch: ParallelBatch, batch_idx: int) -> dict[int, Any]:
+        """Output, such as translations, by the pair's place in the corpus."""
         model, drafter = self.block_decoder()
-        return translate_batch(batch, self.data.target_tokenizer, model, self.decode, drafter)
+        return decode_batch(batch, self.data.codec, model, self.decode, drafter)
 
-    def _score(self, stage: Literal["val", "test"], batch: ParallelBatch) -> dict[int, str]:
+    def _score(self, stage: Literal["val", "test"], batch: ParallelBatch) -> dict[int, Any]:
+        assert self.scores is not None
         hidden = self._hidden(batch)
         losses = self._losses(batch, hidden, range(1, self.shape.block_size + 1), None)
         outputs = self.predict_step(batch, 0)
@@ -221,11 +225,8 @@ class JointFineTuning(pl.LightningModule):
         """Store what makes a finished model of the checkpoint alone: plain data and bytes."""
         assert self.network is not None
         self.step_loss.check(self.global_step)
-        data = self.data
-        checkpoint[CHECKPOINT_KEY] = describe(
-            Parts(self.network, data.source_tokenizer, data.target_tokenizer, self.heads)
-        )
+        checkpoint[CHECKPOINT_KEY] = describe(Parts(self.network, self.data.codec, self.heads))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose tokenizers are not those of the data."""
-        check_tokenizers(checkpoint, self.data)
+        check_codec(checkpoint, self.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import pytorch_lightning as pl
@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.heads import HeadLosses
 from lightning_bpd.interfaces import Drafter, InputError, ParallelBatch, SequenceModel
-from lightning_bpd.metrics import Accuracy, CorpusBleu, Perplexity, TokenLoss
+from lightning_bpd.metrics import Accuracy, Perplexity, TokenLoss
+from lightning_bpd.tasks.codec import Codec
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY
-from lightning_bpd.tasks.text import Tokenizer
 
 
-class TranslationData(Protocol):
+class TrainingData(Protocol):
     """What training reads of its data module, batches aside."""
 
-    source_tokenizer: Tokenizer
-    target_tokenizer: Tokenizer
+    codec: Codec
     max_length: int
     """the most tokens of a row"""
     distilled_by: str | None
@@ -28,8 +27,8 @@ class TranslationData(Protocol):
     self_distillation: bool
     """whether that may be the base's own"""
 
-    def references(self, stage: Literal["validation", "test"]) -> list[str]:
-        """The raw target lines."""
+    def references(self, stage: Literal["validation", "test"]) -> Sequence[Any]:
+        """What the targets stand for, in the order of the corpus: raw target lines, of text."""
 
     def target_counts(self) -> Tensor:
         """How often each target token is in the training data, int64 [V]."""
@@ -38,11 +37,11 @@ class TranslationData(Protocol):
 class Scores(nn.Module):
     """What a pass over a corpus is measured by; a module, so that the metrics follow it from device to device."""
 
-    def __init__(self) -> None:
+    def __init__(self, codec: Codec) -> None:
         super().__init__()
         self.loss = TokenLoss()
         self.perplexity = Perplexity()
-        self.bleu = CorpusBleu()
+        self.quality = nn.ModuleDict(codec.quality())
 
     def update(
         self,
@@ -50,7 +49,7 @@ class Scores(nn.Module):
         stage: Literal["val", "test"],
         cross_entropy: Tensor,
         tokens: Tensor,
-        outputs: dict[int, str],
+        outputs: dict[int, Any],
     ) -> None:
         """Add a batch and let the module log the metrics over all batches and ranks at the end of the epoch.
 
@@ -59,16 +58,17 @@ class Scores(nn.Module):
             stage: What the logged names begin with.
             cross_entropy: p_1's, summed over the batch's target tokens, in nats.
             tokens: How many these are.
-            outputs: Decoded text by the pair's place in the corpus.
+            outputs: What was decoded, by the pair's place in the corpus.
         """
-        data: TranslationData = module.trainer.datamodule  # type: ignore[attr-defined]
+        data: TrainingData = module.trainer.datamodule  # type: ignore[attr-defined]
         references = data.references("validation" if stage == "val" else "test")
         self.loss.update(cross_entropy, tokens)
         self.perplexity.update(cross_entropy, tokens)
-        self.bleu.update(list(outputs.values()), [references[index] for index in outputs])
         module.log(f"{stage}/loss", self.loss, prog_bar=True)
         module.log(f"{stage}/perplexity", self.perplexity)
-        module.log(f"{stage}/bleu", self.bleu, prog_bar=True)
+        for name, metric in self.quality.items():
+            metric.update(list(outputs.values()), [references[index] for index in outputs])  # type: ignore[operator]
+            module.log(f"{stage}/{name}", metric, prog_bar=True)  # type: ignore[arg-type]
 
 
 class HeadScores(nn.Module):
@@ -90,24 +90,24 @@ class HeadScores(nn.Module):
             module.log(f"{stage}/head_{place + 1}/accuracy", accuracy)
 
 
-def translate_batch(
+def decode_batch(
     batch: ParallelBatch,
-    tokenizer: Tokenizer,
+    codec: Codec,
     model: SequenceModel[Any],
     options: DecodingOptions,
     drafter: Drafter | None = None,
-) -> dict[int, str]:
-    """Decoded text of a batch by the pair's place in the corpus."""
-    texts = tokenizer.decode(decode(model, batch.source, options, drafter).rows())
-    return dict(zip(batch.index.tolist(), texts, strict=True))
+) -> dict[int, Any]:
+    """What is decoded of a batch, such as its text, by the pair's place in the corpus."""
+    outputs = codec.decode(decode(model, batch.source, options, drafter).rows())
+    return dict(zip(batch.index.tolist(), outputs, strict=True))
 
 
-def check_tokenizers(checkpoint: dict[str, Any], data: TranslationData) -> None:
-    """Refuse a checkpoint whose tokenizers are not those of the data, by InputError."""
-    stored = checkpoint.get(CHECKPOINT_KEY, {}).get("fingerprints", {})
-    for side, tokenizer in (("source", data.source_tokenizer), ("target", data.target_tokenizer)):
-        if side in stored and stored[side] != tokenizer.fingerprint:
+def check_codec(checkpoint: dict[str, Any], data: TrainingData) -> None:
+    """Refuse a checkpoint whose tokens do not mean what those of the data mean, by InputError."""
+    given = data.codec.parts()
+    for name, own in checkpoint.get(CHECKPOINT_KEY, {}).get("fingerprints", {}).items():
+        if given.get(name) != own:
             raise InputError(
-                f"the checkpoint was trained with another {side} tokenizer (fingerprint {stored[side]}, the data's "
-                f"is {tokenizer.fingerprint}): give data.tokenizer the model file that it was trained with"
+                f"the checkpoint was trained with another {name} ({own}; the data's has {given.get(name, 'none')}): "
+                f"{data.codec.remedy}"
             )

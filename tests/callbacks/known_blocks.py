@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from lightning_bpd.callbacks.block_measurement import BlockRule
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import ParallelBatch, Proposal, TokenRows
+from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.training.step_loss import leave_together
 
 BOS, EOS = 1, 2
@@ -152,7 +153,7 @@ class Module(Plain):
 class Data(pl.LightningDataModule):
     """Batches of two rows, the last of one, dealt out to the ranks; the order is not that of the corpus."""
 
-    target_tokenizer = Tokenizer()
+    codec = TextCodec(Tokenizer(), Tokenizer())
 
     def train_dataloader(self):
         return DataLoader(self.batches()[:2], batch_size=None)

@@ -1,8 +1,9 @@
 from known_blocks import EOS, Copy, Heads, pad
 
-from lightning_bpd.callbacks.decode_traces import Iteration, markdown, one_row, pieces, trace
+from lightning_bpd.callbacks.decode_traces import Iteration, markdown, one_row, trace
 from lightning_bpd.decoding import Exact, TopK
 from lightning_bpd.tasks.text import train_tokenizer
+from lightning_bpd.tasks.text_codec import TextCodec
 
 
 def test_a_trace_names_the_head_that_failed_first():
@@ -26,14 +27,15 @@ def test_a_trace_names_the_head_that_failed_first():
 
 def test_pieces_spell_the_text():
     tokenizer = train_tokenizer(["der alte Mann kauft ein Haus", "die alte Frau geht"] * 5, 300)
+    codec = TextCodec(tokenizer, tokenizer)
     text = "der alte é Mann"
     row = [*tokenizer.encode([text])[0], tokenizer.eos_id]
     for cut in range(len(row)):
-        found = pieces(tokenizer, row[:cut], row[cut:])
+        found = codec.pieces(row[:cut], row[cut:])
         assert len(found) == len(row) - cut
         assert found[-1] == "</s>"
-    assert "".join(pieces(tokenizer, [], row)).replace("▁", " ") == "der alte �é Mann</s>"
-    assert pieces(tokenizer, row[:1], [tokenizer.bos_id, tokenizer.eos_id]) == [
+    assert "".join(codec.pieces([], row)).replace("▁", " ") == "der alte �é Mann</s>"
+    assert codec.pieces(row[:1], [tokenizer.bos_id, tokenizer.eos_id]) == [
         f"<{tokenizer.bos_id}>",
         "</s>",
     ]
