@@ -61,7 +61,7 @@ class SequenceModel(Protocol[State]):
     bos_id: int
     """fed as the first token of every row"""
     eos_id: int
-    """ends a row"""
+    """ends a row; negative where no token does, and every row has ``max_length`` tokens"""
 
     @property
     def max_length(self) -> int | None:
