@@ -135,7 +135,7 @@ def table_rows(traces: Mapping[int, Sequence[Iteration]], codec: Codec) -> list[
 
 
 def markdown(
-    title: str, lines: Sequence[Sequence[Any]], sources: Sequence[str], references: Sequence[str]
+    title: str, lines: Sequence[Sequence[Any]], sources: Sequence[Any], references: Sequence[Any]
 ) -> str:
     """The lines of ``table_rows`` as a document, a table for each row of the corpus."""
     text = [f"# {title}", "", LEGEND, ""]
@@ -144,13 +144,10 @@ def markdown(
         if line[0] != row:
             text += [""] if row else []
             row = line[0]
-            text += [
-                f"## Row {row}",
-                "",
-                f"- source: {sources[row - 1]}",
-                f"- reference: {references[row - 1]}",
-            ]
-            text += ["", "| " + " | ".join(COLUMNS[1:]) + " |", "|---" * len(COLUMNS[1:]) + "|"]
+            text += [f"## Row {row}", ""]
+            if isinstance(sources[row - 1], str):
+                text += [f"- source: {sources[row - 1]}", f"- reference: {references[row - 1]}", ""]
+            text += ["| " + " | ".join(COLUMNS[1:]) + " |", "|---" * len(COLUMNS[1:]) + "|"]
         number, accepted, rejected, failed_head, wanted = line[1:]
         cells = [str(number), _code(accepted), _code(rejected), str(failed_head or ""), _code(wanted)]
         text.append("| " + " | ".join(cells) + " |")

@@ -1,6 +1,7 @@
-"""Data for training and evaluation: text files in, batches of token ids out."""
+"""Data for training and evaluation: text files or images in, batches of token ids out."""
 
 from lightning_bpd.datamodules.demo.text import DemoText
+from lightning_bpd.datamodules.images import Digits, Images
 from lightning_bpd.datamodules.parallel_text import ParallelText
 
-__all__ = ["DemoText", "ParallelText"]
+__all__ = ["DemoText", "Digits", "Images", "ParallelText"]

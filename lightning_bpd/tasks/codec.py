@@ -32,6 +32,9 @@ class Codec(Protocol):
     def quality(self) -> dict[str, Metric]:
         """New metrics by name, each updated with outputs and references and exact on any number of ranks."""
 
+    def likelihood(self) -> dict[str, Metric]:
+        """New metrics by name of p_1's teacher-forced loss, each updated with its sum in nats and how many targets."""
+
     def signature(self) -> str | None:
         """How the quality is computed, in the words of the library that does it."""
 

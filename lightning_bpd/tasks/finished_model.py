@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer, Network
 from lightning_bpd.tasks.codec import Codec
 from lightning_bpd.tasks.text_codec import TextCodec
+
+if TYPE_CHECKING:
+    from lightning_bpd.tasks.images import ImageCodec
 
 FORMAT = 1
 # What a checkpoint holds beside the training state, so that a finished model can be made of it alone.
@@ -32,7 +35,7 @@ CHECKPOINT_KEY = "lightning_bpd"
 class Parts(NamedTuple):
     """What a model consists of."""
 
-    network: EncoderDecoder
+    network: Network
     codec: Codec
     """what its tokens mean"""
     heads: BlockHeads | None = None
@@ -117,7 +120,7 @@ def read_folder(folder: str | Path) -> Parts:
                 f"{folder} is of format {config['format']} and this version reads {FORMAT}: update lightning_bpd"
             )
         network = build_network(config["network"])
-        codec = TextCodec.read(folder, config)
+        codec = _codec(config).read(folder, config)
         _load_weights(network, load_file(folder / "model.safetensors"), str(folder))
         if "heads" in config:
             heads = _build_heads(config["heads"], network)
@@ -169,7 +172,7 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         description = checkpoint[CHECKPOINT_KEY]
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        raise InputError(f"{path} is not a checkpoint of a translation model: {error}") from error
+        raise InputError(f"{path} is not a checkpoint of a model of this project: {error}") from error
     weights: dict[str, Tensor] = checkpoint["state_dict"]
     heads_only = not any(name.startswith("network.") for name in weights)
     if heads_only:
@@ -184,7 +187,7 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
     if "heads" in description:
         heads = _build_heads(description["heads"], network)
         _load_weights(heads, _under("heads.", weights), str(path))
-    return Parts(network, TextCodec.from_description(description), heads)
+    return Parts(network, _codec(description).from_description(description), heads)
 
 
 def read_base(path: str | Path) -> Parts:
@@ -192,8 +195,10 @@ def read_base(path: str | Path) -> Parts:
     return read_checkpoint(path) if Path(path).is_file() else read_folder(path)
 
 
-def network_config(network: EncoderDecoder) -> dict[str, Any]:
+def network_config(network: Network) -> dict[str, Any]:
     """The network's constructor arguments as plain data."""
+    if isinstance(network, ImageTransformer):
+        return {"image_architecture": dataclasses.asdict(network.architecture)}
     return {
         "architecture": dataclasses.asdict(network.architecture),
         "source_vocabulary": network.source_vocabulary,
@@ -203,18 +208,30 @@ def network_config(network: EncoderDecoder) -> dict[str, Any]:
     }
 
 
-def build_network(config: Mapping[str, Any]) -> EncoderDecoder:
+def build_network(config: Mapping[str, Any]) -> Network:
     """The inverse of ``network_config``, with random weights."""
+    if "image_architecture" in config:
+        return ImageTransformer(ImageArchitecture(**config["image_architecture"]))
     return EncoderDecoder(**{**config, "architecture": Architecture(**config["architecture"])})
 
 
-def heads_config(heads: BlockHeads, network: EncoderDecoder) -> dict[str, Any]:
+def heads_config(heads: BlockHeads, network: Network) -> dict[str, Any]:
     """The heads' shape and the base that they belong to, as plain data."""
     return {"shape": dataclasses.asdict(heads.shape), "base": fingerprint(network)}
 
 
-def _build_heads(config: Mapping[str, Any], network: EncoderDecoder) -> BlockHeads:
+def _build_heads(config: Mapping[str, Any], network: Network) -> BlockHeads:
     return BlockHeads(network.architecture.d_model, HeadShape(**config["shape"]))
+
+
+def _codec(config: Mapping[str, Any]) -> type[TextCodec] | type[ImageCodec]:
+    """The class of the codec that is described."""
+    if "images" not in config:
+        return TextCodec
+    # Not above: translating would wait for what metrics of images import.
+    from lightning_bpd.tasks.images import ImageCodec
+
+    return ImageCodec
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -55,6 +55,12 @@ class TextCodec:
 
         return {"bleu": CorpusBleu()}
 
+    def likelihood(self) -> dict[str, Metric]:
+        """Perplexity."""
+        from lightning_bpd.metrics import Perplexity
+
+        return {"perplexity": Perplexity()}
+
     def signature(self) -> str:
         """sacreBLEU's."""
         from lightning_bpd.metrics import bleu_signature

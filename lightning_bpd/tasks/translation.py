@@ -12,7 +12,7 @@ import torch
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.heads import BlockHeads, FirstHead, HeadDrafter
 from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
-from lightning_bpd.models import EncoderDecoder
+from lightning_bpd.models import EncoderDecoder, Network
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, read_folder, write_folder
 from lightning_bpd.tasks.text import Tokenizer
@@ -199,7 +199,7 @@ def load_checkpoint(
     return _translator(read_checkpoint(path, base), device)
 
 
-def block_decoder(network: EncoderDecoder, heads: BlockHeads) -> tuple[SequenceModel[Any], HeadDrafter]:
+def block_decoder(network: Network, heads: BlockHeads) -> tuple[SequenceModel[Any], HeadDrafter]:
     """p_1 and what proposes blocks for it: all that blockwise decoding needs. The heads are where the network is."""
     model: SequenceModel[Any] = FirstHead(network, heads) if heads.shape.first_head == "learned" else network
     return model, HeadDrafter(heads, network.output_weight)
@@ -207,7 +207,7 @@ def block_decoder(network: EncoderDecoder, heads: BlockHeads) -> tuple[SequenceM
 
 def _translator(parts: Parts, device: str | torch.device) -> Translator:
     network, codec, heads = parts
-    if not isinstance(codec, TextCodec):
+    if not isinstance(codec, TextCodec) or not isinstance(network, EncoderDecoder):
         raise InputError(f"this is a model of {codec.kind}, which cannot translate")
     heads = None if heads is None else heads.to(device)
     return Translator(network.to(device), codec.source, codec.target, heads)

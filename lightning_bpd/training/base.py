@@ -13,9 +13,16 @@ from torch.optim import AdamW, Optimizer
 
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.models import (
+    Architecture,
+    EncoderDecoder,
+    ImageArchitecture,
+    ImageTransformer,
+    Network,
+)
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe
+from lightning_bpd.tasks.images import ImageCodec
 from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.training.losses import decoder_inputs, summed_cross_entropy, without_padding
 from lightning_bpd.training.optimisation import Schedule, with_schedule
@@ -23,30 +30,50 @@ from lightning_bpd.training.scoring import Scores, TrainingData, check_codec, de
 from lightning_bpd.training.step_loss import StepLoss, leave_together, seed_micro_batch
 
 
-def build_network(shape: Architecture, data: TrainingData, seed: int) -> EncoderDecoder:
-    """A network with random weights for the data's vocabularies.
+def build_network(shape: Architecture | ImageArchitecture, data: TrainingData, seed: int) -> Network:
+    """A network with random weights for what the data's tokens are.
 
     Raises:
-        InputError: The data has longer rows than learned positions reach.
+        InputError: The data has longer rows than learned positions reach, or images of another shape, or is not what
+            the network is for.
     """
-    if shape.positions == "learned" and data.max_length > shape.max_length:
-        raise InputError(
-            f"data.max_length is {data.max_length} tokens and the model's learned positions end at "
-            f"{shape.max_length}: lower the one or raise model.architecture.max_length"
-        )
-    if not isinstance(data.codec, TextCodec):
-        raise InputError(
-            f"this network is for text, and the data is {data.codec.kind}: choose a network for that"
-        )
-    source, target = data.codec.source, data.codec.target
+    codec = data.codec
     # The same weights whatever random numbers the data took before.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if isinstance(shape, ImageArchitecture):
+            if not isinstance(codec, ImageCodec):
+                raise InputError(
+                    f"this network is for images, and the data is {codec.kind}: choose another network"
+                )
+            for name, own, given in (
+                ("height", shape.height, codec.height),
+                ("width", shape.width, codec.width),
+                ("channels", shape.channels, codec.channels),
+                ("levels", shape.levels, codec.levels),
+                ("scale", shape.scale, codec.factor),
+            ):
+                if own != given:
+                    raise InputError(
+                        f"the network's {name} is {own}, and that of the data's images {given}: let model.architecture "
+                        "and data say the same"
+                    )
+            return ImageTransformer(shape)
+        if not isinstance(codec, TextCodec):
+            raise InputError(
+                f"this network is for text, and the data is {codec.kind}: choose another network"
+            )
+        if shape.positions == "learned" and data.max_length > shape.max_length:
+            raise InputError(
+                f"data.max_length is {data.max_length} tokens and the model's learned positions end at "
+                f"{shape.max_length}: lower the one or raise model.architecture.max_length"
+            )
+        source, target = codec.source, codec.target
         return EncoderDecoder(shape, source.vocab_size, target.vocab_size, target.bos_id, target.eos_id)
 
 
 class BaseTraining(pl.LightningModule):
-    """Trains an encoder-decoder Transformer on sentence pairs.
+    """Trains an encoder-decoder Transformer on sentence pairs, or an Image Transformer on images.
 
     The loss of an optimiser step is the mean over all its target tokens, however they were split into
     micro-batches and ranks. Random numbers (dropout) depend only on the seed, the epoch and the place of the
@@ -63,7 +90,7 @@ class BaseTraining(pl.LightningModule):
 
     def __init__(
         self,
-        architecture: Architecture = Architecture(),  # noqa: B008  # frozen
+        architecture: Architecture | ImageArchitecture = Architecture(),  # noqa: B008  # frozen
         optimizer: OptimizerCallable = AdamW,
         schedule: Schedule = "inverse_square_root",
         warmup_steps: int = 4000,
@@ -78,7 +105,7 @@ class BaseTraining(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.decode = decode
         self.seed = torch.initial_seed()
-        self.network: EncoderDecoder | None = None
+        self.network: Network | None = None
         self.scores: Scores | None = None
         self.validation_outputs: dict[int, Any] = {}
         """the latest validation's outputs on this rank, by the pair's place in the corpus"""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import ParallelBatch, SequenceModel
 from lightning_bpd.metrics import Accuracy, TokenLoss
-from lightning_bpd.models import EncoderDecoder
+from lightning_bpd.models import Network
 from lightning_bpd.tasks.codec import Codec
 from lightning_bpd.training.losses import decoder_inputs, token_mask
 from lightning_bpd.training.scoring import TrainingData, decode_batch
@@ -30,7 +30,7 @@ class BaseDrift(nn.Module):
         extra_length: Tokens that its output may be longer than the source.
     """
 
-    def __init__(self, base: EncoderDecoder, codec: Codec, extra_length: int) -> None:
+    def __init__(self, base: Network, codec: Codec, extra_length: int) -> None:
         super().__init__()
         self._greedy = DecodingOptions(extra_length=extra_length)
         # In a tuple it is no submodule: neither trained, nor averaged, nor kept in checkpoints.

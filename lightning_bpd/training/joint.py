@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
 from lightning_bpd.interfaces import ParallelBatch, SequenceModel
-from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.models import Architecture, ImageArchitecture, Network
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe, fingerprint, read_base
 from lightning_bpd.tasks.translation import block_decoder
@@ -69,7 +69,7 @@ class JointFineTuning(pl.LightningModule):
 
     def __init__(
         self,
-        base: str | Architecture | None = None,
+        base: str | Architecture | ImageArchitecture | None = None,
         heads: HeadShape = HeadShape(),  # noqa: B008  # frozen
         loss: LossKind = "all",
         head_weights: list[float] | None = None,
@@ -80,10 +80,10 @@ class JointFineTuning(pl.LightningModule):
         decode: DecodingOptions = DecodingOptions(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
-        self.base = base if isinstance(base, Architecture) else named_base(base)
+        self.base = base if isinstance(base, Architecture | ImageArchitecture) else named_base(base)
         self.shape = heads
         self.seed = torch.initial_seed()
-        self.network: EncoderDecoder | None = None
+        self.network: Network | None = None
         self.heads: BlockHeads | None = None
         self.parts: Parts | None = None
         self.drift: BaseDrift | None = None
@@ -136,7 +136,7 @@ class JointFineTuning(pl.LightningModule):
     def configure_model(self) -> None:
         """Build a network that starts from random weights, once the data module knows its vocabularies."""
         if self.network is None:
-            assert isinstance(self.base, Architecture)
+            assert not isinstance(self.base, str)
             self.network = build_network(self.base, self.data, self.seed)
             self.heads = build_heads(Parts(self.network, self.data.codec), self.shape, self.seed)
         assert self.heads is not None

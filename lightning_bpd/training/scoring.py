@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.heads import HeadLosses
 from lightning_bpd.interfaces import Drafter, InputError, ParallelBatch, SequenceModel
-from lightning_bpd.metrics import Accuracy, Perplexity, TokenLoss
+from lightning_bpd.metrics import Accuracy, TokenLoss
 from lightning_bpd.tasks.codec import Codec
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY
 
@@ -40,7 +40,7 @@ class Scores(nn.Module):
     def __init__(self, codec: Codec) -> None:
         super().__init__()
         self.loss = TokenLoss()
-        self.perplexity = Perplexity()
+        self.likelihood = nn.ModuleDict(codec.likelihood())
         self.quality = nn.ModuleDict(codec.quality())
 
     def update(
@@ -63,9 +63,10 @@ class Scores(nn.Module):
         data: TrainingData = module.trainer.datamodule  # type: ignore[attr-defined]
         references = data.references("validation" if stage == "val" else "test")
         self.loss.update(cross_entropy, tokens)
-        self.perplexity.update(cross_entropy, tokens)
         module.log(f"{stage}/loss", self.loss, prog_bar=True)
-        module.log(f"{stage}/perplexity", self.perplexity)
+        for name, metric in self.likelihood.items():
+            metric.update(cross_entropy, tokens)  # type: ignore[operator]
+            module.log(f"{stage}/{name}", metric)  # type: ignore[arg-type]
         for name, metric in self.quality.items():
             metric.update(list(outputs.values()), [references[index] for index in outputs])  # type: ignore[operator]
             module.log(f"{stage}/{name}", metric, prog_bar=True)  # type: ignore[arg-type]

@@ -1,0 +1,153 @@
+"""Images of one size, read once into a memory-mapped array that is keyed by their content (floor 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from lightning_bpd.datamodules.image_files import fingerprint, read_images, summary
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.images import Images
+
+_log = logging.getLogger(__name__)
+
+# Part of the key: raise it when what is stored changes, so that older caches are no longer found.
+_FORMAT = 1
+_CHUNK_IMAGES = 4096
+_SECONDS_BETWEEN_LOGS = 30.0
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """The usable images of a part, in the order of their names."""
+
+    images: Images
+    """uint8 [N, H, W, C], memory-mapped, read only"""
+    names: list[str]
+    """of the N images, sorted"""
+    skipped: list[tuple[str, str]]
+    """name of each image that could not be used, and why"""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def encode_images(
+    path: Path, names: Sequence[str], shape: tuple[int, int, int], cache: Path, description: str
+) -> EncodedImages:
+    """Read the named images, or find them read in ``cache`` by an earlier call.
+
+    They are stored in ``cache / key``, where the key is a hash of the content of ``path``, the names and the shape.
+    They appear there only once complete, so interrupted and simultaneous calls do no harm. Memory stays bounded
+    whatever the number of images.
+
+    Args:
+        path: A folder, archive or array file.
+        names: Of ``image_files.list_images``.
+        shape: Height and width in pixels, and channels, of the array.
+        cache: Folder for encoded images, made if it is missing.
+        description: What the images are called in messages, as in "train".
+
+    Raises:
+        InputError: No image can be used, the cache cannot be written or is damaged, or ``path`` cannot be read.
+    """
+    listed = hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
+    settings = [_FORMAT, "images", fingerprint(path), listed, list(shape)]
+    folder = cache / f"images-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
+    if not folder.is_dir():
+        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(
+                f"{cache}: the cache folder cannot be written ({error.strerror}); choose another"
+            ) from None
+        try:
+            _encode(path, names, shape, partial, description)
+            _publish(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    encoded = _open(folder, shape)
+    _log.info("%s: %d images, %s", description, len(encoded), summary(encoded.skipped))
+    return encoded
+
+
+def _encode(
+    path: Path, names: Sequence[str], shape: tuple[int, int, int], folder: Path, description: str
+) -> None:
+    kept: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    read_file, file = folder / "images.unsorted", folder / "images"
+    with _progress(description, len(names)) as report, read_file.open("wb") as handle:
+        for name, image in read_images(path, names, *shape, lambda *each: skipped.append(each)):
+            handle.write(image.tobytes())
+            kept.append(name)
+            report(len(kept) + len(skipped))
+    if not kept:
+        raise InputError(f"{path}: no {description} image can be used: {summary(skipped)}")
+    order = sorted(range(len(kept)), key=kept.__getitem__)
+    if order == list(range(len(kept))):
+        read_file.rename(file)
+    else:
+        images = np.memmap(read_file, np.uint8, "r", shape=(len(kept), *shape))
+        with file.open("wb") as handle:
+            for first in range(0, len(order), _CHUNK_IMAGES):
+                images[order[first : first + _CHUNK_IMAGES]].tofile(handle)
+        read_file.unlink()
+    about = {"names": [kept[place] for place in order], "skipped": sorted(skipped)}
+    (folder / "about.json").write_text(json.dumps(about, indent=0) + "\n")
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    try:
+        partial.rename(folder)
+    except OSError:
+        # Another process may have finished the same images first; what it stored is as good.
+        if not folder.is_dir():
+            raise
+
+
+def _open(folder: Path, shape: tuple[int, int, int]) -> EncodedImages:
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        names, skipped = about["names"], [(name, reason) for name, reason in about["skipped"]]
+        if (folder / "images").stat().st_size != len(names) * np.prod(shape):
+            raise ValueError
+        images = np.memmap(folder / "images", np.uint8, "r", shape=(len(names), *shape))
+    except (FileNotFoundError, ValueError, KeyError):
+        raise InputError(
+            f"{folder}: the encoded images are damaged; delete this folder to have it made again"
+        ) from None
+    return EncodedImages(images, names, skipped)
+
+
+@contextmanager
+def _progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, elsewhere a log line now and then. Yields ``report(images)``."""
+    console = Console(stderr=True)
+    started = last_logged = time.monotonic()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"reading {description}", total=total)
+
+        def report(images: int) -> None:
+            nonlocal last_logged
+            bar.update(task, completed=images)
+            now = time.monotonic()
+            if not console.is_terminal and now - last_logged >= _SECONDS_BETWEEN_LOGS:
+                last_logged = now
+                rate = images / (now - started)
+                _log.info("%s: read %d of %d images, %.0f images/s", description, images, total, rate)
+
+        yield report

@@ -1,0 +1,138 @@
+"""Arrays of images in ``.npy`` and ``.npz`` files, read image by image and never unpickled (floor 3)."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Container, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_bpd.interfaces import InputError
+
+Part = Literal["train", "validation", "test"]
+
+PART_OF_FOLDER: dict[str, Part] = {
+    "train": "train",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+"""what folders, or arrays of an ``.npz`` file, are called that hold a part"""
+
+
+class _Array(NamedTuple):
+    """Where an array of images begins in a file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    in_columns: bool
+    """Fortran order, in which an image's intensities do not lie together"""
+
+
+def is_array_file(path: Path) -> bool:
+    """Whether ``path`` is called as numpy calls its files."""
+    return path.name.endswith((".npy", ".npz")) and not path.is_dir()
+
+
+def array_names(path: Path) -> list[str]:
+    """The images by number: ``000012``, or ``train/000012`` where an ``.npz`` file holds arrays for the parts.
+
+    Raises:
+        InputError: The file holds no images.
+    """
+    names = []
+    for prefix, key in _keys(path).items():
+        with _open_array(path, key) as (_, array):
+            names += _numbered(prefix, array)
+    if not names:
+        raise InputError(f"{path}: the array holds no image")
+    return names
+
+
+def read_arrays(path: Path, names: Container[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Those of ``names`` that the file has, with their images, uint8 [H, W] or [H, W, C], in the file's order.
+
+    Raises:
+        InputError: The file holds no images, or ends too early.
+    """
+    for prefix, key in _keys(path).items():
+        with _open_array(path, key) as (handle, array):
+            size = math.prod(array.shape[1:])
+            for name in _numbered(prefix, array):
+                content = handle.read(size)
+                if len(content) < size:
+                    raise InputError(f"{path}: the array ends too early; write the file again")
+                if name in names:
+                    yield name, np.frombuffer(content, np.uint8).reshape(array.shape[1:])
+
+
+def _numbered(prefix: str, array: _Array) -> list[str]:
+    digits = max(6, len(str(array.shape[0])))
+    return [f"{prefix}{number:0{digits}d}" for number in range(array.shape[0])]
+
+
+def _keys(path: Path) -> dict[str, str]:
+    """What names of images begin with, and the array that it stands for: the parts, or else the only array."""
+    if path.name.endswith(".npy"):
+        with _open_array(path, "") as (_, array):
+            if problem := _problem(array):
+                raise InputError(f"{path}: {problem}")
+        return {"": ""}
+    with zipfile.ZipFile(path) as zipped:
+        keys = [name.removesuffix(".npy") for name in zipped.namelist() if name.endswith(".npy")]
+    problems = {}
+    for key in keys:
+        with _open_array(path, key) as (_, array):
+            problems[key] = _problem(array)
+    usable = [key for key in keys if problems[key] is None]
+    if parts := [key for key in usable if key in PART_OF_FOLDER]:
+        return {f"{key}/": key for key in parts}
+    if len(usable) == 1:
+        return {"": usable[0]}
+    listed = "; ".join(f"{key}: {problems[key] or 'images'}" for key in keys) or "nothing"
+    raise InputError(
+        f"{path}: it must hold one array of images, or arrays called train, val and test; it holds {listed}"
+    )
+
+
+def _problem(array: _Array) -> str | None:
+    """Why these are no images; None where they are."""
+    if array.dtype.hasobject:
+        return "Python objects, which are never unpickled; save an array of uint8"
+    grey = len(array.shape) == 3
+    if array.dtype != np.uint8 or not (grey or (len(array.shape) == 4 and array.shape[3] in (1, 3))):
+        return (
+            f"{array.dtype} of shape {' x '.join(map(str, array.shape))}; images are uint8 of N x height x width, or of"
+            " N x height x width x channels with 1 channel or 3"
+        )
+    if array.in_columns:
+        return "an array in Fortran order; save numpy.ascontiguousarray of it"
+    return None
+
+
+@contextmanager
+def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], _Array]]:
+    """The array of a ``.npy`` file, or that of a key of an ``.npz`` file, open behind its header."""
+    with ExitStack() as stack:
+        if path.name.endswith(".npy"):
+            handle: IO[bytes] = stack.enter_context(path.open("rb"))
+        else:
+            handle = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(f"{key}.npy"))
+        try:
+            version = np.lib.format.read_magic(handle)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, in_columns, dtype = read(handle)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: it is no array that numpy wrote ({error}); save it with numpy.save"
+            ) from None
+        yield handle, _Array(shape, dtype, in_columns and len(shape) > 1)

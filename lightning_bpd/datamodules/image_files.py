@@ -1,0 +1,332 @@
+"""Images on disk, read as a stream: folders, archives that are never unpacked, and arrays (floor 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lightning_bpd.datamodules.image_arrays import (
+    PART_OF_FOLDER,
+    Part,
+    array_names,
+    is_array_file,
+    read_arrays,
+)
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.images import Images, centre_crop
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Those that Pillow decodes by itself; for others, such as EPS, it starts programs that the image then steers.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+# More bytes than any image within Pillow's limit takes: a member that claims more is not read at all.
+_MOST_BYTES = 1 << 29
+_SHOWN = 3
+
+Skip = Callable[[str, str], None]
+"""called with the name of an image that is left out, and why"""
+
+
+class _RefusedError(Exception):
+    """An image cannot be used; the message says why."""
+
+
+def list_images(path: Path) -> list[str]:
+    """The names of all images of a folder, an archive or an array file, sorted, none of them opened.
+
+    A name is the path inside the folder or archive, with ``/``; folders that hold everything are left out. Hidden
+    files are passed over. Images of an array are called by number: ``000012``, in an ``.npz`` ``train/000012``.
+
+    Raises:
+        InputError: There is nothing at ``path``, it is damaged, of another kind, or without an image.
+    """
+    return sorted(_members(path))
+
+
+def split_names(names: Sequence[str], validation_share: float, test_share: float) -> dict[Part, list[str]]:
+    """Which images belong to which part, each part in the order of ``names``.
+
+    Where the first folder of the names says it (``train``, ``val`` or ``validation``, ``test``), it decides; names
+    elsewhere belong to no part. Where there is no ``val``, a share of ``train`` takes its place. Where no folder is
+    called so, validation and test are shares of all images. Which images make a share depends on their own names
+    alone, the part's folder left out.
+
+    Raises:
+        InputError: The shares are no shares.
+    """
+    for setting, share in (("validation_share", validation_share), ("test_share", test_share)):
+        if not 0 <= share < 1:
+            raise InputError(f"{setting} is {share}: it must be at least 0 and less than 1")
+    if validation_share + test_share >= 1:
+        raise InputError(
+            "validation_share and test_share leave nothing to train on: their sum must be below 1"
+        )
+    firsts = {name.partition("/")[0] for name in names if "/" in name}
+    found = firsts & set(PART_OF_FOLDER)
+    # A class of images may be called train: other folders beside it then are other classes.
+    parted = bool(found) and (firsts == found or ("train" in found and len(found) > 1))
+    parts: dict[Part, list[str]] = {"train": [], "validation": [], "test": []}
+    lacks_validation = parted and not found & {"val", "validation"}
+    for name in names:
+        part: Part | None = "train"
+        own = name
+        if parted:
+            first, _, own = name.partition("/")
+            part = PART_OF_FOLDER.get(first) if own else None
+        place = _place(own)
+        if part == "train" and (lacks_validation or not parted) and place < validation_share:
+            part = "validation"
+        elif not parted and validation_share <= place < validation_share + test_share:
+            part = "test"
+        if part is not None:
+            parts[part].append(name)
+    return parts
+
+
+def read_images(
+    path: Path, names: Sequence[str], height: int, width: int, channels: int, on_skip: Skip
+) -> Iterator[tuple[str, Images]]:
+    """The named images as a stream of names and arrays, uint8 [height, width, channels].
+
+    The largest part from the middle that has the wanted proportions is taken and, where it is larger, made smaller by
+    area. Photographs are turned upright; of animations the first picture is taken; transparency is dropped; colours
+    become grey and grey becomes colours as ``channels`` asks. Images that are damaged, smaller than asked for, or
+    over Pillow's limit of pixels are left out.
+
+    The order is that of ``names``, but that of the file for a compressed tar, which is read from front to back, and
+    for arrays.
+
+    Args:
+        path: The folder, archive or array file.
+        names: Of ``list_images``.
+        height: Of the arrays, in pixels.
+        width: Of the arrays, in pixels.
+        channels: 1 or 3.
+        on_skip: Called for each image that is left out.
+
+    Raises:
+        InputError: ``path`` cannot be read any more.
+    """
+    stream = _array_images(path, set(names)) if is_array_file(path) else _stored_images(path, names)
+    with _explained(path):
+        for name, load in stream:
+            try:
+                yield name, _fitted(_converted(load, channels), height, width)
+            except _RefusedError as refused:
+                on_skip(name, str(refused))
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of the content: of an archive's or array's bytes, or of a folder's images and their names.
+
+    Places and times play no part. 32 hexadecimal digits. Raises InputError as ``list_images`` does.
+    """
+    whole = hashlib.blake2b(digest_size=16)
+    files = _members(path) if path.is_dir() else {"": path.name}
+    try:
+        for name, member in sorted(files.items()):
+            file = path / member if path.is_dir() else path
+            stored = file.stat()
+            whole.update(f"{name}\0".encode(errors="surrogateescape"))
+            whole.update(_digest(file.resolve(), stored.st_size, stored.st_mtime_ns))
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: the file cannot be read: {error.strerror}") from None
+    return whole.hexdigest()
+
+
+def summary(skipped: Sequence[tuple[str, str]]) -> str:
+    """How many images were left out, and the first of them with the reason, for messages."""
+    first = [f"{name}: {reason}" for name, reason in skipped[:_SHOWN]]
+    # Names of files need not be text.
+    shown = "; ".join(first).encode(errors="backslashreplace").decode()
+    more = "; ..." if len(skipped) > _SHOWN else ""
+    return f"{len(skipped)} left out" + (f" ({shown}{more})" if skipped else "")
+
+
+def _place(name: str) -> float:
+    """A number from 0 to 1 that the name alone decides."""
+    digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> bytes:
+    """Of the file's bytes; read once by each process, unless its size or time of change is another."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "blake2b").digest()
+
+
+def _members(path: Path) -> dict[str, str]:
+    """By image name, how folder, archive or array file call it."""
+    with _explained(path):
+        if path.is_dir():
+            members = list(_walk(path))
+        elif is_array_file(path):
+            return dict.fromkeys(array_names(path), path.name)
+        elif path.name.endswith(_TAR_SUFFIXES):
+            with tarfile.open(path) as tar:
+                members = [member.name for member in tar if member.isfile()]
+        elif path.name.endswith(".zip"):
+            with zipfile.ZipFile(path) as zipped:
+                members = [member.filename for member in zipped.infolist() if not member.is_dir()]
+        else:
+            path.stat()
+            raise InputError(
+                f"{path}: no images can be read from this; give a folder of images, or a .tar, .tar.gz, .tgz, .zip,"
+                " .npy or .npz file"
+            )
+    named = {str(PurePosixPath(member)): member for member in members}
+    named = {name: member for name, member in named.items() if _is_image(name)}
+    if not named:
+        raise InputError(
+            f"{path}: there is no image in it, no file that ends in {', '.join(sorted(SUFFIXES))}"
+        )
+    outer = _outer(list(named))
+    return {name[outer:]: member for name, member in named.items()}
+
+
+def _is_image(name: str) -> bool:
+    *folders, file = name.split("/")
+    hidden = any(each.startswith(".") and each != ".." for each in (*folders, file)) or "__MACOSX" in folders
+    return not hidden and PurePosixPath(file).suffix.lower() in SUFFIXES
+
+
+def _outer(names: list[str]) -> int:
+    """Characters of the folders that hold all names, up to one that is called as a part is."""
+    folders = [name.split("/")[:-1] for name in names]
+    length = 0
+    for one, other in zip(min(folders), max(folders), strict=False):
+        if one != other or one in PART_OF_FOLDER:
+            break
+        length += len(one) + 1
+    return length
+
+
+def _walk(path: Path) -> Iterator[str]:
+    seen = set()
+    for folder, inner, files in os.walk(path, followlinks=True, onerror=_raise):
+        inner.sort()
+        # A link to a folder above would lead round and round.
+        if (place := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(place)
+        for file in files:
+            yield (Path(folder) / file).relative_to(path).as_posix()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what reading a folder or file may raise into an InputError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file or folder") from None
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path}: the archive is damaged ({error}); fetch it again") from None
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be read: {error.strerror or error}") from None
+
+
+def _stored_images(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
+    """Of a folder or archive: names, and functions that load their images."""
+    members = _members(path)
+    missing = [name for name in names if name not in members]
+    if missing:
+        raise InputError(f"{path}: the image {missing[0]} is not there any more; start again")
+    if path.is_dir():
+        for name in names:
+            yield name, partial(_decoded, (path / members[name]).read_bytes)
+    elif path.name.endswith(".zip"):
+        with zipfile.ZipFile(path) as zipped:
+            for name in names:
+                info = zipped.getinfo(members[name])
+                yield name, partial(_decoded, partial(zipped.read, info), info.file_size)
+    else:
+        with tarfile.open(path) as tar:
+            # A later member of the same name replaces an earlier one, as it does when unpacked.
+            stored = {member.name: member for member in tar.getmembers() if member.isfile()}
+            wanted = [(name, stored[members[name]]) for name in names]
+            if path.suffix != ".tar":
+                wanted.sort(key=lambda each: each[1].offset)
+            for name, member in wanted:
+                yield name, partial(_decoded, partial(_tar_bytes, tar, member), member.size)
+
+
+def _array_images(path: Path, names: Container[str]) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
+    """As ``_stored_images``; of arrays."""
+    for name, pixels in read_arrays(path, names):
+        yield name, partial(_picture, pixels)
+
+
+def _tar_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    handle = tar.extractfile(member)
+    assert handle is not None
+    return handle.read()
+
+
+def _decoded(read: Callable[[], bytes], size: int = 0) -> Image.Image:
+    """The image in the bytes that ``read`` gives; ``size`` of them are promised."""
+    if size > _MOST_BYTES:
+        raise _RefusedError(f"{size:,} bytes, more than any image that is read")
+    image = Image.open(io.BytesIO(read()), formats=_FORMATS)
+    image.load()
+    if image.mode.startswith(("I", "F")):
+        raise _RefusedError("more than 8 bits an intensity")
+    return ImageOps.exif_transpose(image)
+
+
+def _converted(load: Callable[[], Image.Image], channels: int) -> Image.Image:
+    """The image that ``load`` gives, in grey or in colours. Raises _RefusedError, whatever is wrong with it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return load().convert("L" if channels == 1 else "RGB")
+        except _RefusedError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise _RefusedError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        except UnidentifiedImageError:
+            raise _RefusedError("damaged, or of an unknown format") from None
+        except Exception as error:  # a damaged file can make the decoders raise nearly anything
+            raise _RefusedError(f"it cannot be read ({error})") from None
+
+
+def _fitted(image: Image.Image, height: int, width: int) -> Images:
+    """The middle of an image at the wanted size, uint8 [height, width, channels]. Raises _RefusedError."""
+    if image.height < height or image.width < width:
+        raise _RefusedError(f"{image.height} x {image.width} pixels, smaller than {height} x {width}")
+    if image.width * height <= image.height * width:
+        crop = round(image.width * height / width), image.width
+    else:
+        crop = image.height, round(image.height * width / height)
+    channels = len(image.getbands())
+    whole = np.asarray(image).reshape(1, image.height, image.width, channels)
+    pixels: Images = centre_crop(whole, *crop)[0]
+    if crop != (height, width):
+        resized = _picture(pixels).resize((width, height), Image.Resampling.BOX)
+        pixels = np.asarray(resized).reshape(height, width, channels)
+    return pixels
+
+
+def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Uint8 [H, W] or [H, W, C] as Pillow has it."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)

@@ -1,0 +1,345 @@
+"""Images for training, validation and test: large ones in, batches of tokens of small and large ones out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_bpd.datamodules.encoded_images import encode_images
+from lightning_bpd.datamodules.image_arrays import Part
+from lightning_bpd.datamodules.image_files import list_images, split_names
+from lightning_bpd.datamodules.resume import next_position
+from lightning_bpd.datamodules.token_batches import TokenBatchSampler
+from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
+from lightning_bpd.tasks.images import ImageCodec, Tokens, dequantise, quantise
+from lightning_bpd.tasks.images import Images as ImageArray
+
+_log = logging.getLogger(__name__)
+
+_PARTS: tuple[Part, ...] = ("train", "validation", "test")
+_PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+_COUNTED_IMAGES = 1024
+_DIGITS_PARTS: dict[Part, slice] = {
+    "train": slice(0, 1400),
+    "validation": slice(1400, 1597),
+    "test": slice(1597, 1797),
+}
+
+
+class SuperResolution(pl.LightningDataModule):
+    """Large images and the small ones made of them, as batches of tokens: what ``Images`` and ``Digits`` share.
+
+    Args:
+        codec: What the tokens mean.
+        batch_size: Images in a training batch.
+        validation_batch_size: The same for validation, test and prediction; ``batch_size`` if not given.
+        workers: Processes that prepare batches.
+        seed: Decides the order of the training images.
+    """
+
+    codec: ImageCodec
+    mix = "gold"
+    distilled_by: str | None = None
+    self_distillation = False
+    train_images: ImageArray
+    validation_images: ImageArray
+    test_images: ImageArray
+
+    def __init__(
+        self, codec: ImageCodec, batch_size: int, validation_batch_size: int | None, workers: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.codec = codec
+        self.max_length = codec.target_length
+        self.batch_size = batch_size
+        self.validation_batch_size = batch_size if validation_batch_size is None else validation_batch_size
+        self.workers, self.seed = workers, seed
+        for name in ("batch_size", "validation_batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("workers", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        self._images: dict[Part, ImageArray] = {}
+        self._sources: dict[Part, ImageArray] = {}
+
+    def prepare_data(self) -> None:
+        """Read all images that there are. Raises InputError if none of a part can be used."""
+        for part in _PARTS:
+            if self._exists(part):
+                self._part(part)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what the stage needs: "fit", "validate", "test", "predict", or None for all that exists.
+
+        Raises InputError if one of its parts is missing.
+        """
+        for part in _PARTS_OF_STAGE[stage] if stage else filter(self._exists, _PARTS):
+            setattr(self, f"{part}_images", self._part(part))
+
+    def references(self, stage: Part) -> ImageArray:
+        """The large images, uint8 [N, H, W, C]; ``ParallelBatch.index`` counts them."""
+        return self._part(stage)
+
+    def sources(self, stage: Part) -> ImageArray:
+        """The small images, uint8 [N, h, w, C], as ``references`` gives the large ones."""
+        if stage not in self._sources:
+            self._sources[stage] = self.codec.small(self._part(stage))
+        return self._sources[stage]
+
+    def target_counts(self) -> torch.Tensor:
+        """How often each level is in the large training images, int64 [levels]."""
+        counts = np.zeros(self.codec.levels, dtype=np.int64)
+        for first in range(0, len(self.train_images), _COUNTED_IMAGES):
+            some = quantise(self.train_images[first : first + _COUNTED_IMAGES], self.codec.levels)
+            counts += np.bincount(some.reshape(-1), minlength=len(counts))
+        return torch.from_numpy(counts)
+
+    def train_dataloader(self) -> DataLoader[ParallelBatch]:
+        """Shuffled batches, this rank's share; in a resumed run the first epoch begins where it was left."""
+        sampler = self._sampler(self.train_images, self.batch_size, shuffle=True)
+        if self.trainer is not None:
+            resumes_later = self.trainer.ckpt_path is not None and not self.trainer.fit_loop.is_resuming
+            if resumes_later and not self.trainer.optimizers:
+                raise InputError(
+                    "configure_optimizers asked for the number of training batches before the checkpoint was "
+                    "restored, so this run could not go on where it stopped: ask for "
+                    "trainer.estimated_stepping_batches when the schedule first needs it"
+                )
+            epoch, batch = next_position(self.trainer, len(sampler))
+            # Lightning makes the first iterator, and workers draw from it, before it calls set_epoch.
+            sampler.set_epoch(epoch)
+            sampler.start_at(batch)
+        return self._loader(self.train_images, sampler)
+
+    def val_dataloader(self) -> DataLoader[ParallelBatch]:
+        """The validation images, each once over all ranks."""
+        return self._evaluation_loader(self.validation_images)
+
+    def test_dataloader(self) -> DataLoader[ParallelBatch]:
+        """The test images, each once over all ranks."""
+        return self._evaluation_loader(self.test_images)
+
+    def predict_dataloader(self) -> DataLoader[ParallelBatch]:
+        """The same as ``test_dataloader``."""
+        return self.test_dataloader()
+
+    def _exists(self, part: Part) -> bool:
+        raise NotImplementedError
+
+    def _load(self, part: Part) -> ImageArray:
+        """The large images of a part, uint8 [N, H, W, C]."""
+        raise NotImplementedError
+
+    def _part(self, part: Part) -> ImageArray:
+        if part not in self._images:
+            self._images[part] = self._load(part)
+        return self._images[part]
+
+    def _evaluation_loader(self, images: ImageArray) -> DataLoader[ParallelBatch]:
+        return self._loader(images, self._sampler(images, self.validation_batch_size, shuffle=False))
+
+    def _sampler(self, images: ImageArray, batch_size: int, shuffle: bool) -> TokenBatchSampler:
+        rank, world_size = 0, 1
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            # Lightning offers no public way to ask.
+            if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+                raise InputError(
+                    "The batches are already divided among the processes; set trainer.use_distributed_sampler to"
+                    " false."
+                )
+        count = len(images)
+        batches = -(-count // batch_size) if shuffle else 1
+        if count < -(-batches // world_size) * world_size:
+            raise InputError(
+                f"{count} images make {batches} batches of at most {batch_size}, which {world_size} processes cannot"
+                " share; raise batch_size or use fewer processes."
+            )
+        # All rows are equally long, so one unit of length is one image.
+        lengths = np.ones(count, dtype=np.int64)
+        return TokenBatchSampler(lengths, lengths, batch_size, shuffle, self.seed, rank, world_size)
+
+    def _loader(self, images: ImageArray, sampler: TokenBatchSampler) -> DataLoader[ParallelBatch]:
+        return DataLoader(
+            _Batches(images, self.codec),
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=_unchanged,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class Images(SuperResolution):
+    """Images from a folder, an archive or an array file, in batches by number.
+
+    Folders, or folders in the archive, called ``train``, ``val`` (or ``validation``) and ``test`` hold the parts;
+    other folders, such as one a class, mean nothing. Without them the parts are shares of all images, decided by the
+    names. Images are cropped to the middle and made smaller to the given size; smaller and damaged ones are left out
+    and counted. They are read once, and found again by their content. An interrupted training goes on with the batch
+    after its checkpoint.
+
+    Args:
+        path: A folder of images, a .tar, .tar.gz, .tgz or .zip of them, or a .npy or .npz file of uint8
+            [N, H, W] or [N, H, W, C].
+        height: Of the large images, in pixels.
+        width: Of the large images, in pixels.
+        channels: 1 for grey, 3 for red, green and blue.
+        levels: Intensities that are told apart, 2 to 256.
+        factor: How many times smaller, in height and width, the images are that the model sees.
+        validation_share: The share of the images for validation, where no folder holds them.
+        test_share: The share of the images for test, where no folder holds any part.
+        batch_size: Images in a training batch.
+        validation_batch_size: The same for validation, test and prediction; ``batch_size`` if not given.
+        cache: Where images are kept that were read. If not given, ``.encoded`` in the folder, or beside the file, or,
+            where that cannot be written, ``data/.encoded``.
+        workers: Processes that prepare batches. Preparing one is fast, so 0, in the training process, is seldom slower.
+        seed: Decides the order of the training images.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        height: int = 32,
+        width: int = 32,
+        channels: int = 3,
+        levels: int = 256,
+        factor: int = 4,
+        validation_share: float = 0.05,
+        test_share: float = 0.05,
+        batch_size: int = 16,
+        validation_batch_size: int | None = None,
+        cache: str | None = None,
+        workers: int = 0,
+        seed: int = 1,
+    ) -> None:
+        codec = ImageCodec(height, width, channels, levels, factor)
+        super().__init__(codec, batch_size, validation_batch_size, workers, seed)
+        split_names([], validation_share, test_share)
+        self.path = Path(path)
+        self.validation_share, self.test_share = validation_share, test_share
+        self._cache = Path(cache) if cache is not None else None
+        self._names: dict[Part, list[str]] | None = None
+
+    def _parts(self) -> dict[Part, list[str]]:
+        """The names of the images of each part."""
+        if self._names is None:
+            names = list_images(self.path)
+            self._names = split_names(names, self.validation_share, self.test_share)
+            others = len(names) - sum(map(len, self._names.values()))
+            if others:
+                _log.warning("%s: %d images are in none of train, val and test", self.path, others)
+        return self._names
+
+    def _exists(self, part: Part) -> bool:
+        return bool(self._parts()[part])
+
+    def _load(self, part: Part) -> ImageArray:
+        if not self._exists(part):
+            held = ", ".join(f"{len(names)} {each}" for each, names in self._parts().items())
+            remedy = {
+                "train": "add a folder called train",
+                "validation": "add a folder called val, or raise validation_share",
+                "test": "add a folder called test or, where no folder is called train, val or test, raise test_share",
+            }
+            raise InputError(f"{self.path}: it holds no {part} images ({held}); {remedy[part]}.")
+        names = self._parts()[part]
+        return encode_images(self.path, names, self.codec.shape, self._cache_folder(), part).images
+
+    def _cache_folder(self) -> Path:
+        if self._cache is not None:
+            return self._cache
+        folder = self.path if self.path.is_dir() else self.path.parent
+        # The superuser may write even where a folder is marked read-only, which is to be respected.
+        writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222
+        return folder / ".encoded" if writable else Path("data/.encoded")
+
+
+class Digits(SuperResolution):
+    """Handwritten digits of 8 x 8 pixels, 17 intensities, from 4 x 4: what comes with scikit-learn, no download.
+
+    1,400 for training, 197 for validation and 200 for test, always the same ones.
+
+    Args:
+        batch_size: Images in a training batch.
+        validation_batch_size: The same for validation, test and prediction; ``batch_size`` if not given.
+        workers: Processes that prepare batches; 0 prepares them in the training process.
+        seed: Decides the order of the training images.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        validation_batch_size: int | None = None,
+        workers: int = 0,
+        seed: int = 1,
+    ) -> None:
+        codec = ImageCodec(height=8, width=8, channels=1, levels=17, factor=2)
+        super().__init__(codec, batch_size, validation_batch_size, workers, seed)
+
+    def _exists(self, part: Part) -> bool:
+        return True
+
+    def _load(self, part: Part) -> ImageArray:
+        # Here, because it takes a second and nothing else needs it.
+        from sklearn.datasets import load_digits
+
+        levels = load_digits().images.astype(np.int64)
+        # By hash: they come writer by writer, so that parts cut in that order would differ.
+        order = sorted(range(len(levels)), key=lambda number: hashlib.sha256(str(number).encode()).digest())
+        return dequantise(levels[order[_DIGITS_PARTS[part]]], self.codec.levels)[..., None]
+
+
+class _Batches(Dataset[ParallelBatch]):
+    """Images as the batches of tokens that a batch sampler asks for."""
+
+    def __init__(self, images: ImageArray, codec: ImageCodec) -> None:
+        self._images, self._codec = images, codec
+        # A plain view of the same memory: indexing an np.memmap itself takes longer.
+        self._view = np.asarray(images)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process maps the file again.
+        if isinstance(self._images, np.memmap):
+            return _mapped_batches, (str(self._images.filename), self._images.shape, self._codec)
+        return _Batches, (self._images, self._codec)
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, row: int) -> ParallelBatch:
+        return self.__getitems__([row])
+
+    def __getitems__(self, rows: Sequence[int]) -> ParallelBatch:
+        index = np.asarray(rows, dtype=np.int64)
+        images = self._view[index]
+        source, target = self._codec.source_tokens(images), self._codec.target_tokens(images)
+        return ParallelBatch(_rows(source), _rows(target), torch.from_numpy(index))
+
+
+def _mapped_batches(path: str, shape: tuple[int, ...], codec: ImageCodec) -> _Batches:
+    return _Batches(np.memmap(path, np.uint8, "r", shape=shape), codec)
+
+
+def _rows(tokens: Tokens) -> TokenRows:
+    """All of the same length."""
+    return TokenRows(torch.from_numpy(tokens), torch.full((len(tokens),), tokens.shape[1], dtype=torch.int64))
+
+
+def _unchanged(batch: Any) -> Any:
+    """The dataset has made the batch already."""
+    return batch
