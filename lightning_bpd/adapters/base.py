@@ -1,0 +1,117 @@
+"""What both adapters share: the state of rows, and the projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_bpd.adapters.cache import RowCache
+from lightning_bpd.adapters.generation import end_token, refuse_unknown, suppressed_tokens
+from lightning_bpd.adapters.projection import Projection, family, output_layer
+from lightning_bpd.interfaces import InputError, TokenRows
+
+
+class RowState:
+    """Cached self-attention of each row, which may begin with a prefix that decoding does not see (a DecodeState).
+
+    Args:
+        cache: Keys and values, the prefix included.
+        prefix: Tokens of each row's prefix.
+    """
+
+    def __init__(self, cache: RowCache, prefix: list[int]) -> None:
+        self.cache = cache
+        self.prefix = prefix
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens of each row, the prefix not counted."""
+        return [count - prefix for count, prefix in zip(self.cache.counts, self.prefix, strict=True)]
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [B], tokens of each row, the prefix not counted."""
+        return torch.tensor(self.counts, dtype=torch.long, device=self.cache.device)
+
+    def rewind(self, lengths: Tensor) -> None:
+        """Forget all past ``lengths[b]`` (int64 [B], best on the CPU), without copying."""
+        wanted = lengths.tolist()
+        if len(wanted) != len(self.prefix) or min(wanted) < 0:
+            raise ValueError(f"cannot rewind rows of lengths {self.counts} to {wanted}")
+        self.cache.rewind([length + prefix for length, prefix in zip(wanted, self.prefix, strict=True)])
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        self.cache.reorder(rows)
+        self.prefix = [self.prefix[row] for row in rows.tolist()]
+
+
+class Adapter(nn.Module):
+    """A Hugging Face model whose vocabulary projection is known.
+
+    Args:
+        model: The model, with a language modelling head.
+        eos_id: The token that ends a row; the model's own if not given.
+
+    Attributes:
+        eos_id: ends a row.
+        suppressed: tokens that the model's generation_config forbids; their logits are -inf.
+
+    Raises:
+        InputError: The model has several end tokens or none, generates by rules that depend on earlier tokens, or
+            its attention takes no masks.
+    """
+
+    def __init__(self, model: Any, eos_id: int | None) -> None:
+        super().__init__()
+        refuse_unknown(model)
+        attention = model.config._attn_implementation
+        if attention not in ("sdpa", "eager"):
+            raise InputError(
+                f"{family(model)} was loaded with {attention} attention, which takes no masks of single rows: load "
+                "it with attn_implementation='sdpa'"
+            )
+        self.model = model
+        self.eos_id = end_token(model, eos_id)
+        self.suppressed = suppressed_tokens(model, self.eos_id)
+        self.projection = Projection(1.0, None)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The vocabulary projection, [V, D]."""
+        return output_layer(self.model)[0]
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """What ``project`` adds to the products with ``output_weight``, [V]; None for nothing."""
+        return output_layer(self.model)[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.output_weight.device
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] to logits [..., V]: the model's own, but -inf for suppressed tokens."""
+        logits = self.plain_logits(hidden)
+        if self.suppressed:
+            logits = logits.index_fill(-1, torch.tensor(self.suppressed, device=logits.device), -torch.inf)
+        return logits
+
+    def plain_logits(self, hidden: Tensor) -> Tensor:
+        """``project``, suppressed tokens included."""
+        return self.projection.logits(hidden, *output_layer(self.model))
+
+
+def readable(rows: TokenRows, length: int, filler: int) -> tuple[Tensor, Tensor | None]:
+    """Tokens [B, length] with ``filler`` past each row's end, and bool [B, length] of what is inside.
+
+    The latter is None where all rows are full. What rows hold past their end may be anything.
+    """
+    tokens, lengths = rows.tokens[:, :length], rows.lengths
+    if tokens.device.type == "cpu" and int(lengths.min()) >= length:
+        return tokens, None
+    inside = torch.arange(length, device=tokens.device) < lengths[:, None]
+    return tokens.masked_fill(~inside, filler), inside

@@ -1,0 +1,235 @@
+"""Decoder-only models of Hugging Face (AutoModelForCausalLM) as SequenceModels: the prompt is the source."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_bpd.adapters.base import Adapter, RowState, readable
+from lightning_bpd.adapters.cache import Call, RowCache
+from lightning_bpd.adapters.examination import check_histories, examined, random_tokens
+from lightning_bpd.adapters.generation import setting
+from lightning_bpd.adapters.projection import family, find_projection
+from lightning_bpd.interfaces import InputError, TokenRows
+
+TESTED = frozenset(
+    {
+        "cohere",
+        "gemma2",
+        "gpt2",
+        "gpt_neox",
+        "gptj",
+        "granite",
+        "llama",
+        "mistral",
+        "opt",
+        "phi",
+        "qwen2",
+        "qwen3",
+    }
+)
+"""families (model_type) for which the test suite holds blockwise = greedy = generate"""
+
+
+class PromptState(RowState):
+    """Cached self-attention of each row, its prompt but for the last token included (a DecodeState)."""
+
+    def __init__(self, cache: RowCache, prefix: list[int], last: Tensor) -> None:
+        super().__init__(cache, prefix)
+        self.last = last
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        super().reorder(rows)
+        self.last = self.last.index_select(0, rows)
+
+
+class CausalAdapter(Adapter):
+    """A decoder-only model of Hugging Face as a SequenceModel. Sources are prompts, and rows what comes after them.
+
+    ``start`` feeds all of each prompt but its last token. That one is read in the place of the first token of the
+    row, which decoding takes to be ``bos_id``: so the first call predicts what comes after the prompt, and a row's
+    length counts from there, as in any other model. ``bos_id`` itself is never read.
+
+    Prompt and row share the model's positions. Since rows have one longest length whatever their prompt, the
+    positions are divided once: prompts longer than ``longest_prompt`` are refused, and rows end at what is left.
+
+    Hidden states are multiplied by whatever scale the family applies to its logits (Granite, Cohere), so that their
+    product with ``output_weight`` gives the logits, ``output_bias`` and a cap aside.
+
+    Args:
+        model: What ``AutoModelForCausalLM`` loads, with its ``generation_config``.
+        eos_id: The token that ends a row; the model's own if not given.
+        longest_prompt: The longest prompt, in tokens; half of the model's positions if not given.
+
+    Attributes:
+        tested: Whether the test suite covers the family. Any other passed the check of the constructor alone: its
+            logits after feeding, rewinding and reordering ragged rows of random tokens are those without a cache.
+
+    Raises:
+        InputError: The model is of a kind that cannot be decoded exactly; the message says what is missing.
+    """
+
+    def __init__(self, model: Any, eos_id: int | None = None, longest_prompt: int | None = None) -> None:
+        if model.config.is_encoder_decoder:
+            raise InputError(f"{family(model)} is an encoder-decoder: use Seq2SeqAdapter")
+        super().__init__(model, eos_id)
+        self.tested = model.config.model_type in TESTED
+        if model.generation_config.forced_bos_token_id is not None:
+            raise InputError(
+                f"{family(model)} generates with forced_bos_token_id, which is for encoder-decoders: set "
+                "model.generation_config.forced_bos_token_id = None"
+            )
+        start = setting(model, "bos_token_id")
+        self.bos_id = self.eos_id if start is None else int(start)
+        if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+            raise InputError(
+                f"{family(model)} cannot be a base: it takes no position_ids, which rows of different lengths need"
+            )
+        config = model.config.get_text_config(decoder=True)
+        self.windows = _windows(model, config)
+        self.positions = _position_limit(config)
+        if longest_prompt is None and self.positions is not None:
+            longest_prompt = max(1, self.positions // 2)
+        if longest_prompt is not None and not 1 <= longest_prompt <= (self.positions or longest_prompt):
+            raise InputError(
+                f"longest_prompt must be 1 to the {self.positions} positions of {family(model)}, not {longest_prompt}"
+            )
+        self.longest_prompt = longest_prompt
+        with examined(model):
+            self._examine()
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest row that the model can decode, in tokens; None where there is no limit."""
+        if self.positions is None or self.longest_prompt is None:
+            return None
+        # The last token of the prompt is fed as the row's first, and the row's last is never fed.
+        return self.positions - self.longest_prompt + 1
+
+    def forward(self, source: TokenRows, target: Tensor) -> Tensor:
+        """Hidden states [B, T, D] for whole decoder inputs (int64 [B, T]) after prompts; the first input is not read.
+
+        Padding at the right end of ``target`` needs no mask: no earlier position can see it.
+        """
+        self._check_prompts(source)
+        lengths = source.lengths[:, None]
+        width = source.tokens.size(1)
+        # Each row's prompt with its target right after it: padding is at the right end alone.
+        places = torch.arange(width + target.size(1) - 1, device=target.device)
+        after = (places - lengths + 1).clamp(min=0, max=target.size(1) - 1)
+        prompts = torch.nn.functional.pad(source.tokens, (0, target.size(1) - 1))
+        tokens = torch.where(places < lengths, prompts, target.gather(1, after))
+        call = Call(places[None], 0, len(places))
+        hidden = self._body(tokens, call, None)
+        rows = torch.arange(len(target), device=target.device)[:, None]
+        return hidden[rows, lengths - 1 + torch.arange(target.size(1), device=target.device)]
+
+    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> PromptState:
+        """Read each prompt once, all but its last token, and preallocate the cache (SequenceModel.start)."""
+        self._check_prompts(source)
+        tokens, lengths = source
+        read = int(lengths.max()) - 1
+        cache = RowCache(len(tokens), read + max_length, tokens.device)
+        if read:
+            filled, _ = readable(TokenRows(tokens, lengths - 1), read, 0)
+            self._body(filled, cache.begin(read), cache)
+            cache.end(read)
+        prefix = (lengths - 1).tolist()
+        cache.rewind(prefix)
+        state = PromptState(cache, prefix, tokens.gather(1, lengths[:, None] - 1)[:, 0])
+        if rows is not None:
+            state.reorder(rows)
+        return state
+
+    def step(self, tokens: Tensor, state: PromptState) -> Tensor:
+        """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
+        unread = [count == 0 for count in state.counts]
+        if any(unread):
+            begins = torch.tensor(unread, device=tokens.device)
+            first = torch.where(begins, state.last, tokens[:, 0])
+            tokens = torch.cat((first[:, None], tokens[:, 1:]), 1)
+        hidden = self._body(tokens, state.cache.begin(tokens.size(1)), state.cache)
+        state.cache.end(tokens.size(1))
+        return hidden
+
+    def _body(self, tokens: Tensor, call: Call, cache: RowCache | None) -> Tensor:
+        dtype, rows = self.output_weight.dtype, len(tokens)
+        masks = {
+            kind: call.mask(dtype, window).expand(rows, -1, -1, -1) for kind, window in self.windows.items()
+        }
+        # A block may stick out over the last position. What does is dropped by decoding, and may have any.
+        positions = call.positions if self.positions is None else call.positions.clamp(max=self.positions - 1)
+        hidden = self.model.base_model(
+            input_ids=tokens,
+            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+            position_ids=positions.expand(rows, -1),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return hidden * self.projection.scale
+
+    def _check_prompts(self, source: TokenRows) -> None:
+        if self.longest_prompt is None or source.tokens.size(1) <= self.longest_prompt:
+            return
+        if (longest := int(source.lengths.max())) > self.longest_prompt:
+            raise InputError(
+                f"a prompt of {longest} tokens is longer than longest_prompt = {self.longest_prompt}: shorten it, or "
+                f"give more of the model's {self.positions} positions to prompts"
+            )
+
+    def _examine(self) -> None:
+        """Learn the projection, and compare logits with and without the cache.
+
+        Raises:
+            InputError: The model cannot be decoded exactly.
+        """
+        vocabulary = len(self.output_weight)
+        lengths = torch.tensor([3, 5], device=self.device)
+        if self.longest_prompt is not None:
+            lengths = lengths.clamp(max=self.longest_prompt)
+        source = TokenRows(random_tokens(2, int(lengths.max()), vocabulary, 0, self.device), lengths)
+        target = random_tokens(2, 6, vocabulary, 1, self.device)
+        logits, hidden = [], []
+        for row, length in enumerate(lengths.tolist()):
+            whole = torch.cat((source.tokens[row, :length], target[row, 1:]))[None]
+            # One row without padding and mask: nothing of ours.
+            hidden.append(
+                self.model.base_model(input_ids=whole, use_cache=False).last_hidden_state[0, length - 1 :]
+            )
+            logits.append(self.model(input_ids=whole, use_cache=False).logits[0, length - 1 :])
+        self.projection = find_projection(self.model, torch.stack(hidden), torch.stack(logits))
+        check_histories(self, source, target, torch.stack(logits))
+
+
+def _windows(model: Any, config: Any) -> dict[str, int | None]:
+    """For each kind of layer, how many positions back its attention reaches; None for all."""
+    window = getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        window = None
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return {"": window}
+    reach = {"full_attention": None, "sliding_attention": window}
+    if unknown := sorted(set(kinds) - set(reach)):
+        raise InputError(
+            f"{family(model)} cannot be a base: it has layers of {', '.join(unknown)}, whose memory cannot be "
+            "rewound row by row"
+        )
+    return {kind: reach[kind] for kind in sorted(set(kinds))}
+
+
+def _position_limit(config: Any) -> int | None:
+    """Positions up to which a token's are the same whatever the length of its row; None where there is no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    rotary = getattr(config, "rope_parameters", None) or {}
+    # Beyond the original length other frequencies hold, for the whole batch.
+    original = getattr(config, "original_max_position_embeddings", None) or (
+        rotary.get("original_max_position_embeddings")
+    )
+    if rotary.get("rope_type") in ("longrope", "dynamic") and original is not None:
+        return int(original) if limit is None else min(limit, int(original))
+    return limit

@@ -1,0 +1,198 @@
+"""Encoder-decoder models of Hugging Face (AutoModelForSeq2SeqLM) as SequenceModels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from lightning_bpd.adapters.base import Adapter, RowState, readable
+from lightning_bpd.adapters.cache import RowCache
+from lightning_bpd.adapters.examination import check_histories, examined, random_tokens
+from lightning_bpd.adapters.generation import setting
+from lightning_bpd.adapters.positions import RowPositions, position_limit
+from lightning_bpd.adapters.projection import family, find_projection
+from lightning_bpd.interfaces import InputError, TokenRows
+
+TESTED = frozenset({"bart", "blenderbot", "m2m_100", "marian", "mbart", "mt5", "pegasus", "plbart", "t5"})
+"""families (model_type) for which the test suite holds blockwise = greedy = generate"""
+
+
+class Seq2SeqState(RowState):
+    """Cached self-attention of each row, and the encoded source that it looks at (a DecodeState)."""
+
+    def __init__(
+        self, cache: RowCache, prefix: list[int], memory: Tensor, mask: Tensor | None, rows: Tensor | None
+    ) -> None:
+        super().__init__(cache, prefix)
+        self.memory, self.memory_mask = memory, mask
+        self.both = EncoderDecoderCache(cache, DynamicCache())
+        self._sources = list(range(len(memory)))
+        if rows is not None:
+            self._look_at(rows)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        super().reorder(rows)
+        self._look_at(rows)
+
+    def _look_at(self, rows: Tensor) -> None:
+        sources = [self._sources[row] for row in rows.tolist()]
+        # Beams mostly change places within their own source: then all stays as it is.
+        if sources == self._sources:
+            return
+        self._sources = sources
+        self.memory = self.memory.index_select(0, rows)
+        if self.memory_mask is not None:
+            self.memory_mask = self.memory_mask.index_select(0, rows)
+        self.both.cross_attention_cache.batch_select_indices(rows)
+
+
+class Seq2SeqAdapter(Adapter):
+    """An encoder-decoder model of Hugging Face as a SequenceModel.
+
+    Sources are what the model's tokenizer makes, the end token included. Decoding feeds ``decoder_start_token_id``
+    first. Where ``generate`` forces a first token (``forced_bos_token_id``, such as mBART's and NLLB's target
+    language), every row begins with both: the start token is fed by ``start`` and by ``forward``, out of sight, and
+    the forced one is ``bos_id``. So rows, targets included, begin after the forced token, which is no part of them.
+
+    Hidden states are multiplied by whatever scale the family applies before its projection (T5), so that their
+    product with ``output_weight`` gives the logits, ``output_bias`` and a cap aside.
+
+    Args:
+        model: What ``AutoModelForSeq2SeqLM`` loads, with its ``generation_config``.
+        eos_id: The token that ends a row; the model's own if not given.
+
+    Attributes:
+        tested: Whether the test suite covers the family. Any other passed the check of the constructor alone: its
+            logits after feeding, rewinding and reordering ragged rows of random tokens are those without a cache.
+
+    Raises:
+        InputError: The model is of a kind that cannot be decoded exactly; the message says what is missing.
+    """
+
+    def __init__(self, model: Any, eos_id: int | None = None) -> None:
+        if not model.config.is_encoder_decoder:
+            raise InputError(f"{family(model)} is no encoder-decoder: use CausalAdapter")
+        super().__init__(model, eos_id)
+        self.tested = model.config.model_type in TESTED
+        start = setting(model, "decoder_start_token_id")
+        start = setting(model, "bos_token_id") if start is None else start
+        if start is None:
+            raise InputError(
+                f"{family(model)} does not say which token its decoder starts from: set "
+                "model.generation_config.decoder_start_token_id"
+            )
+        forced = model.generation_config.forced_bos_token_id
+        self.prefix = [] if forced is None else [int(start)]
+        self.bos_id = int(start if forced is None else forced)
+        padding = setting(model, "pad_token_id")
+        self.filler = 0 if padding is None else int(padding)
+        self.positions = RowPositions(model.get_decoder())
+        if not self.positions.known:
+            raise InputError(
+                f"{family(model)} cannot be a base: its decoder has neither a table of positions (embed_positions) "
+                "nor a relative bias that lightning_bpd/adapters/positions.py knows"
+            )
+        with examined(model):
+            self._examine()
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest row that the model can decode, in tokens; None where there is no limit."""
+        limit = self.positions.limit
+        return None if limit is None else limit - len(self.prefix)
+
+    def encode(self, source: TokenRows) -> tuple[Tensor, Tensor | None]:
+        """Encoded source [B, S, D], and what is added to attention scores to hide its padding, [B, 1, 1, S] or None.
+
+        Raises:
+            InputError: A source is longer than the encoder's positions.
+        """
+        length = source.tokens.size(1)
+        encoder = self.model.get_encoder()
+        limit = position_limit(encoder)
+        if limit is not None and length > limit:
+            raise InputError(
+                f"a source of {length} tokens is longer than the model's {limit} positions: shorten it"
+            )
+        tokens, inside = readable(source, length, self.filler)
+        seen = torch.ones_like(tokens) if inside is None else inside.long()
+        memory = encoder(input_ids=tokens, attention_mask=seen).last_hidden_state
+        if inside is None:
+            return memory, None
+        hidden = torch.zeros(inside.shape, dtype=memory.dtype, device=memory.device)
+        return memory, hidden.masked_fill_(~inside, -torch.inf)[:, None, None]
+
+    def forward(self, source: TokenRows, target: Tensor) -> Tensor:
+        """Hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with ``bos_id``).
+
+        Padding at the right end of ``target`` needs no mask: no earlier position can see it.
+        """
+        memory, mask = self.encode(source)
+        prefix = target.new_tensor(self.prefix).expand(len(target), -1)
+        hidden = self.model.get_decoder()(
+            input_ids=torch.cat((prefix, target), 1),
+            encoder_hidden_states=memory,
+            encoder_attention_mask=_for_each_token(mask, len(self.prefix) + target.size(1)),
+            use_cache=False,
+        ).last_hidden_state
+        return hidden[:, len(self.prefix) :] * self.projection.scale
+
+    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> Seq2SeqState:
+        """Encode each source once and preallocate the cache (SequenceModel.start)."""
+        memory, mask = self.encode(source)
+        count = len(memory) if rows is None else len(rows)
+        cache = RowCache(count, max_length + len(self.prefix), memory.device)
+        state = Seq2SeqState(cache, [0] * count, memory, mask, rows)
+        if self.prefix:
+            self.step(torch.tensor([self.prefix], device=memory.device).expand(count, -1), state)
+            state.prefix = [len(self.prefix)] * count
+        return state
+
+    def step(self, tokens: Tensor, state: Seq2SeqState) -> Tensor:
+        """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
+        rows, length = tokens.shape
+        call = state.cache.begin(length)
+        decoder = self.model.get_decoder()
+        with self.positions.of(decoder, tokens, call):
+            hidden = decoder(
+                input_ids=tokens,
+                attention_mask=call.mask(state.memory.dtype).expand(rows, -1, -1, -1),
+                encoder_hidden_states=state.memory,
+                encoder_attention_mask=_for_each_token(state.memory_mask, length),
+                past_key_values=state.both,
+                use_cache=True,
+            ).last_hidden_state
+        state.cache.end(length)
+        return hidden * self.projection.scale
+
+    def _examine(self) -> None:
+        """Learn the projection, and compare logits with and without the cache.
+
+        Raises:
+            InputError: The model cannot be decoded exactly.
+        """
+        known = self.model.get_encoder().get_input_embeddings().num_embeddings
+        source = TokenRows(
+            random_tokens(2, 5, known, self.filler, self.device), torch.tensor([3, 5], device=self.device)
+        )
+        target = random_tokens(2, 6, len(self.output_weight), self.filler, self.device)
+        target[:, 0] = self.bos_id
+        prefix = target.new_tensor(self.prefix).expand(len(target), -1)
+        seen = torch.arange(5, device=self.device) < source.lengths[:, None]
+        logits = self.model(
+            input_ids=source.tokens,
+            attention_mask=seen.long(),
+            decoder_input_ids=torch.cat((prefix, target), 1),
+            use_cache=False,
+        ).logits[:, len(prefix[0]) :]
+        self.projection = find_projection(self.model, self(source, target), logits)
+        check_histories(self, source, target, logits)
+
+
+def _for_each_token(mask: Tensor | None, length: int) -> Tensor | None:
+    # Some families check that the mask has a row for each token.
+    return None if mask is None else mask.expand(-1, -1, length, -1)

@@ -1,0 +1,89 @@
+"""What a model's generation_config asks of greedy decoding, and what of it can be done.
+
+Respected: ``decoder_start_token_id``, ``forced_bos_token_id``, ``eos_token_id``, ``suppress_tokens``, and
+``bad_words_ids`` of one token each. Refused, for it makes the next token depend on more than the last hidden state:
+all in ``REFUSED``. Ignored: what concerns lengths at the other end (``max_length``, ``max_new_tokens`` and
+``forced_eos_token_id``, which acts at ``max_length`` alone), for decoding has its own limit; and sampling, beams and
+caches, which are the decoder's own affair.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_bpd.adapters.projection import family
+from lightning_bpd.interfaces import InputError
+
+REFUSED = {
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "guidance_scale": 1,
+    "exponential_decay_length_penalty": None,
+    "begin_suppress_tokens": None,
+    "forced_decoder_ids": None,
+    "sequence_bias": None,
+    "stop_strings": None,
+    "watermarking_config": None,
+}
+"""settings of generate that no adapter can respect, and the values at which they do nothing"""
+
+
+def refuse_unknown(model: Any) -> None:
+    """Refuse a model that generates by rules which an adapter cannot follow.
+
+    Raises:
+        InputError: There is such a setting.
+    """
+    for name, harmless in REFUSED.items():
+        value = getattr(model.generation_config, name, None)
+        if value is not None and value != harmless and value != []:
+            raise InputError(
+                f"{family(model)} generates with {name} = {value!r}, which depends on more than the last hidden "
+                f"state: set model.generation_config.{name} = {harmless!r} to decode without it"
+            )
+
+
+def setting(model: Any, name: str) -> Any:
+    """A token id of the generation configuration, or else of the model's."""
+    value = getattr(model.generation_config, name, None)
+    return getattr(model.config, name, None) if value is None else value
+
+
+def end_token(model: Any, chosen: int | None) -> int:
+    """The token that ends a row.
+
+    Raises:
+        InputError: The model has none, or several and none was chosen.
+    """
+    if chosen is not None:
+        return chosen
+    value = setting(model, "eos_token_id")
+    known = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    if len(set(known)) != 1:
+        several = f"{len(known)} end tokens, {known}" if known else "no end token"
+        raise InputError(
+            f"{family(model)} has {several}, and decoding knows exactly one: choose it by eos_id, and rows end with "
+            "that alone"
+        )
+    return int(known[0])
+
+
+def suppressed_tokens(model: Any, eos_id: int) -> list[int]:
+    """Tokens that are never generated.
+
+    Raises:
+        InputError: A bad word has several tokens.
+    """
+    config = model.generation_config
+    words = config.bad_words_ids or []
+    if longer := [word for word in words if len(word) != 1]:
+        raise InputError(
+            f"{family(model)} forbids words of several tokens (bad_words_ids {longer[:3]}), which depends on more "
+            "than the last hidden state: set model.generation_config.bad_words_ids = None to decode without it"
+        )
+    # As generate does: the end token is never a bad word.
+    return sorted({*(config.suppress_tokens or []), *(word[0] for word in words if word != [eos_id])})
