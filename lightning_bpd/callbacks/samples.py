@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Samples(Callback):
-    """After each validation, shows some rows as ``samples.md`` in the run's folder and as a W&B table.
+    """After each validation of a model of text, shows some rows as ``samples.md`` in the run's folder and in W&B.
 
     The module keeps its last validation output of each row in ``validation_outputs`` (position in the corpus -> text).
 
@@ -36,6 +36,8 @@ class Samples(Callback):
         outputs: dict[int, str] = pl_module.validation_outputs  # type: ignore[assignment]
         sources = trainer.datamodule.sources("validation")  # type: ignore[attr-defined]
         references = trainer.datamodule.references("validation")  # type: ignore[attr-defined]
+        if not isinstance(sources[0], str):
+            return
         rows = [(sources[i], references[i], outputs[i]) for i in spread(sorted(outputs), self.count)]
         text = "\n".join(
             [f"# Validation samples after {trainer.global_step} steps", ""]

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from lightning_bpd.benchmark.comparison import Arm, compare_decoders, comparison_table, draw_comparison
+from lightning_bpd.benchmark.image_panels import decode_panels
 from lightning_bpd.callbacks.checkpoints import checkpoint_file
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.export import checkpoint_metrics
-from lightning_bpd.tasks.translation import Translator, load_checkpoint
+from lightning_bpd.tasks.finished_model import read_checkpoint, read_folder, write_folder
+from lightning_bpd.tasks.panels import draw_panels
+from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.tasks.translation import Translator, load
 from lightning_bpd.tracking.curves import draw_curves
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
@@ -26,6 +31,8 @@ logger = logging.getLogger(__name__)
 SAMPLES = 5
 # Sentences of the comparison of decoders, one at a time.
 COMPARED = 200
+# Images that are shown.
+PANELS = 4
 
 
 def finish(trainer: pl.Trainer, console: Console) -> None:
@@ -41,31 +48,53 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
         logger.warning("No training step was taken, so there is no finished model.")
         return
     metrics = checkpoint_metrics(checkpoint)
-    translator = load_checkpoint(checkpoint, trainer.lightning_module.device)
     training = training_summary(trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
-    translator.save(folder / "model", {**metrics, "training": training, "provenance": provenance()})
-    draw_curves(folder / "metrics.csv", folder / "curves.png", bleu_label(metrics))
-
+    parts = read_checkpoint(checkpoint)
+    write_folder(parts, folder / "model", {**metrics, "training": training, "provenance": provenance()})
+    of_text = isinstance(parts.codec, TextCodec)
+    draw_curves(
+        folder / "metrics.csv",
+        folder / "curves.png",
+        bleu_label(metrics) if of_text else "PSNR (dB)",
+        "val/bleu" if of_text else "val/psnr",
+    )
     console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
-    console.print(samples(translator, trainer.datamodule))  # type: ignore[attr-defined]
-    pictures = [("Curves", f"{folder}/curves.png")]
+    show = _show_text if of_text else _show_images
+    lines = show(folder, trainer.datamodule, trainer.lightning_module.device, console)  # type: ignore[attr-defined]
+    for label, value in (
+        ("Finished model", f"{folder}/model"),
+        ("Curves", f"{folder}/curves.png"),
+        *lines,
+    ):
+        console.print(Text(f"{label}: {value}"), soft_wrap=True)
+
+
+def _show_text(folder: Path, data: Any, device: torch.device, console: Console) -> list[tuple[str, str]]:
+    """Samples, and greedy and blockwise decoding side by side; what to say of them at the end."""
+    translator = load(folder / "model", device)
+    console.print(samples(translator, data))
+    lines = []
     decoder = ""
     if translator.heads is not None:
-        arms = compare(translator, trainer.datamodule)  # type: ignore[attr-defined]
+        arms = compare(translator, data)
         draw_comparison(arms, folder / "block_sizes.png")
-        pictures.append(("Block sizes", f"{folder}/block_sizes.png"))
+        lines.append(("Block sizes", f"{folder}/block_sizes.png"))
         console.print(
             comparison_table(arms, "Decoding validation sentences one at a time: calls and time a sentence")
         )
         decoder = " --decoder blockwise"
-    source = shlex.quote(trainer.datamodule.sources("validation")[0])  # type: ignore[attr-defined]
-    command = f"echo {source} | python train.py translate --model {folder}/model{decoder}"
-    for label, value in (
-        ("Finished model", f"{folder}/model"),
-        *pictures,
-        ("Try", command),
-    ):
-        console.print(Text(f"{label}: {value}"), soft_wrap=True)
+    source = shlex.quote(data.sources("validation")[0])
+    return [
+        *lines,
+        ("Try", f"echo {source} | python train.py translate --model {folder}/model{decoder}"),
+    ]
+
+
+def _show_images(folder: Path, data: Any, device: torch.device, console: Console) -> list[tuple[str, str]]:
+    """Panels of validation images; what to say of them at the end."""
+    parts = read_folder(folder / "model")
+    draw_panels(decode_panels(parts, data, device, PANELS), folder / "panels.png")
+    return [("Images", f"{folder}/panels.png")]
 
 
 def training_summary(module: pl.LightningModule, data: Any) -> dict[str, Any]:

@@ -10,19 +10,20 @@ from matplotlib.figure import Figure
 from lightning_bpd.tracking.metrics_file import read_metrics
 
 
-def draw_curves(metrics: Path, picture: Path, bleu_label: str = "BLEU") -> None:
-    """Draw loss and BLEU against optimiser steps, from a metrics file to a PNG file.
+def draw_curves(metrics: Path, picture: Path, label: str = "BLEU", quality: str = "val/bleu") -> None:
+    """Draw loss and quality against optimiser steps, from a metrics file to a PNG file.
 
     Args:
         metrics: The run's metrics.csv.
         picture: The file to write.
-        bleu_label: What to call the BLEU axis, such as how its output was decoded.
+        label: What to call the axis of quality, such as how output was decoded.
+        quality: Its name in the file.
     """
     rows = read_metrics(metrics)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, bleu = figure.subplots(1, 2)
-    for axes, names in ((loss, ("train/loss", "val/loss")), (bleu, ("val/bleu",))):
+    left, right = figure.subplots(1, 2)
+    for axes, names in ((left, ("train/loss", "val/loss")), (right, (quality,))):
         for name in names:
             points = [(row["step"] + 1, row[name]) for row in rows if name in row]
             steps, values = zip(*points, strict=True) if points else ((), ())
@@ -30,6 +31,6 @@ def draw_curves(metrics: Path, picture: Path, bleu_label: str = "BLEU") -> None:
         axes.set_xlabel("optimiser steps")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    loss.set_ylabel("loss (nats per token)")
-    bleu.set_ylabel(bleu_label)
+    left.set_ylabel("loss (nats per token)")
+    right.set_ylabel(label)
     figure.savefig(picture, dpi=120)
