@@ -15,6 +15,8 @@ from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, Joi
 CONFIGS = Path(app.DEFAULT_CONFIG).parent
 # What stacks on a configuration of data, and needs a base.
 HEADS = {"translation/frozen.yaml": FrozenBaseHeadDistillation, "translation/joint.yaml": JointFineTuning}
+# What trains a base and its heads together from random weights.
+FROM_NOTHING = ("default.yaml", "super_resolution/digits.yaml")
 # Configurations of other programs: `grid`, and W&B's sweeps.
 OTHERS = ("grids/", "sweeps/")
 FILES = sorted(
@@ -46,7 +48,7 @@ def build(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", FILES)
 def test_every_configuration_builds_what_it_names(build, file):
     command_line = build("--config", str(CONFIGS / file))
-    expected = JointFineTuning if file == "default.yaml" else BaseTraining
+    expected = JointFineTuning if file in FROM_NOTHING else BaseTraining
     assert isinstance(command_line.model, expected)
 
 
