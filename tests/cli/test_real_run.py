@@ -18,6 +18,7 @@ import lightning_bpd
 from lightning_bpd.metrics import bleu_signature
 
 TRAIN = Path(lightning_bpd.__file__).parents[1] / "train.py"
+AVERAGE = {"decay": 0.9, "use_buffers": False}
 SMALL = {
     "model": {
         "init_args": {
@@ -33,7 +34,7 @@ SMALL = {
         "max_epochs": 3,
         "log_every_n_steps": 1,
         "accumulate_grad_batches": 2,
-        "callbacks": [{"class_path": "pytorch_lightning.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}],
+        "callbacks": [{"class_path": "pytorch_lightning.callbacks.EMAWeightAveraging", "init_args": AVERAGE}],
     },
     "last_checkpoint": {"every_n_train_steps": 3},
     "wandb": "disabled",
