@@ -163,7 +163,7 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
             was then.
 
     Raises:
-        InputError: The file is no checkpoint of a translation model of this project, or the base is another one.
+        InputError: The file is no checkpoint of a model of this project, or the base is another one.
     """
     path = Path(path)
     if not path.is_file():

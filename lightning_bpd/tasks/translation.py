@@ -194,7 +194,7 @@ def load_checkpoint(
             was then.
 
     Raises:
-        InputError: The file is no checkpoint of a translation model of this project, or the base is another one.
+        InputError: The file is no checkpoint of a model of this project, or the base is another one.
     """
     return _translator(read_checkpoint(path, base), device)
 

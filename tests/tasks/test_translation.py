@@ -118,5 +118,5 @@ def test_files_that_are_no_checkpoint(tmp_path):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     for name in ("text.ckpt", "foreign.ckpt"):
-        with pytest.raises(InputError, match="is not a checkpoint of a translation model"):
+        with pytest.raises(InputError, match="is not a checkpoint of a model"):
             load_checkpoint(tmp_path / name)
