@@ -30,6 +30,7 @@ commands:
   grid       the paper's table as a plan of runs: trains, measures and reports what is missing
   report     make tables and figures of what compare measured: report RUNS...
   distill    replace the target side of a corpus by a teacher's translations
+  upscale    enlarge images with a finished model of images
   compare    measure greedy and blockwise decoding of a corpus side by side
   certify    show that a finished model's blockwise output is its greedy output
   export     make a finished model of a checkpoint
@@ -38,7 +39,7 @@ python train.py COMMAND --help lists the options of a command.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-FUNCTION_COMMANDS = ("translate", "certify", "compare", "grid", "report", "distill", "export")
+FUNCTION_COMMANDS = ("translate", "upscale", "certify", "compare", "grid", "report", "distill", "export")
 
 
 def main(args: list[str] | None = None) -> None:

@@ -7,7 +7,9 @@ from lightning_bpd.cli import app, entry
 from lightning_bpd.cli.run_folder import lock
 from lightning_bpd.datamodules import DemoText
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
+from lightning_bpd.tasks.finished_model import Parts, write_folder
+from lightning_bpd.tasks.images import ImageCodec
 from lightning_bpd.tasks.text import train_tokenizer
 from lightning_bpd.tasks.translation import Translator
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
@@ -15,6 +17,10 @@ from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, Joi
 CONFIGS = Path(app.DEFAULT_CONFIG).parent
 # What stacks on a configuration of data, and needs a base.
 HEADS = {"translation/frozen.yaml": FrozenBaseHeadDistillation, "translation/joint.yaml": JointFineTuning}
+IMAGE_HEADS = {
+    "super_resolution/frozen.yaml": FrozenBaseHeadDistillation,
+    "super_resolution/joint.yaml": JointFineTuning,
+}
 # What trains a base and its heads together from random weights.
 FROM_NOTHING = ("default.yaml", "super_resolution/digits.yaml")
 # Configurations of other programs: `grid`, and W&B's sweeps.
@@ -22,7 +28,8 @@ OTHERS = ("grids/", "sweeps/")
 FILES = sorted(
     name
     for path in CONFIGS.rglob("*.yaml")
-    if not (name := path.relative_to(CONFIGS).as_posix()).startswith(OTHERS) and name not in HEADS
+    if not (name := path.relative_to(CONFIGS).as_posix()).startswith(OTHERS)
+    and name not in {**HEADS, **IMAGE_HEADS}
 )
 
 
@@ -69,6 +76,20 @@ def test_heads_go_on_a_finished_model(build, tmp_path, file):
         )
         with pytest.raises(InputError, match=r"^no base is named: --model.base takes the folder"):
             entry._without_traceback(partial(build, *configs))
+
+
+@pytest.mark.parametrize("file", sorted(IMAGE_HEADS))
+def test_heads_go_on_a_finished_model_of_images(build, tmp_path, file):
+    shape = ImageArchitecture(d_model=8, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=8)
+    codec = ImageCodec(height=32, width=32)
+    write_folder(Parts(ImageTransformer(shape), codec), tmp_path / "base", {})
+    configs = (
+        *("--config", str(CONFIGS / "super_resolution/cifar10.yaml")),
+        *("--config", str(CONFIGS / file)),
+    )
+    command_line = build(*configs, "--model.base", str(tmp_path / "base"))
+    assert isinstance(command_line.model, IMAGE_HEADS[file])
+    assert command_line.datamodule.codec == codec
 
 
 def test_everything_of_a_run_goes_below_its_folder(build, tmp_path):

@@ -1,0 +1,118 @@
+"""upscale: small images in, large images out."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lightning_bpd.cli.translate import find_device
+from lightning_bpd.datamodules.image_files import list_images, read_images, summary
+from lightning_bpd.decoding import DecodingOptions, decode
+from lightning_bpd.files import write_atomically
+from lightning_bpd.heads import HeadDrafter
+from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
+from lightning_bpd.metrics import mean_accepted_block_size
+from lightning_bpd.tasks.codec import check_decoding
+from lightning_bpd.tasks.finished_model import read_folder
+from lightning_bpd.tasks.images import ImageCodec, images_to_tokens
+from lightning_bpd.tasks.translation import block_decoder
+
+logger = logging.getLogger(__name__)
+
+
+def upscale(
+    model: str,
+    input: str,
+    output: str,
+    decoder: Literal["greedy", "blockwise"] = "greedy",
+    block_size: int | None = None,
+    acceptance: str = "exact",
+    batch_size: int = 16,
+    device: str = "auto",
+) -> None:
+    """Enlarge images with a finished model of images.
+
+    Input of the model's input size is taken as it is; of a larger image the middle is taken and made smaller by area.
+    What cannot be read is left out, counted and named. Output has the input's names, as PNG.
+
+    Args:
+        model: Folder of the finished model, such as runs/digits/model.
+        input: Folder or archive (.tar, .tar.gz, .zip) of images, or a .npy or .npz file of uint8 arrays.
+        output: Folder to write.
+        decoder: blockwise gives, by the exact rule, what greedy gives, in fewer calls.
+        block_size: Tokens that blockwise decoding proposes at once; as many as the heads were trained for by default.
+        acceptance: Which proposals stay: exact, distance-N, top-N, or minimum-N (at least N tokens a block).
+        batch_size: Images decoded together.
+        device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+    """
+    place = find_device(device)
+    network, codec, heads = read_folder(model)
+    if not isinstance(codec, ImageCodec):
+        raise InputError(f"{model} is a model of {codec.kind}, which enlarges no images")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
+    options = DecodingOptions(decoder, block_size=block_size, acceptance=acceptance)
+    check_decoding(options, None if heads is None else heads.block_size, codec)
+    p_1: SequenceModel = network.to(place).eval()
+    drafter: HeadDrafter | None = None
+    if heads is not None:
+        p_1, drafter = block_decoder(network, heads.to(place).eval())
+    names = list_images(Path(input))
+    skipped: list[tuple[str, str]] = []
+    height, width, channels = codec.source_shape
+    images = read_images(
+        Path(input), names, height, width, channels, lambda name, reason: skipped.append((name, reason))
+    )
+    sizes = torch.zeros((heads.block_size if heads is not None else 1) + 1, dtype=torch.long)
+    done = 0
+    with _progress(len(names)) as bar:
+        task = bar.add_task("", total=len(names))
+        while batch := list(islice(images, batch_size)):
+            tokens = torch.from_numpy(images_to_tokens(np.stack([image for _, image in batch]), codec.levels))
+            rows = TokenRows(tokens.to(place), torch.full((len(batch),), tokens.size(1), device=place))
+            result = decode(p_1, rows, options, drafter)
+            if result.accepted is not None:
+                accepted = result.accepted[result.accepted > 0].cpu()
+                sizes += torch.bincount(accepted, minlength=len(sizes))
+            _write(Path(output), [name for name, _ in batch], codec.decode(result.rows()))
+            done += len(batch)
+            bar.advance(task, len(batch))
+    if not done:
+        raise InputError(f"{input}: no image can be used: {summary(skipped)}")
+    blocks = f"; mean accepted block size {mean_accepted_block_size(sizes):.2f}" if sizes.any() else ""
+    left_out = f"; {summary(skipped)}" if skipped else ""
+    logger.info("%d images in %s%s%s", done, output, blocks, left_out)
+
+
+def _write(folder: Path, names: Sequence[str], images: Sequence[np.ndarray]) -> None:
+    for name, image in zip(names, images, strict=True):
+        content = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(content, format="PNG")
+        path = folder / Path(name).with_suffix(".png")
+        try:
+            write_atomically(path, content.getvalue())
+        except OSError as error:
+            raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
+
+
+def _progress(images: int) -> Progress:
+    """A bar with the time left on standard error, if that is a terminal of somebody who waits."""
+    columns = (
+        TextColumn("Enlarged"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
