@@ -55,8 +55,8 @@ def build_network(shape: Architecture | ImageArchitecture, data: TrainingData, s
             ):
                 if own != given:
                     raise InputError(
-                        f"the network's {name} is {own}, and that of the data's images {given}: let model.architecture "
-                        "and data say the same"
+                        f"the network's {name} is {own}, and that of the data's images {given}: let model.images and "
+                        "data say the same"
                     )
             return ImageTransformer(shape)
         if not isinstance(codec, TextCodec):
@@ -80,7 +80,8 @@ class BaseTraining(pl.LightningModule):
     micro-batch in it, so a resumed run repeats what an uninterrupted one does.
 
     Args:
-        architecture: The network's shape.
+        architecture: The network's shape, for text.
+        images: The network's shape, for images; in the place of ``architecture``.
         optimizer: Optimiser with its peak learning rate.
         schedule: Learning rate after the warm-up: inverse square root of the step, half a cosine to zero, or constant.
         warmup_steps: Optimiser steps of linear warm-up.
@@ -90,7 +91,8 @@ class BaseTraining(pl.LightningModule):
 
     def __init__(
         self,
-        architecture: Architecture | ImageArchitecture = Architecture(),  # noqa: B008  # frozen
+        architecture: Architecture = Architecture(),  # noqa: B008  # frozen
+        images: ImageArchitecture | None = None,
         optimizer: OptimizerCallable = AdamW,
         schedule: Schedule = "inverse_square_root",
         warmup_steps: int = 4000,
@@ -98,7 +100,7 @@ class BaseTraining(pl.LightningModule):
         decode: DecodingOptions = DecodingOptions(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
-        self.architecture = architecture
+        self.architecture = architecture if images is None else images
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps

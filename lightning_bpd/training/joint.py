@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
-from lightning_bpd.interfaces import ParallelBatch, SequenceModel
+from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
 from lightning_bpd.models import Architecture, ImageArchitecture, Network
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe, fingerprint, read_base
@@ -51,7 +51,8 @@ class JointFineTuning(pl.LightningModule):
     far p_1 has moved from it (``val/drift``). Or it starts from random weights.
 
     Args:
-        base: What to start from: the folder of a finished model, a checkpoint, or the shape of a new network.
+        base: What to start from: the folder of a finished model, a checkpoint, or the shape of a new network for text.
+        images: The shape of a new network for images, in the place of ``base``.
         heads: The shape of the heads. Where the base has heads of this shape, candidates aside, training goes on
             from them.
         loss: One of p_1 and the heads a micro-batch, drawn at random (sampled, as the paper), or the mean over all of
@@ -69,7 +70,8 @@ class JointFineTuning(pl.LightningModule):
 
     def __init__(
         self,
-        base: str | Architecture | ImageArchitecture | None = None,
+        base: str | Architecture | None = None,
+        images: ImageArchitecture | None = None,
         heads: HeadShape = HeadShape(),  # noqa: B008  # frozen
         loss: LossKind = "all",
         head_weights: list[float] | None = None,
@@ -80,7 +82,13 @@ class JointFineTuning(pl.LightningModule):
         decode: DecodingOptions = DecodingOptions(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
-        self.base = base if isinstance(base, Architecture | ImageArchitecture) else named_base(base)
+        if images is not None and base is not None:
+            raise InputError(f"base is {base} and images asks for a new network: leave one of them out")
+        self.base: str | Architecture | ImageArchitecture
+        if images is not None:
+            self.base = images
+        else:
+            self.base = base if isinstance(base, Architecture) else named_base(base)
         self.shape = heads
         self.seed = torch.initial_seed()
         self.network: Network | None = None

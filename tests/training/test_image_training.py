@@ -37,7 +37,7 @@ def fit(module, path, **options):
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("image_base")
     torch.manual_seed(1)
-    metrics = fit(BaseTraining(SHAPE, warmup_steps=5, label_smoothing=0.0), folder / "base.ckpt")
+    metrics = fit(BaseTraining(images=SHAPE, warmup_steps=5, label_smoothing=0.0), folder / "base.ckpt")
     assert {"val/loss", "val/bits_per_dimension", "val/psnr", "val/ssim"} <= set(metrics)
     assert metrics["val/bits_per_dimension"] == pytest.approx(metrics["val/loss"] / torch.tensor(2.0).log())
     write_folder(read_checkpoint(folder / "base.ckpt"), folder / "model", {})
@@ -77,10 +77,10 @@ def test_what_does_not_fit(base, tmp_path):
             ImageArchitecture(**{**asdict(SHAPE), "levels": 16}),
             "levels is 16, and that of the data's images 17",
         ),
-        (Architecture(), "this network is for text, and the data is images"),
+        ({"architecture": Architecture()}, "this network is for text, and the data is images"),
     ):
         with pytest.raises(InputError, match=words):
-            fit(BaseTraining(shape), tmp_path / "base.ckpt")
+            fit(BaseTraining(**shape), tmp_path / "base.ckpt")
     with pytest.raises(InputError, match="model of images, which cannot translate"):
         load(base)
     with pytest.raises(InputError, match="larger than the 4"):
