@@ -81,23 +81,23 @@ class BaseTraining(pl.LightningModule):
 
     Args:
         architecture: The network's shape, for text.
-        images: The network's shape, for images; in the place of ``architecture``.
         optimizer: Optimiser with its peak learning rate.
         schedule: Learning rate after the warm-up: inverse square root of the step, half a cosine to zero, or constant.
         warmup_steps: Optimiser steps of linear warm-up.
         label_smoothing: Probability spread evenly over the vocabulary.
         decode: How outputs are searched for when they are scored.
+        images: The network's shape, for images; in the place of ``architecture``.
     """
 
     def __init__(
         self,
         architecture: Architecture = Architecture(),  # noqa: B008  # frozen
-        images: ImageArchitecture | None = None,
         optimizer: OptimizerCallable = AdamW,
         schedule: Schedule = "inverse_square_root",
         warmup_steps: int = 4000,
         label_smoothing: float = 0.1,
         decode: DecodingOptions = DecodingOptions(),  # noqa: B008  # frozen
+        images: ImageArchitecture | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture if images is None else images

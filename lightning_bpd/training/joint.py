@@ -52,7 +52,6 @@ class JointFineTuning(pl.LightningModule):
 
     Args:
         base: What to start from: the folder of a finished model, a checkpoint, or the shape of a new network for text.
-        images: The shape of a new network for images, in the place of ``base``.
         heads: The shape of the heads. Where the base has heads of this shape, candidates aside, training goes on
             from them.
         loss: One of p_1 and the heads a micro-batch, drawn at random (sampled, as the paper), or the mean over all of
@@ -63,6 +62,7 @@ class JointFineTuning(pl.LightningModule):
         schedule: Learning rate after the warm-up: inverse square root of the step, half a cosine to zero, or constant.
         warmup_steps: Optimiser steps of linear warm-up.
         decode: How outputs are searched for when they are scored.
+        images: The shape of a new network for images, in the place of ``base``.
 
     Raises:
         InputError: The base cannot be read, or the numbers make no sense.
@@ -71,7 +71,6 @@ class JointFineTuning(pl.LightningModule):
     def __init__(
         self,
         base: str | Architecture | None = None,
-        images: ImageArchitecture | None = None,
         heads: HeadShape = HeadShape(),  # noqa: B008  # frozen
         loss: LossKind = "all",
         head_weights: list[float] | None = None,
@@ -80,6 +79,7 @@ class JointFineTuning(pl.LightningModule):
         schedule: Schedule = "inverse_square_root",
         warmup_steps: int = 4000,
         decode: DecodingOptions = DecodingOptions(),  # noqa: B008  # frozen
+        images: ImageArchitecture | None = None,
     ) -> None:
         super().__init__()
         if images is not None and base is not None:

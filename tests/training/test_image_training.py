@@ -74,7 +74,7 @@ def test_heads_on_a_frozen_base_and_together(base, tmp_path):
 def test_what_does_not_fit(base, tmp_path):
     for shape, words in (
         (
-            ImageArchitecture(**{**asdict(SHAPE), "levels": 16}),
+            {"images": ImageArchitecture(**{**asdict(SHAPE), "levels": 16})},
             "levels is 16, and that of the data's images 17",
         ),
         ({"architecture": Architecture()}, "this network is for text, and the data is images"),
