@@ -1,4 +1,4 @@
-"""Text for the eye: samples of each validation, and the predictions of a test set."""
+"""For the eye: samples of each validation, and the predictions of a test set."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_bpd.files import write_atomically
+from lightning_bpd.tasks.images import to_png
+from lightning_bpd.tasks.panels import ImagePanels, draw_panels
 
 logger = logging.getLogger(__name__)
 
 
 class Samples(Callback):
-    """After each validation of a model of text, shows some rows as ``samples.md`` in the run's folder and in W&B.
+    """After each validation, shows some rows in the run's folder and in W&B.
 
-    The module keeps its last validation output of each row in ``validation_outputs`` (position in the corpus -> text).
+    Text goes to ``samples.md`` and a table, images to the picture ``samples.png``. The module keeps its last validation
+    output of each row in ``validation_outputs`` (position in the corpus -> text or image).
 
     Args:
         count: Rows to show, spread evenly over the validation set.
@@ -33,53 +36,73 @@ class Samples(Callback):
         trial = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
         if trainer.state.fn != "fit" or trial or not trainer.is_global_zero:
             return
-        outputs: dict[int, str] = pl_module.validation_outputs  # type: ignore[assignment]
+        outputs: dict[int, Any] = pl_module.validation_outputs  # type: ignore[assignment]
         sources = trainer.datamodule.sources("validation")  # type: ignore[attr-defined]
         references = trainer.datamodule.references("validation")  # type: ignore[attr-defined]
+        chosen = spread(sorted(outputs), self.count)
+        loggers = [each for each in trainer.loggers if isinstance(each, WandbLogger)]
+        folder, step = Path(trainer.default_root_dir), trainer.global_step
+        title = f"Validation samples after {step} steps"
         if not isinstance(sources[0], str):
+            picture = folder / "samples.png"
+            draw_panels(
+                [ImagePanels(f"image {i + 1}", sources[i], references[i], outputs[i], []) for i in chosen],
+                picture,
+                title,
+            )
+            for each in loggers:
+                each.log_image("val/samples", [str(picture)], step=step)
             return
-        rows = [(sources[i], references[i], outputs[i]) for i in spread(sorted(outputs), self.count)]
+        rows = [(sources[i], references[i], outputs[i]) for i in chosen]
         text = "\n".join(
-            [f"# Validation samples after {trainer.global_step} steps", ""]
+            [f"# {title}", ""]
             + [
                 f"- source: {source}\n- reference: {reference}\n- output: {output}\n"
                 for source, reference, output in rows
             ]
         )
-        write_atomically(Path(trainer.default_root_dir) / "samples.md", text)
-        for each in trainer.loggers:
-            if isinstance(each, WandbLogger):
-                columns = ["source", "reference", "output"]
-                each.log_table("val/samples", columns, [list(row) for row in rows], step=trainer.global_step)
+        write_atomically(folder / "samples.md", text)
+        for each in loggers:
+            each.log_table(
+                "val/samples", ["source", "reference", "output"], [list(row) for row in rows], step=step
+            )
 
 
 class Predictions(Callback):
-    """Writes what ``predict`` returns to ``predictions.txt`` in the run's folder, a line for each row of the corpus.
+    """Writes what ``predict`` returns into the run's folder: ``predictions.txt``, a line for each row of the corpus.
 
-    The module's ``predict_step`` returns position in the corpus -> text.
+    Images go to ``predictions/000000.png`` and so on. The module's ``predict_step`` returns position in the corpus ->
+    text or image.
     """
 
     def __init__(self) -> None:
-        self._texts: dict[int, str] = {}
+        self._outputs: dict[int, Any] = {}
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[int, str], *_: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[int, Any], *_: Any
     ) -> None:
-        """Keep the texts of this batch."""
-        self._texts |= outputs
+        """Keep the outputs of this batch."""
+        self._outputs |= outputs
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Bring the texts of all ranks together and write them."""
-        parts: list[Any] = [self._texts]
+        """Bring the outputs of all ranks together and write them."""
+        parts: list[Any] = [self._outputs]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self._texts)
-        texts = {index: text for part in parts for index, text in part.items()}
-        if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / "predictions.txt"
-            write_atomically(path, "".join(f"{texts[index]}\n" for index in sorted(texts)))
-            logger.info("Wrote %d lines to %s", len(texts), path)
-        self._texts = {}
+            torch.distributed.all_gather_object(parts, self._outputs)
+        outputs = {index: output for part in parts for index, output in sorted(part.items())}
+        self._outputs = {}
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        if all(isinstance(output, str) for output in outputs.values()):
+            path = folder / "predictions.txt"
+            write_atomically(path, "".join(f"{outputs[index]}\n" for index in sorted(outputs)))
+            logger.info("Wrote %d lines to %s", len(outputs), path)
+            return
+        for index, image in outputs.items():
+            write_atomically(folder / "predictions" / f"{index:06}.png", to_png(image))
+        logger.info("Wrote %d images to %s", len(outputs), folder / "predictions")
 
 
 def spread(items: list[int], count: int) -> list[int]:

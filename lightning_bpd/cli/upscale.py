@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -25,7 +23,7 @@ from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
 from lightning_bpd.metrics import mean_accepted_block_size
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import read_folder
-from lightning_bpd.tasks.images import ImageCodec, images_to_tokens
+from lightning_bpd.tasks.images import ImageCodec, images_to_tokens, to_png
 from lightning_bpd.tasks.translation import block_decoder
 
 logger = logging.getLogger(__name__)
@@ -97,11 +95,9 @@ def upscale(
 
 def _write(folder: Path, names: Sequence[str], images: Sequence[np.ndarray]) -> None:
     for name, image in zip(names, images, strict=True):
-        content = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(content, format="PNG")
         path = folder / Path(name).with_suffix(".png")
         try:
-            write_atomically(path, content.getvalue())
+            write_atomically(path, to_png(image))
         except OSError as error:
             raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
 

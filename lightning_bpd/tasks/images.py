@@ -5,6 +5,7 @@ Shapes: N images, H height, W width, C channels (1 grey, 3 red, green and blue);
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lightning_bpd.interfaces import InputError
 
@@ -167,6 +169,13 @@ class ImageCodec:
                 f"images of {_sizes(images.shape[1:])} do not fit: they must be {_sizes(self.shape)}"
                 " (height x width x channels)"
             )
+
+
+def to_png(image: Images) -> bytes:
+    """An image, uint8 [H, W, C], as a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(content, format="PNG")
+    return content.getvalue()
 
 
 def quantise(images: Images, levels: int) -> Images:

@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_training import trainer
 
 from lightning_bpd.callbacks.block_measurement import BlockRule
 from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
+from lightning_bpd.callbacks.samples import Predictions, Samples
 from lightning_bpd.datamodules import Digits
 from lightning_bpd.decoding import DecodingOptions, blockwise, greedy
 from lightning_bpd.heads import HeadShape
@@ -37,7 +40,11 @@ def fit(module, path, **options):
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("image_base")
     torch.manual_seed(1)
-    metrics = fit(BaseTraining(images=SHAPE, warmup_steps=5, label_smoothing=0.0), folder / "base.ckpt")
+    module = BaseTraining(images=SHAPE, warmup_steps=5, label_smoothing=0.0)
+    metrics = fit(module, folder / "base.ckpt", callbacks=[Samples(3)])
+    # Three rows of three panels: input, truth and output.
+    width, height = Image.open(folder / "samples.png").size
+    assert 0.8 < width / height < 1.3
     assert {"val/loss", "val/bits_per_dimension", "val/psnr", "val/ssim"} <= set(metrics)
     assert metrics["val/bits_per_dimension"] == pytest.approx(metrics["val/loss"] / torch.tensor(2.0).log())
     write_folder(read_checkpoint(folder / "base.ckpt"), folder / "model", {})
@@ -69,6 +76,16 @@ def test_heads_on_a_frozen_base_and_together(base, tmp_path):
     assert one.rows() == many.rows()
     (image, *_) = parts.codec.decode(one.rows())
     assert image.shape == (8, 8, 1)
+
+
+def test_predictions_are_pictures(base, tmp_path):
+    module = FrozenBaseHeadDistillation(str(base), HEADS)
+    loop = trainer(default_root_dir=tmp_path, limit_predict_batches=1, callbacks=[Predictions()])
+    (batch,) = loop.predict(module, datamodule=Digits(batch_size=3))
+    assert len(batch) in (2, 3)
+    for index, image in batch.items():
+        drawn = np.array(Image.open(tmp_path / "predictions" / f"{index:06}.png"))
+        assert np.array_equal(drawn, image[..., 0])
 
 
 def test_what_does_not_fit(base, tmp_path):
