@@ -63,7 +63,7 @@ def distill(
 
     The corpus is cut into parts of rows of like length. Each part is written once it is complete, and the finished
     files are made of all parts at the end. Interrupted in any way, the same command goes on with the parts that are
-    missing; neither that nor the number of processes and machines changes a byte of the result.
+    missing; neither that nor the number of processes and machines of one kind changes a byte of the result.
 
     Train on it with --data.distilled OUTPUT --data.mix distilled (or both).
 
@@ -120,12 +120,17 @@ def distill(
         "corpus": {"path": ", ".join(str(path) for part in files for path in part.paths)},
     }
     open_folder(folder, job, about)
-    encoded = encode_corpus(
-        files, codec.source, codec.target, folder / "encoded", max_length, drop=False, description="corpus"
-    )
-    missing = missing_parts(folder, job)
-    own = [part for part in missing if part % shards == number]
+    own = [part for part in missing_parts(folder, job) if part % shards == number]
     if own:
+        encoded = encode_corpus(
+            files,
+            codec.source,
+            codec.target,
+            folder / "encoded",
+            max_length,
+            drop=False,
+            description="corpus",
+        )
         rows = [_rows(part, job) for part in own]
         logger.info(
             "%d of %d parts to make, %d rows, on %d x %s",

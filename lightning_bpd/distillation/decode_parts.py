@@ -90,12 +90,13 @@ def make_parts(
 
 def _check_alive(processes: Sequence[Any]) -> None:
     """Raise InputError if a process ended without a word, as the kernel ends it when memory is short."""
-    for process in processes:
-        if process.exitcode not in (None, 0):
-            raise InputError(
-                f"a process that decodes ended with exit code {process.exitcode}, perhaps for want of memory: finished "
-                "parts are kept; give the same command again, with fewer --processes"
-            )
+    codes = [process.exitcode for process in processes]
+    # One that was interrupted by itself ends with 0; then somebody is missing when all have ended.
+    if any(code not in (None, 0) for code in codes) or None not in codes:
+        raise InputError(
+            f"processes that decode ended with exit codes {codes}, perhaps for want of memory: finished parts are "
+            "kept; give the same command again, with fewer --processes"
+        )
 
 
 def _run(work: Work, device: str, waiting: Any, told: Any, parent: int) -> None:
@@ -116,7 +117,7 @@ def _run(work: Work, device: str, waiting: Any, told: Any, parent: int) -> None:
         pass  # Ctrl-C reaches all processes; the first one says so.
     except InputError as error:
         told.put(("input", str(error)))
-    except Exception:
+    except Exception:  # whatever it is, the first process raises it
         told.put(("other", traceback.format_exc()))
 
 

@@ -110,8 +110,7 @@ def test_a_corpus_in_its_own_order(corpus, teachers, whole):
 
 
 def test_interrupted_anywhere_the_result_is_the_same(corpus, teachers, whole, tmp_path, monkeypatch):
-    """Twenty times at a random row, then to the end."""
-    generator = random.Random(1)
+    """Twenty times, each at a random batch of all, and then to the end."""
     decode = decode_parts.decode_batch
     left = 0
 
@@ -123,23 +122,20 @@ def test_interrupted_anywhere_the_result_is_the_same(corpus, teachers, whole, tm
         return decode(*arguments)
 
     monkeypatch.setattr(decode_parts, "decode_batch", interrupting)
-    kept = []
-    for _ in range(20):
-        left = generator.randrange(3, 6)
-        try:
-            run(teachers[0], corpus, tmp_path / "out", processes=1)
-            break
-        except InterruptedError:
-            kept.append(
-                len(list((tmp_path / "out" / "parts").glob("*.jsonl")))
-                if (tmp_path / "out/parts").exists()
-                else 0
-            )
-    left = 10_000
-    run(teachers[0], corpus, tmp_path / "out", processes=1)
-    assert kept == sorted(kept)
-    assert kept[-1] > 2
-    assert contents(tmp_path / "out") == whole
+    left = 1_000
+    run(teachers[0], corpus, tmp_path / "counted", processes=1)
+    batches = 1_000 - left
+    kept = set()
+    for number, point in enumerate(random.Random(1).choices(range(batches), k=20)):
+        left = point
+        out = tmp_path / str(number)
+        with pytest.raises(InterruptedError):
+            run(teachers[0], corpus, out, processes=1)
+        kept.add(len(list(out.glob("parts/*.jsonl"))))
+        left = batches
+        run(teachers[0], corpus, out, processes=1)
+        assert contents(out) == whole
+    assert len(kept) > 4
 
 
 @pytest.mark.parametrize("processes", [2, 3])
