@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from itertools import islice
 
-from lightning_bpd.cli.translate import CHUNK, find_device, open_input, progress_of_lines, read_lines
+from lightning_bpd.cli.translate import CHUNK, find_device, open_input, progress_bar, read_lines
 from lightning_bpd.decoding import Exact, blockwise, greedy
 from lightning_bpd.decoding.certificate import Verdict, compare
 from lightning_bpd.interfaces import InputError
@@ -46,7 +46,7 @@ def certify(
     size = translator.drafter.block_size if block_size is None else block_size
     counts: Counter[str] = Counter()
     name = "standard input" if input == "-" else input
-    with open_input(input) as source, progress_of_lines() as (bar, task):
+    with open_input(input) as source, progress_bar("Decoded", "lines") as count:
         lines = read_lines(source, name)
         done = 0
         while chunk := list(islice(lines, CHUNK)):
@@ -55,7 +55,7 @@ def certify(
                 one = greedy(translator.model, rows, extra_length)
                 many = blockwise(translator.model, translator.drafter, rows, size, Exact(), extra_length)
                 verdicts |= zip(places, compare(translator.model, rows, one, many, bound), strict=True)
-                bar.advance(task, len(places))
+                count(len(places))
             for place, verdict in sorted(verdicts.items()):
                 sys.stdout.write(f"{done + place + 1}\t{_words(verdict)}\n")
                 counts[verdict.kind] += 1

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_bpd.benchmark.comparison import Arm, compare_decoders, comparison_table
 from lightning_bpd.benchmark.costs import decoding_costs, replayed_iterations
 from lightning_bpd.callbacks.samples import spread
-from lightning_bpd.cli.translate import find_device
+from lightning_bpd.cli.translate import find_device, progress_bar
 from lightning_bpd.datamodules.text_files import find_pair_files, fingerprint, read_pairs
-from lightning_bpd.decoding import parse_acceptance
+from lightning_bpd.decoding import DecodingOptions, parse_acceptance
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.metrics import bleu_signature
@@ -30,6 +27,8 @@ from lightning_bpd.tracking.provenance import processor, provenance
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+# Tokens that an output may be longer than its source.
+EXTRA_LENGTH = DecodingOptions().extra_length
 
 
 def compare(
@@ -82,7 +81,7 @@ def compare(
     sources, references = map(list, zip(*read_pairs(files), strict=True))
     arms = rules_of(translator, rules, block_sizes)
     chosen = spread(list(range(len(sources))), timed)
-    with _progress(len(sources) + len(chosen)) as report:
+    with progress_bar("Compared", "sentences", len(sources) + len(chosen)) as report:
         whole = compare_decoders(translator, sources, references, arms, batch_size, report)
         some: Sequence[Arm] | None = None
         if chosen:
@@ -107,7 +106,7 @@ def compare(
             "batch_size": batch_size,
             "timed_sentences": len(chosen),
             "timed_batch_size": timed_batch_size,
-            "extra_length": 50,
+            "extra_length": EXTRA_LENGTH,
         },
         "bleu_signature": bleu_signature(),
         "provenance": provenance(),
@@ -176,7 +175,7 @@ def _of_heads(
     if translator.drafter is None or translator.drafter.block_size == 1:
         return {"replay": None, "acceptance_by_position": None, "costs": None}
     batches = [source for _, source in translator.batches(list(sources), batch_size)]
-    iterations = replayed_iterations(translator, batches, extra_length=50)
+    iterations = replayed_iterations(translator, batches, extra_length=EXTRA_LENGTH)
     # A sentence of the middle length, by itself.
     alone = [source for _, source in translator.batches(list(sources), 1)]
     sizes = next((arm.accepted_sizes for arm in reversed(arms[1:]) if _is_exact_whole(arm, translator)), None)
@@ -185,26 +184,10 @@ def _of_heads(
         "acceptance_by_position": None
         if sizes is None
         else [sum(sizes[place:]) / sum(sizes) for place in range(len(sizes))],
-        "costs": decoding_costs(translator, alone[len(alone) // 2], extra_length=50),
+        "costs": decoding_costs(translator, alone[len(alone) // 2], extra_length=EXTRA_LENGTH),
     }
 
 
 def _is_exact_whole(arm: Arm, translator: Translator) -> bool:
     assert translator.heads is not None
     return (arm.block_size, arm.acceptance) == (translator.heads.block_size, "exact")
-
-
-@contextmanager
-def _progress(sentences: int) -> Iterator[Any]:
-    """A bar on standard error, if that is a terminal of somebody who waits."""
-    columns = (
-        TextColumn("Comparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("sentences"),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("", total=sentences)
-        yield lambda done: bar.advance(task, done)

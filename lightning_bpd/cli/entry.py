@@ -25,14 +25,14 @@ commands:
   fit        train a model; alone, it trains on a generated corpus and needs nothing else
   validate   measure a checkpoint on the validation set
   test       measure a checkpoint on the test set
-  predict    write a checkpoint's translations of the test set
+  predict    write a checkpoint's output for the test set
   translate  translate text, line for line, with a finished model
-  grid       the paper's table as a plan of runs: trains, measures and reports what is missing
+  upscale    enlarge images with a finished model of images
+  certify    show that a finished model's blockwise output is its greedy output
+  compare    measure greedy and blockwise decoding of a corpus side by side
   report     make tables and figures of what compare measured: report RUNS...
   distill    replace the target side of a corpus by a teacher's translations
-  upscale    enlarge images with a finished model of images
-  compare    measure greedy and blockwise decoding of a corpus side by side
-  certify    show that a finished model's blockwise output is its greedy output
+  grid       the paper's table as a plan of runs: trains, measures and reports what is missing
   export     make a finished model of a checkpoint
 
 python train.py COMMAND --help lists the options of a command.

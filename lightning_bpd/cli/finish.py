@@ -18,10 +18,10 @@ from lightning_bpd.benchmark.image_panels import decode_panels
 from lightning_bpd.callbacks.checkpoints import checkpoint_file
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.export import checkpoint_metrics
-from lightning_bpd.tasks.finished_model import read_checkpoint, read_folder, write_folder
+from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, write_folder
 from lightning_bpd.tasks.panels import draw_panels
 from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import Translator, load
+from lightning_bpd.tasks.translation import Translator, make_translator
 from lightning_bpd.tracking.curves import draw_curves
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
@@ -59,8 +59,12 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
         "val/bleu" if of_text else "val/psnr",
     )
     console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
-    show = _show_text if of_text else _show_images
-    lines = show(folder, trainer.datamodule, trainer.lightning_module.device, console)  # type: ignore[attr-defined]
+    data, device = trainer.datamodule, trainer.lightning_module.device  # type: ignore[attr-defined]
+    if of_text:
+        lines = _show_text(parts, folder, data, device, console)
+    else:
+        draw_panels(decode_panels(parts, data, device, PANELS), folder / "panels.png")
+        lines = [("Images", f"{folder}/panels.png")]
     for label, value in (
         ("Finished model", f"{folder}/model"),
         ("Curves", f"{folder}/curves.png"),
@@ -69,9 +73,11 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
         console.print(Text(f"{label}: {value}"), soft_wrap=True)
 
 
-def _show_text(folder: Path, data: Any, device: torch.device, console: Console) -> list[tuple[str, str]]:
+def _show_text(
+    parts: Parts, folder: Path, data: Any, device: torch.device, console: Console
+) -> list[tuple[str, str]]:
     """Samples, and greedy and blockwise decoding side by side; what to say of them at the end."""
-    translator = load(folder / "model", device)
+    translator = make_translator(parts, device)
     console.print(samples(translator, data))
     lines = []
     decoder = ""
@@ -90,17 +96,11 @@ def _show_text(folder: Path, data: Any, device: torch.device, console: Console) 
     ]
 
 
-def _show_images(folder: Path, data: Any, device: torch.device, console: Console) -> list[tuple[str, str]]:
-    """Panels of validation images; what to say of them at the end."""
-    parts = read_folder(folder / "model")
-    draw_panels(decode_panels(parts, data, device, PANELS), folder / "panels.png")
-    return [("Images", f"{folder}/panels.png")]
-
-
 def training_summary(module: pl.LightningModule, data: Any) -> dict[str, Any]:
     """How a model was trained, in the words of the paper's tables: regime, data and seed."""
     regimes = {BaseTraining: "base", FrozenBaseHeadDistillation: "frozen", JointFineTuning: "joint"}
-    return {"regime": regimes[type(module)], "data": data.mix, "seed": module.seed}
+    (regime,) = (regime for kind, regime in regimes.items() if isinstance(module, kind))
+    return {"regime": regime, "data": data.mix, "seed": module.seed}
 
 
 def results(last: dict[str, Any], best: dict[str, Any]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.translation import load
@@ -54,7 +54,11 @@ def translate(
     """
     translator = load(model, find_device(device))
     name = "standard input" if input == "-" else input
-    with open_input(input) as source, _open_output(output) as target, progress_of_lines() as (bar, task):
+    with (
+        open_input(input) as source,
+        _open_output(output) as target,
+        progress_bar("Translated", "lines") as count,
+    ):
         lines = read_lines(source, name)
         while chunk := list(islice(lines, CHUNK)):
             translations = translator.translate(
@@ -66,7 +70,7 @@ def translate(
                 extra_length=extra_length,
                 block_size=block_size,
                 acceptance=acceptance,
-                progress=lambda done: bar.advance(task, done),
+                progress=count,
             )
             target.write("".join(f"{line}\n" for line in translations).encode())
             target.flush()
@@ -138,16 +142,23 @@ def _open_output(path: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def progress_of_lines() -> Iterator[tuple[Progress, TaskID]]:
-    """A count of lines on standard error, if that is a terminal of somebody who waits."""
+def progress_bar(done: str, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, if that is a terminal of somebody who waits; yields what counts ``unit`` on.
+
+    Args:
+        done: What has happened to those that are counted, such as Translated.
+        unit: What is counted, such as lines.
+        total: How many there are, if that is known.
+    """
     columns = (
-        TextColumn("Translated"),
+        TextColumn(done),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("lines"),
+        TextColumn(unit),
         TimeElapsedColumn(),
     )
     with Progress(
         *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
     ) as bar:
-        yield bar, bar.add_task("", total=None)
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lightning_bpd.cli.translate import find_device
+from lightning_bpd.cli.translate import find_device, progress_bar
 from lightning_bpd.datamodules.image_files import list_images, read_images, summary
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.files import write_atomically
@@ -74,8 +71,7 @@ def upscale(
     )
     sizes = torch.zeros((heads.block_size if heads is not None else 1) + 1, dtype=torch.long)
     done = 0
-    with _progress(len(names)) as bar:
-        task = bar.add_task("", total=len(names))
+    with progress_bar("Enlarged", "images", len(names)) as count:
         while batch := list(islice(images, batch_size)):
             tokens = torch.from_numpy(images_to_tokens(np.stack([image for _, image in batch]), codec.levels))
             rows = TokenRows(tokens.to(place), torch.full((len(batch),), tokens.size(1), device=place))
@@ -85,7 +81,7 @@ def upscale(
                 sizes += torch.bincount(accepted, minlength=len(sizes))
             _write(Path(output), [name for name, _ in batch], codec.decode(result.rows()))
             done += len(batch)
-            bar.advance(task, len(batch))
+            count(len(batch))
     if not done:
         raise InputError(f"{input}: no image can be used: {summary(skipped)}")
     blocks = f"; mean accepted block size {mean_accepted_block_size(sizes):.2f}" if sizes.any() else ""
@@ -100,15 +96,3 @@ def _write(folder: Path, names: Sequence[str], images: Sequence[np.ndarray]) -> 
             write_atomically(path, to_png(image))
         except OSError as error:
             raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
-
-
-def _progress(images: int) -> Progress:
-    """A bar with the time left on standard error, if that is a terminal of somebody who waits."""
-    columns = (
-        TextColumn("Enlarged"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)

@@ -179,7 +179,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Translator:
     Raises:
         InputError: The folder is not a finished model, is damaged, or is of a newer format.
     """
-    return _translator(read_folder(folder), device)
+    return make_translator(read_folder(folder), device)
 
 
 def load_checkpoint(
@@ -196,7 +196,7 @@ def load_checkpoint(
     Raises:
         InputError: The file is no checkpoint of a model of this project, or the base is another one.
     """
-    return _translator(read_checkpoint(path, base), device)
+    return make_translator(read_checkpoint(path, base), device)
 
 
 def block_decoder(network: Network, heads: BlockHeads) -> tuple[SequenceModel[Any], HeadDrafter]:
@@ -205,7 +205,8 @@ def block_decoder(network: Network, heads: BlockHeads) -> tuple[SequenceModel[An
     return model, HeadDrafter(heads, network.output_weight)
 
 
-def _translator(parts: Parts, device: str | torch.device) -> Translator:
+def make_translator(parts: Parts, device: str | torch.device) -> Translator:
+    """What translates with these parts, on a device. Raises InputError if they are not of a model of text."""
     network, codec, heads = parts
     if not isinstance(codec, TextCodec) or not isinstance(network, EncoderDecoder):
         raise InputError(f"this is a model of {codec.kind}, which cannot translate")

@@ -20,6 +20,8 @@ class TrainingData(Protocol):
     """What training reads of its data module, batches aside."""
 
     codec: Codec
+    mix: str
+    """what is trained on: gold, distilled or both"""
     max_length: int
     """the most tokens of a row"""
     distilled_by: str | None
