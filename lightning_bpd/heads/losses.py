@@ -84,7 +84,8 @@ def head_losses(
     # Where each word is among the candidates; -1 for one that is not.
     places = torch.full((len(weight),), -1, device=candidates.device)
     places[candidates] = torch.arange(len(candidates), device=candidates.device)
-    tokens = torch.where(_inside(rows), rows.tokens, 0)
+    inside = shifted_targets(rows, 1)[1].squeeze(2)
+    tokens = torch.where(inside, rows.tokens, 0)
     shares = torch.ones(len(which)) if head_weights is None else head_weights
     others = range(max(which.start, 2), which.stop)
     other = over_words(
@@ -98,11 +99,6 @@ def head_losses(
         share * first.loss + (1 - share) * other.loss,
         *(torch.cat(both) for both in zip(first[1:], other[1:], strict=True)),
     )
-
-
-def _inside(rows: TokenRows) -> Tensor:
-    """Where rows hold tokens and no padding, bool [B, T]."""
-    return torch.arange(rows.tokens.size(1), device=rows.lengths.device) < rows.lengths[:, None]
 
 
 def _losses_over(

@@ -170,8 +170,11 @@ class EncoderDecoderState:
         self.cache = cache
         self._source = source
         self._source_mask = source_mask
+        self.row_source, self.row_mask = source, source_mask
+        self._sharing = 1
         if rows is None:
-            rows = torch.arange(len(source[0][0]), device=source[0][0].device)
+            self._rows = torch.arange(len(source[0][0]), device=source[0][0].device)
+            return
         self._rows = rows
         # As many as share a source when decoding starts, such as beams, mostly stay together.
         self._sharing = len(rows) // len(source[0][0])
