@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from lightning_bpd.datamodules.cache_folder import whole_folder
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text import Tokenizer
@@ -137,18 +136,8 @@ def encode_corpus(
     settings = [_FORMAT, fingerprint(files), *(t.fingerprint for t in tokenizers), max_length, drop]
     folder = Path(cache) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
     if not folder.is_dir():
-        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-        try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(
-                f"{cache}: the cache folder cannot be written ({error.strerror}); choose another"
-            ) from None
-        try:
+        with whole_folder(folder) as partial:
             _encode(files, tokenizers, partial, max_length, drop, description)
-            _publish(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     corpus = _open_corpus(folder)
     if drop:
         fate = (
@@ -158,15 +147,6 @@ def encode_corpus(
         fate = f"{corpus.shortened} longer than {max_length} tokens cut"
     _log.info("%s: %d pairs, %s", description, len(corpus), fate)
     return corpus
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    try:
-        partial.rename(folder)
-    except OSError:
-        # Another process may have finished the same corpus first; what it stored is as good.
-        if not folder.is_dir():
-            raise
 
 
 def _open_corpus(folder: Path) -> EncodedCorpus:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from lightning_bpd.datamodules.cache_folder import whole_folder
 from lightning_bpd.datamodules.image_files import fingerprint, read_images, summary
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.images import Images
@@ -67,18 +66,8 @@ def encode_images(
     settings = [_FORMAT, "images", fingerprint(path), listed, list(shape)]
     folder = cache / f"images-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
     if not folder.is_dir():
-        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-        try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(
-                f"{cache}: the cache folder cannot be written ({error.strerror}); choose another"
-            ) from None
-        try:
+        with whole_folder(folder) as partial:
             _encode(path, names, shape, partial, description)
-            _publish(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     encoded = _open(folder, shape)
     _log.info("%s: %d images, %s", description, len(encoded), summary(encoded.skipped))
     return encoded
@@ -108,15 +97,6 @@ def _encode(
         read_file.unlink()
     about = {"names": [kept[place] for place in order], "skipped": sorted(skipped)}
     (folder / "about.json").write_text(json.dumps(about, indent=0) + "\n")
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    try:
-        partial.rename(folder)
-    except OSError:
-        # Another process may have finished the same images first; what it stored is as good.
-        if not folder.is_dir():
-            raise
 
 
 def _open(folder: Path, shape: tuple[int, int, int]) -> EncodedImages:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_bpd.datamodules.encoded_images import encode_images
 from lightning_bpd.datamodules.image_arrays import Part
 from lightning_bpd.datamodules.image_files import list_images, split_names
-from lightning_bpd.datamodules.resume import next_position
+from lightning_bpd.datamodules.loading import batch_loader, place_in_epoch, rank_of
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler
 from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
 from lightning_bpd.tasks.images import ImageCodec, Tokens, dequantise, quantise
@@ -40,7 +41,7 @@ _DIGITS_PARTS: dict[Part, slice] = {
 }
 
 
-class SuperResolution(pl.LightningDataModule):
+class SuperResolution(pl.LightningDataModule, ABC):
     """Large images and the small ones made of them, as batches of tokens: what ``Images`` and ``Digits`` share.
 
     Args:
@@ -112,18 +113,7 @@ class SuperResolution(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[ParallelBatch]:
         """Shuffled batches, this rank's share; in a resumed run the first epoch begins where it was left."""
         sampler = self._sampler(self.train_images, self.batch_size, shuffle=True)
-        if self.trainer is not None:
-            resumes_later = self.trainer.ckpt_path is not None and not self.trainer.fit_loop.is_resuming
-            if resumes_later and not self.trainer.optimizers:
-                raise InputError(
-                    "configure_optimizers asked for the number of training batches before the checkpoint was "
-                    "restored, so this run could not go on where it stopped: ask for "
-                    "trainer.estimated_stepping_batches when the schedule first needs it"
-                )
-            epoch, batch = next_position(self.trainer, len(sampler))
-            # Lightning makes the first iterator, and workers draw from it, before it calls set_epoch.
-            sampler.set_epoch(epoch)
-            sampler.start_at(batch)
+        place_in_epoch(sampler, self.trainer)
         return self._loader(self.train_images, sampler)
 
     def val_dataloader(self) -> DataLoader[ParallelBatch]:
@@ -138,12 +128,13 @@ class SuperResolution(pl.LightningDataModule):
         """The same as ``test_dataloader``."""
         return self.test_dataloader()
 
+    @abstractmethod
     def _exists(self, part: Part) -> bool:
-        raise NotImplementedError
+        """Whether there are images of a part."""
 
+    @abstractmethod
     def _load(self, part: Part) -> ImageArray:
         """The large images of a part, uint8 [N, H, W, C]."""
-        raise NotImplementedError
 
     def _part(self, part: Part) -> ImageArray:
         if part not in self._images:
@@ -154,15 +145,7 @@ class SuperResolution(pl.LightningDataModule):
         return self._loader(images, self._sampler(images, self.validation_batch_size, shuffle=False))
 
     def _sampler(self, images: ImageArray, batch_size: int, shuffle: bool) -> TokenBatchSampler:
-        rank, world_size = 0, 1
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            # Lightning offers no public way to ask.
-            if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-                raise InputError(
-                    "The batches are already divided among the processes; set trainer.use_distributed_sampler to"
-                    " false."
-                )
+        rank, world_size = rank_of(self.trainer)
         count = len(images)
         batches = -(-count // batch_size) if shuffle else 1
         if count < -(-batches // world_size) * world_size:
@@ -175,13 +158,7 @@ class SuperResolution(pl.LightningDataModule):
         return TokenBatchSampler(lengths, lengths, batch_size, shuffle, self.seed, rank, world_size)
 
     def _loader(self, images: ImageArray, sampler: TokenBatchSampler) -> DataLoader[ParallelBatch]:
-        return DataLoader(
-            _Batches(images, self.codec),
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            collate_fn=_unchanged,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return batch_loader(_Batches(images, self.codec), sampler, self.workers)
 
 
 class Images(SuperResolution):
@@ -338,8 +315,3 @@ def _mapped_batches(path: str, shape: tuple[int, ...], codec: ImageCodec) -> _Ba
 def _rows(tokens: Tokens) -> TokenRows:
     """All of the same length."""
     return TokenRows(torch.from_numpy(tokens), torch.full((len(tokens),), tokens.shape[1], dtype=torch.int64))
-
-
-def _unchanged(batch: Any) -> Any:
-    """The dataset has made the batch already."""
-    return batch

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_bpd.datamodules.distilled import finished_distillation
 from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpus
-from lightning_bpd.datamodules.resume import next_position
+from lightning_bpd.datamodules.loading import batch_loader, place_in_epoch, rank_of
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
 from lightning_bpd.files import write_atomically
@@ -200,18 +200,7 @@ class ParallelText(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[ParallelBatch]:
         """Shuffled batches, this rank's share; in a resumed run the first epoch begins where it was left."""
         sampler = self._sampler(self.train_corpus, self.batch_tokens, shuffle=True)
-        if self.trainer is not None:
-            resumes_later = self.trainer.ckpt_path is not None and not self.trainer.fit_loop.is_resuming
-            if resumes_later and not self.trainer.optimizers:
-                raise InputError(
-                    "configure_optimizers asked for the number of training batches before the checkpoint was "
-                    "restored, so this run could not go on where it stopped: ask for "
-                    "trainer.estimated_stepping_batches when the schedule first needs it"
-                )
-            epoch, batch = next_position(self.trainer, len(sampler))
-            # Lightning makes the first iterator, and workers draw from it, before it calls set_epoch.
-            sampler.set_epoch(epoch)
-            sampler.start_at(batch)
+        place_in_epoch(sampler, self.trainer)
         return self._loader(self.train_corpus, sampler)
 
     def val_dataloader(self) -> DataLoader[ParallelBatch]:
@@ -230,27 +219,13 @@ class ParallelText(pl.LightningDataModule):
         return self._loader(corpus, self._sampler(corpus, self.validation_batch_tokens, shuffle=False))
 
     def _sampler(self, corpus: EncodedCorpus, batch_tokens: int, shuffle: bool) -> TokenBatchSampler:
-        rank, world_size = 0, 1
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            # Lightning offers no public way to ask.
-            if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-                raise InputError(
-                    "The batches are already divided among the processes; set trainer.use_distributed_sampler to"
-                    " false."
-                )
+        rank, world_size = rank_of(self.trainer)
         return TokenBatchSampler(
             corpus.source.lengths, corpus.target.lengths, batch_tokens, shuffle, self.seed, rank, world_size
         )
 
     def _loader(self, corpus: EncodedCorpus, sampler: TokenBatchSampler) -> DataLoader[ParallelBatch]:
-        return DataLoader(
-            _Batches(corpus),
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            collate_fn=_unchanged,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return batch_loader(_Batches(corpus), sampler, self.workers)
 
     def _files(self, part: Part) -> list[PairFiles]:
         return find_pair_files(self.folder, self._names[part], self.source_language, self.target_language)
@@ -346,11 +321,6 @@ class _Batches(Dataset[ParallelBatch]):
 
     def __getitems__(self, rows: Sequence[int]) -> ParallelBatch:
         return collate(self._corpus.source, self._corpus.target, rows)
-
-
-def _unchanged(batch: Any) -> Any:
-    """The dataset has made the batch already."""
-    return batch
 
 
 def _save_at_once(tokenizer: Tokenizer, path: Path) -> None:

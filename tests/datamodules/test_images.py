@@ -272,7 +272,6 @@ def fit(data, checkpoint=None, callbacks=()):
     return model.rows
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("step", [3, 4, 5])
 def test_a_resumed_run_goes_on_with_the_next_batch(folder, tmp_path, step):
     path = tmp_path / "stopped.ckpt"
