@@ -32,6 +32,7 @@ from lightning_bpd.datamodules.text_files import read_lines
 from lightning_bpd.decoding import Exact, blockwise, greedy
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import (
+    Acceptance,
     DecodeResult,
     Drafter,
     InputError,
@@ -169,7 +170,9 @@ def _tokens(fed: Tensor) -> int:
     return 1 if fed.is_floating_point() and fed.dim() == 2 else fed.size(1)
 
 
-def by_part(subject: Subject, drafters: Sequence[Drafter], decode: Callable[[], object]) -> Counter[str]:
+def by_part(
+    subject: Subject, drafters: Sequence[Drafter], acceptance: Acceptance, decode: Callable[[], object]
+) -> Counter[str]:
     """Seconds of each part of what ``decode`` does."""
     watch = Stopwatch(subject.device)
     places = [
@@ -177,7 +180,7 @@ def by_part(subject: Subject, drafters: Sequence[Drafter], decode: Callable[[], 
         (subject.model, "step", "decoder", True),
         (subject.model, "project", "projection", True),
         (subject.heads, "forward", "heads", False),
-        (Exact, "decide", "acceptance", False),
+        (acceptance, "decide", "acceptance", False),
         *((drafter, "propose", "heads' projection", False) for drafter in set(drafters)),
     ]
     with ExitStack() as stack:
@@ -214,6 +217,7 @@ def measure(
     agreement: float | None,
     extra: int,
     repeats: int,
+    acceptance: Acceptance,
 ) -> list[dict[str, Any]]:
     """One entry a block size: ratios, and milliseconds of each part of an iteration."""
     model, rows, device = subject.model, subject.rows, subject.device
@@ -231,13 +235,13 @@ def measure(
 
     def decode_blockwise(size: int) -> list[DecodeResult]:
         pairs = zip(drafters, batches, strict=True)
-        return [blockwise(model, drafter, batch, size, extra_length=extra) for drafter, batch in pairs]
+        return [blockwise(model, drafter, batch, size, acceptance, extra) for drafter, batch in pairs]
 
     times: dict[int, list[Counter[str]]] = {size: [] for size in (1, *block_sizes)}
 
     def decode_by_part(size: int) -> None:
         decode = decode_greedily if size == 1 else partial(decode_blockwise, size)
-        times[size].append(by_part(subject, drafters, decode))
+        times[size].append(by_part(subject, drafters, acceptance, decode))
 
     middle = len(batches) // 2
     held = max(1, int(expected[middle].lengths.max()) // 2)
@@ -338,9 +342,16 @@ def main(
     for number in threads if device == "cpu" else (torch.get_num_threads(),):
         torch.set_num_threads(number)
         for batch_size in batch_sizes:
-            entries = measure(measured, batch_size, block_sizes, agreement, extra_length, repeats)
+            entries = measure(measured, batch_size, block_sizes, agreement, extra_length, repeats, Exact())
             results += [{"threads": number, **entry} for entry in entries]
     print(f"{machine(place)}, {len(measured.rows)} rows, {repeats} repeats, agreement {agreement}\n")
+    print_results(results)
+    settled = {"agreement": agreement, "extra_length": extra_length, "machine": machine(place)}
+    write_json(json, {**settled, "results": results})
+
+
+def print_results(results: Sequence[dict[str, Any]]) -> None:
+    """The entries as two tables: ratios, and milliseconds."""
     names = [name for name in results[0] if name != "milliseconds"]
     print(markdown(names, [[_cell(entry[name]) for name in names] for entry in results]))
     print("\nMilliseconds of one iteration of the batch by part:\n")
@@ -353,8 +364,6 @@ def main(
         for entry in results
     ]
     print(markdown([*settings, *parts], table))
-    settled = {"agreement": agreement, "extra_length": extra_length, "machine": machine(place)}
-    write_json(json, {**settled, "results": results})
 
 
 def _cell(value: float | int | str) -> str:

@@ -114,5 +114,5 @@ def parse_acceptance(text: str) -> Exact | TopK | Distance | MinimumBlock:
 
 def _longest_run(agrees: Tensor, choices: Tensor) -> tuple[Tensor, Tensor]:
     """The first token and all up to the first that does not agree (bool [B, K - 1]); p_1's choice after them."""
-    accepted = agrees.cumprod(1).sum(1) + 1
-    return accepted, choices.gather(1, accepted[:, None] - 1)[:, 0]
+    agreeing = agrees.cumprod(1).sum(1, keepdim=True)
+    return agreeing[:, 0] + 1, choices.gather(1, agreeing)[:, 0]

@@ -32,6 +32,8 @@ class HeadLayer(NamedTuple):
 
     def of(self, heads: slice) -> HeadLayer:
         """What a range of heads needs, as views; counted from 0 within this layer."""
+        if heads == slice(0, len(self.output_bias)):
+            return self
         outputs = self.output_weight[heads], self.output_bias[heads]
         if self.dense:
             return HeadLayer(self.hidden_weight, self.hidden_bias, *outputs)

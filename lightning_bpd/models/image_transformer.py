@@ -174,6 +174,11 @@ class ImageTransformer(nn.Module):
         return self.output.weight
 
     @property
+    def output_bias(self) -> None:
+        """Nothing is added to the logits."""
+        return None
+
+    @property
     def max_length(self) -> int:
         """The length of every decoded row, in tokens."""
         return self.architecture.output_length
@@ -253,13 +258,20 @@ class ImageTransformer(nn.Module):
     def _step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
         assert isinstance(state.cache, WindowCache)
         slots = state.cache.slots(tokens.size(1))
-        # A block may stick out over the end of the image. What does is dropped, so that any position will do.
-        positions = self.target_positions[slots.positions.clamp(max=self.max_length - 1)]
-        x = self._embed(self.target_embedding(tokens), positions)
+        x = self._embed(self.target_embedding(tokens), self._positions(slots.positions, tokens.size(1)))
         for index, layer in enumerate(self.decoder):
             x = layer.step(x, state, index, slots)
         state.cache.append(tokens.size(1))
         return self.decoder_norm(x)
+
+    def _positions(self, places: Tensor | int, tokens: int) -> Tensor:
+        """Position vectors of one call's tokens, [T, D] or [B, T, D]."""
+        if isinstance(places, int):
+            if places + tokens <= self.max_length:
+                return self.target_positions[places : places + tokens]
+            places = torch.arange(places, places + tokens, device=self.target_positions.device)
+        # A block may stick out over the end of the image. What does is dropped, so that any position will do.
+        return self.target_positions[places.clamp(max=self.max_length - 1)]
 
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to logits [..., V]."""

@@ -59,8 +59,8 @@ class WindowSlots(CacheSlots):
 
     begin: int
     """cache places before this one are not attended over, nor are those from ``extent`` on"""
-    positions: Tensor
-    """the new tokens' positions in their rows, int64 [B or 1, T]"""
+    positions: Tensor | int
+    """the new tokens' positions in their rows, int64 [B or 1, T]; that of the first where it is the same in all rows"""
 
 
 class WindowCache(KeyValueCache):
@@ -116,24 +116,36 @@ class WindowCache(KeyValueCache):
             raise ValueError(
                 f"the cache was made for {self.max_length} tokens a row, this call needs {longest + tokens}"
             )
-        ahead = torch.arange(tokens, device=self.entries.device)
         if shortest == longest:
-            positions = (ahead + longest)[None]
             first, last = longest % capacity, (longest + tokens - 1) % capacity
             begin, extent = window_start(longest, block) % capacity, last + 1
-            if begin > last:  # the window lies around the ring's end
-                begin, extent = 0, capacity
-            elif tokens == 1:
-                return WindowSlots(None, first, extent, None, begin, positions)
-            mask = self._mask(positions, begin, extent)
+            if begin <= last:
+                mask = None if tokens == 1 else self._band(longest, tokens)
+                return WindowSlots(None, first, extent, mask, begin, longest)
+            # The window lies around the ring's end.
+            positions = torch.arange(longest, longest + tokens, device=self.entries.device)[None]
+            mask = self._mask(positions, 0, capacity)
             if first <= last:
-                return WindowSlots(None, first, extent, mask, begin, positions)
+                return WindowSlots(None, first, capacity, mask, 0, longest)
+            begin, extent = 0, capacity
         else:
-            positions = self.lengths[:, None] + ahead
+            positions = self.lengths[:, None] + torch.arange(tokens, device=self.entries.device)
             begin, extent = 0, min(longest + tokens, capacity)
             mask = self._mask(positions, begin, extent)
         rows = torch.arange(len(self._counts), device=positions.device)[:, None]
         return WindowSlots((rows, positions % capacity), None, extent, mask, begin, positions)
+
+    def _band(self, position: int, tokens: int) -> Tensor:
+        """``_mask`` in few operations, for equally long rows and a window whose places lie side by side.
+
+        The first of the tokens is at ``position``, and the first place is that of the first position that it sees.
+        """
+        block, before = self.local_block, position - window_start(position, self.local_block)
+        mask = self.entries.new_full((1, 1, tokens, before + tokens), -torch.inf).triu_(before + 1)
+        own = block - position % block  # tokens that are in the first one's local block
+        if own < tokens and position >= block:
+            mask[:, :, own:, :block] = -torch.inf
+        return mask
 
     def _mask(self, positions: Tensor, begin: int, extent: int) -> Tensor:
         """What tokens at ``positions`` [B or 1, T] may look at, [B or 1, 1, T, extent - begin]: 0, else -inf."""

@@ -1,0 +1,127 @@
+"""Images for the eye at each validation: what blocks were accepted where, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+
+from lightning_bpd.callbacks.block_measurement import BlockModule
+from lightning_bpd.callbacks.samples import spread
+from lightning_bpd.decoding import DecodingOptions, blockwise, greedy, parse_acceptance
+from lightning_bpd.interfaces import Drafter, InputError, SequenceModel, TokenRows
+from lightning_bpd.tasks.images import ImageCodec, Images
+from lightning_bpd.tasks.panels import BlockwisePanel, ImagePanels, draw_panels, sizes_per_token
+
+# Block sizes that are shown beside the largest.
+SHOWN = (2, 4, 8)
+
+
+class Panels(Callback):
+    """At each validation of a model of images with block heads, draws some images to ``panels.png`` and W&B.
+
+    Input, truth, greedy output and, for several block sizes up to that of the run's decoding options, the blockwise
+    output under their rule of acceptance beside the accepted sizes. Other models have ``Samples`` alone.
+
+    The first rank decodes them together, as one batch more, while the others go on; it needs none of them.
+
+    Args:
+        count: Images to show, spread evenly over the validation set; 0 for no picture.
+
+    Raises:
+        InputError: ``count`` is negative.
+    """
+
+    def __init__(self, count: int = 4) -> None:
+        if count < 0:
+            raise InputError(f"panels need a count of at least 0, not {count}")
+        self.count = count
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw, after the first batch: then averaged weights are in their place, which they leave after the last."""
+        trial = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trainer.state.fn != "fit" or trial or not trainer.is_global_zero or batch_idx or not self.count:
+            return
+        if not hasattr(pl_module, "block_decoder"):
+            return
+        module = cast(BlockModule, pl_module)
+        codec = module.data.codec
+        if not isinstance(codec, ImageCodec):
+            return
+        # In the precision of the module's own steps.
+        with trainer.precision_plugin.forward_context():
+            panels = decode_panels(
+                *module.block_decoder(), codec, module.data, module.device, self.count, module.decode
+            )
+        picture = Path(trainer.default_root_dir) / "panels.png"
+        draw_panels(
+            panels, picture, panels_title(f"Validation after {trainer.global_step} steps", module.decode)
+        )
+        for each in trainer.loggers:
+            if isinstance(each, WandbLogger):
+                each.log_image("val/panels", [str(picture)], step=trainer.global_step)
+
+
+def decode_panels(
+    model: SequenceModel[Any],
+    drafter: Drafter | None,
+    codec: ImageCodec,
+    data: Any,
+    device: torch.device,
+    count: int,
+    options: DecodingOptions,
+) -> list[ImagePanels]:
+    """Some validation images: input, truth, greedy output and, with a drafter, blocks of several sizes.
+
+    Args:
+        model: p_1, in eval mode.
+        drafter: What proposes blocks, if the model has it.
+        codec: What its tokens mean.
+        data: The data module.
+        device: Where the model is.
+        count: How many, evenly spread.
+        options: Their rule of acceptance and largest block size are shown, whatever their decoder.
+    """
+    inputs: Sequence[Images] = data.sources("validation")
+    truths: Sequence[Images] = data.references("validation")
+    chosen = spread(list(range(len(truths))), count)
+    tokens = torch.from_numpy(codec.source_tokens(np.stack([truths[i] for i in chosen]))).to(device)
+    rows = TokenRows(tokens, torch.full((len(chosen),), tokens.size(1), device=device))
+    plain = codec.decode(greedy(model, rows).rows())
+    panels: list[list[BlockwisePanel]] = [[] for _ in chosen]
+    if drafter is not None:
+        acceptance = parse_acceptance(options.acceptance)
+        for size in shown_sizes(options.block_size or drafter.block_size):
+            result = blockwise(model, drafter, rows, size, acceptance)
+            assert result.accepted is not None
+            outputs = codec.decode(result.rows())
+            for panel, image, accepted in zip(panels, outputs, result.accepted.cpu().numpy(), strict=True):
+                panel.append(BlockwisePanel(size, image, sizes_per_token(accepted, codec.target_length)))
+    return [
+        ImagePanels(f"image {i + 1}", inputs[i], truths[i], output, panel)
+        for i, output, panel in zip(chosen, plain, panels, strict=True)
+    ]
+
+
+def panels_title(what: str, options: DecodingOptions) -> str:
+    """The title of a picture of blocks, with the rule that accepted them."""
+    return f"{what}, accepted by {options.acceptance}"
+
+
+def shown_sizes(largest: int) -> list[int]:
+    """Block sizes that are worth a look, the largest among them; none where that is 1."""
+    return sorted({*(size for size in SHOWN if size < largest), largest} - {1})
