@@ -2,26 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
+from torchmetrics import Metric
 
+from lightning_bpd.benchmark.words import KINDS, QUALITIES, Quality
 from lightning_bpd.callbacks.block_measurement import timed
 from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
-from lightning_bpd.metrics import bleu_score, bleu_statistics, equal_rows
-from lightning_bpd.tasks.codec import check_decoding
-from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.heads import HeadDrafter
+from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, TokenRows
+from lightning_bpd.metrics import equal_rows
+from lightning_bpd.tasks.codec import Codec, check_decoding
+from lightning_bpd.tasks.finished_model import Parts
+from lightning_bpd.tasks.images import ImageCodec, Images
+from lightning_bpd.tasks.translation import Translator, block_decoder
 
 # Batches after which the arms take turns, so that none has the machine's good or bad minutes to itself.
 TURN = 16
 WARM_UP = 3
+
+Batch = tuple[list[int], TokenRows]
+"""places of the rows in the corpus, and what they are decoded from"""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and the rows that it is measured on."""
+
+    model: SequenceModel[Any]
+    drafter: HeadDrafter | None
+    codec: Codec
+    device: torch.device
+    references: Sequence[Any]
+    """texts, or images uint8 [H, W, C]"""
+    batches: Callable[[int], Iterable[Batch]]
+    """all rows, so many together"""
+
+    @property
+    def block_size(self) -> int | None:
+        """The largest that the heads propose; None without heads."""
+        return None if self.drafter is None else self.drafter.block_size
+
+
+def text_subject(translator: Translator, sources: Sequence[str], references: Sequence[str]) -> Subject:
+    """Sentences and their translations; rows of like length are decoded together."""
+    return Subject(
+        translator.model,
+        translator.drafter,
+        translator.codec,
+        translator.device,
+        references,
+        partial(translator.batches, sources),
+    )
+
+
+def image_subject(parts: Parts, images: Images, device: torch.device) -> Subject:
+    """Large images, uint8 [N, H, W, C], of which the model sees the small ones."""
+    codec = parts.codec
+    assert isinstance(codec, ImageCodec)
+    network = parts.network.to(device).eval()
+    model: SequenceModel[Any] = network
+    drafter = None
+    if parts.heads is not None:
+        model, drafter = block_decoder(network, parts.heads.to(device).eval())
+    return Subject(
+        model, drafter, codec, device, list(images), partial(_image_batches, codec, images, device)
+    )
+
+
+def _image_batches(codec: ImageCodec, images: Images, device: torch.device, size: int) -> Iterator[Batch]:
+    for first in range(0, len(images), size):
+        tokens = torch.from_numpy(codec.source_tokens(images[first : first + size])).to(device)
+        lengths = torch.full((len(tokens),), tokens.size(1), device=device)
+        yield list(range(first, first + len(tokens))), TokenRows(tokens, lengths)
 
 
 class Arm(NamedTuple):
@@ -30,150 +93,204 @@ class Arm(NamedTuple):
     block_size: int
     """1 is greedy decoding"""
     acceptance: str
-    bleu: float
+    quality: dict[str, float]
+    """by the codec's names, the principal one first"""
+    to_greedy: dict[str, float] | None
+    """the same against the output of greedy decoding, where tokens have an order; infinite PSNR says equal"""
     calls: float
-    """model calls a sentence"""
+    """model calls a row"""
     mean_accepted_block_size: float
-    seconds: float
-    """wall-clock time a sentence"""
+    seconds: float | None
+    """wall-clock time a row; None where it was not taken"""
     greedy_agreement: float
-    """share of sentences whose tokens are those of greedy decoding"""
-    outputs: list[str]
-    """text, one a sentence"""
+    """share of rows whose tokens are those of greedy decoding"""
+    rows: dict[str, list[Any]]
+    """what quality can be computed from again, one a row: outputs of text, squared_errors and ssims of images"""
     tokens: list[int]
-    """of each sentence, end token included"""
+    """of each row, end token included"""
     iterations: list[int]
-    """of each sentence; greedy decoding's are its tokens"""
+    """of each row; greedy decoding's are its tokens"""
     accepted_sizes: list[int]
     """how many iterations accepted 1, 2, ... tokens"""
 
 
 def compare_decoders(
-    translator: Translator,
-    sources: Sequence[str],
-    references: Sequence[str],
+    subject: Subject,
     rules: Sequence[tuple[int, str]],
     batch_size: int = 1,
     progress: Callable[[int], None] | None = None,
+    timing: bool = True,
 ) -> list[Arm]:
-    """Decode the same text greedily and by each rule, in turns.
+    """Decode the same rows greedily and by each rule, in turns.
 
     Args:
-        translator: A model, with block heads where there are rules.
-        sources: Text to translate.
-        references: Its translations.
+        subject: A model, with block heads where there are rules, and the rows.
         rules: Block size and acceptance of each arm after greedy decoding.
-        batch_size: Sentences decoded together; they are of like length.
-        progress: Called with the number of sentences done.
+        batch_size: Rows decoded together.
+        progress: Called with the number of rows done.
+        timing: Whether the time is taken, for which some batches are decoded twice, to warm up.
 
     Returns:
         Greedy decoding first, then an arm a rule.
 
     Raises:
-        InputError: The model has no heads, or not of this block size, or there is nothing to translate.
+        InputError: The model has no heads, or not of this block size, or there is nothing to decode.
     """
-    if not sources:
-        raise InputError("there are no sentences to compare decoders on")
-    trained = None if translator.heads is None else translator.heads.block_size
+    if not len(subject.references):
+        raise InputError(f"there are no {KINDS[subject.codec.kind].rows} to compare decoders on")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
     options = [DecodingOptions()]
     options += [
         check_decoding(
-            DecodingOptions("blockwise", block_size=size, acceptance=acceptance), trained, translator.codec
+            DecodingOptions("blockwise", block_size=size, acceptance=acceptance),
+            subject.block_size,
+            subject.codec,
         )
         for size, acceptance in rules
     ]
-    batches = list(translator.batches(sources, batch_size))
-    results: list[dict[int, DecodeResult]] = [{} for _ in options]
-    seconds = [0.0] * len(options)
+    batches = list(subject.batches(batch_size))
+    sums = [_Sums(subject, size, acceptance) for size, acceptance in [(1, "exact"), *rules]]
     for first in range(0, len(batches), TURN):
         turn = batches[first : first + TURN]
-        for arm, each in enumerate(options):
-            for _, source in batches[:WARM_UP] if first == 0 else turn[:1]:
-                decode(translator.model, source, each, translator.drafter)
-            for number, (_, source) in enumerate(turn, start=first):
-                decoding = partial(decode, translator.model, source, each, translator.drafter)
-                results[arm][number], nanoseconds = timed(decoding, translator.device)
-                seconds[arm] += nanoseconds / 1e9
+        plain: list[DecodeResult] = []
+        for of_arm, each in zip(sums, options, strict=True):
+            if timing:
+                for _, source in batches[:WARM_UP] if first == 0 else turn[:1]:
+                    decode(subject.model, source, each, subject.drafter)
+            for number, (places, source) in enumerate(turn):
+                decoding = partial(decode, subject.model, source, each, subject.drafter)
+                result, nanoseconds = timed(decoding, subject.device)
+                if of_arm is sums[0]:
+                    plain.append(result)
+                of_arm.add(places, result, plain[number], nanoseconds)
         if progress is not None:
             progress(sum(len(places) for places, _ in turn))
-    return [
-        _arm(translator, size, acceptance, batches, references, results[arm], results[0], seconds[arm])
-        for arm, (size, acceptance) in enumerate([(1, "exact"), *rules])
-    ]
+    return [of_arm.arm(timing) for of_arm in sums]
 
 
-def _arm(
-    translator: Translator,
-    size: int,
-    acceptance: str,
-    batches: Sequence[tuple[list[int], TokenRows]],
-    references: Sequence[str],
-    results: Mapping[int, DecodeResult],
-    greedy_results: Mapping[int, DecodeResult],
-    seconds: float,
-) -> Arm:
-    """What came of decoding ``batches``, put in the order of the sentences."""
-    count = len(references)
-    texts = [""] * count
-    tokens, iterations, sizes = [0] * count, [0] * count, [0] * size
-    calls = same = 0
-    for number, (places, _) in enumerate(batches):
-        result = results[number]
+class _Sums:
+    """What came of the batches of one arm so far, in the order of the rows."""
+
+    def __init__(self, subject: Subject, size: int, acceptance: str) -> None:
+        count = len(subject.references)
+        self.codec, self.references = subject.codec, subject.references
+        self.size, self.acceptance = size, acceptance
+        self.quality, self.to_greedy = self.codec.quality(), self.codec.quality()
+        self.rows: dict[str, list[Any]] = {}
+        self.tokens, self.iterations, self.sizes = [0] * count, [0] * count, [0] * size
+        self.calls = self.same = self.nanoseconds = 0
+
+    def add(self, places: Sequence[int], result: DecodeResult, plain: DecodeResult, nanoseconds: int) -> None:
+        """Add a batch that greedy decoding made ``plain`` of."""
+        outputs = self.codec.decode(result.rows())
+        references = [self.references[place] for place in places]
+        for metric in self.quality.values():
+            metric.update(outputs, references)
+        if self.codec.ordinal:
+            greedy_outputs = self.codec.decode(plain.rows())
+            for metric in self.to_greedy.values():
+                metric.update(outputs, greedy_outputs)
+        for name, values in _of_rows(self.codec, outputs, references).items():
+            of_all = self.rows.setdefault(name, [None] * len(self.references))
+            for place, value in zip(places, values, strict=True):
+                of_all[place] = value
         accepted = (
             [[1] * length for length in result.lengths.tolist()]
             if result.accepted is None
             else [[size for size in row if size] for row in result.accepted.tolist()]
         )
-        rows = zip(
-            places,
-            translator.target_tokenizer.decode(result.rows()),
-            result.lengths.tolist(),
-            accepted,
-            strict=True,
-        )
-        for place, text, length, blocks in rows:
-            texts[place], tokens[place], iterations[place] = text, length, len(blocks)
+        for place, length, blocks in zip(places, result.lengths.tolist(), accepted, strict=True):
+            self.tokens[place], self.iterations[place] = length, len(blocks)
             for block in blocks:
-                sizes[block - 1] += 1
-        same += int(equal_rows(result, greedy_results[number]).sum())
-        calls += int(result.calls.sum())
-    return Arm(
-        size,
-        acceptance,
-        bleu_score(bleu_statistics(texts, references)),
-        calls / count,
-        sum(tokens) / sum(iterations),
-        seconds / count,
-        same / count,
-        texts,
-        tokens,
-        iterations,
-        sizes,
-    )
+                self.sizes[block - 1] += 1
+        self.same += int(equal_rows(result, plain).sum())
+        self.calls += int(result.calls.sum())
+        self.nanoseconds += nanoseconds
+
+    def arm(self, timing: bool) -> Arm:
+        """What all batches come to."""
+        count = len(self.references)
+        return Arm(
+            self.size,
+            self.acceptance,
+            _values(self.quality),
+            _values(self.to_greedy) if self.codec.ordinal else None,
+            self.calls / count,
+            sum(self.tokens) / sum(self.iterations),
+            self.nanoseconds / 1e9 / count if timing else None,
+            self.same / count,
+            self.rows,
+            self.tokens,
+            self.iterations,
+            self.sizes,
+        )
+
+
+def _values(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    return {name: float(metric.compute()) for name, metric in metrics.items()}
+
+
+def _of_rows(codec: Codec, outputs: Sequence[Any], references: Sequence[Any]) -> dict[str, list[Any]]:
+    """What the quality of any of these rows can be computed from again, one a row, by name."""
+    if codec.kind == "text":
+        return {"outputs": list(outputs)}
+    # Not above: text would wait for what metrics of images import.
+    from lightning_bpd.metrics.images import squared_error, ssim
+
+    pairs = zip(outputs, references, strict=True)
+    rows: dict[str, list[Any]] = {
+        "squared_errors": [squared_error([output], [reference]) for output, reference in pairs]
+    }
+    if "ssim" in codec.quality():
+        rows["ssims"] = ssim(outputs, references)
+    return rows
+
+
+def speed_up(arm: Arm, greedy: Arm) -> float | None:
+    """How many times as fast as greedy decoding; None where time was not taken."""
+    return None if arm.seconds is None or greedy.seconds is None else greedy.seconds / arm.seconds
 
 
 def comparison_table(arms: Sequence[Arm], title: str) -> Table:
-    """The arms as a table, calls and times by sentence; speed-ups are over the first, greedy decoding."""
-    table = Table(title=title, title_justify="left")
-    columns = ("", "BLEU", "same as greedy", "calls", "mean accepted block size", "ms", "speed-up")
+    """The arms as a table, calls and times by row; speed-ups are over the first, greedy decoding."""
+    qualities = [(name, QUALITIES[name]) for name in arms[0].quality]
+    nearness = arms[0].to_greedy is not None
+    columns = (
+        "",
+        *(quality.title for _, quality in qualities),
+        f"{qualities[0][1].label} to greedy" if nearness else "same as greedy",
+        *("calls", "mean accepted block size", "ms", "speed-up"),
+    )
+    # Of 80 characters that a terminal has, more columns leave none for space on both sides.
+    table = Table(title=title, title_justify="left", collapse_padding=nearness)
     for column in columns:
         table.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for number, arm in enumerate(arms):
-        name = f"k = {arm.block_size}, {arm.acceptance}" if number else "greedy"
+        times = speed_up(arm, arms[0])
         table.add_row(
-            Text(name),
-            f"{arm.bleu:.2f}",
-            f"{arm.greedy_agreement:.1%}",
+            Text(f"k = {arm.block_size}, {arm.acceptance}" if number else "greedy"),
+            *(f"{arm.quality[name]:.{quality.digits}f}" for name, quality in qualities),
+            _nearness(arm, *qualities[0]) if nearness else f"{arm.greedy_agreement:.1%}",
             f"{arm.calls:.2f}",
             f"{arm.mean_accepted_block_size:.2f}",
-            f"{arm.seconds * 1000:.1f}",
-            f"{arms[0].seconds / arm.seconds:.2f}",
+            "" if arm.seconds is None else f"{arm.seconds * 1000:.1f}",
+            "" if times is None else f"{times:.2f}",
         )
     return table
 
 
+def _nearness(arm: Arm, name: str, quality: Quality) -> str:
+    assert arm.to_greedy is not None
+    value = arm.to_greedy[name]
+    return "equal" if math.isinf(value) else f"{value:.{quality.digits}f}"
+
+
 def draw_comparison(arms: Sequence[Arm], picture: Path) -> None:
-    """Mean accepted block size and wall-clock speed-up against block size, as a PNG file. The first arm is greedy."""
+    """Mean accepted block size and wall-clock speed-up against block size, as a PNG file.
+
+    The first arm is greedy, and all are timed.
+    """
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -183,7 +300,7 @@ def draw_comparison(arms: Sequence[Arm], picture: Path) -> None:
     )
     axes.plot(
         sizes,
-        [arms[0].seconds / arm.seconds for arm in arms[1:]],
+        [speed_up(arm, arms[0]) or math.nan for arm in arms[1:]],
         "s--",
         label="wall-clock speed-up over greedy",
     )

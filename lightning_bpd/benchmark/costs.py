@@ -3,53 +3,53 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_bpd.benchmark.comparison import Subject
 from lightning_bpd.callbacks.block_measurement import timed
 from lightning_bpd.decoding import Exact, greedy, replay
 from lightning_bpd.interfaces import DecodeState, TokenRows, VerifiedBlock
-from lightning_bpd.tasks.translation import Translator
 
 # Turns of all measured parts, and calls in each.
 TURNS, CALLS = 9, 20
 
 
-def replayed_iterations(translator: Translator, batches: Sequence[TokenRows], extra_length: int) -> list[int]:
+def replayed_iterations(subject: Subject, batch_size: int, extra_length: int) -> list[int]:
     """Iterations of exact blockwise decoding for k' = 1..k, summed over the rows; from one call over greedy output."""
-    assert translator.drafter is not None
-    totals = [0] * translator.drafter.block_size
-    for source in batches:
-        output = greedy(translator.model, source, extra_length)
-        sizes = replay(translator.model, translator.drafter.proposals, source, output, len(totals))
+    assert subject.drafter is not None
+    totals = [0] * subject.drafter.block_size
+    for _, source in subject.batches(batch_size):
+        output = greedy(subject.model, source, extra_length)
+        sizes = replay(subject.model, subject.drafter.proposals, source, output, len(totals))
         totals = [total + int((accepted > 0).sum()) for total, accepted in zip(totals, sizes, strict=True)]
     return totals
 
 
 @torch.inference_mode()
-def decoding_costs(translator: Translator, source: TokenRows, extra_length: int) -> dict[str, Any]:
+def decoding_costs(subject: Subject, source: TokenRows, extra_length: int) -> dict[str, Any]:
     """Seconds of the parts of decoding ``source``, its cache half full: medians over turns of all parts.
 
     Args:
-        translator: A model with block heads.
-        source: The rows to decode together; one, for decoding one sentence at a time.
+        subject: A model with block heads.
+        source: The rows to decode together; one, for decoding one at a time.
         extra_length: Tokens that a row may be longer than its source.
 
     Returns:
         ``start``, of encoder and cache; ``call``, over 1..k tokens, with p_1's projection and decision, as the loop
         waits for it; ``propose``, of 0..k - 1 tokens.
     """
-    model, drafter = translator.model, translator.drafter
+    model, drafter = subject.model, subject.drafter
     assert drafter is not None
     most = drafter.block_size
     output = greedy(model, source, extra_length)
     half = max(int(output.lengths.max()) // 2, 1)
     before = torch.cat([torch.full_like(output.tokens[:, :1], model.bos_id), output.tokens], 1)[:, :half]
-    rows = torch.arange(most, device=translator.device)
+    rows = torch.arange(most, device=subject.device)
     block = output.tokens[:, :1].expand(-1, most).contiguous()
 
     state = model.start(source, None, half + most)
@@ -68,7 +68,7 @@ def decoding_costs(translator: Translator, source: TokenRows, extra_length: int)
     seconds: dict[tuple[str, int], list[float]] = {part: [] for part in parts}
     for turn in range(TURNS + 1):
         for part, function in parts.items():
-            _, nanoseconds = timed(partial(_repeat, function), translator.device)
+            _, nanoseconds = timed(partial(_repeat, function), subject.device)
             if turn:  # the first is to warm up
                 seconds[part].append(nanoseconds / 1e9 / CALLS)
     medians = {part: statistics.median(values) for part, values in seconds.items()}

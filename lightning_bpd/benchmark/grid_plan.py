@@ -1,4 +1,4 @@
-"""The experiment of the paper's Table 1 as a list of commands: base, teacher, distilled data, heads, measurements.
+"""The experiment of the paper's Tables 1 and 2 as commands: base, teacher, distilled data, heads, measurements.
 
 Pure: what is there already, and running it, is the business of ``grid_state`` and ``grid_run``.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from lightning_bpd.benchmark.words import KINDS
 from lightning_bpd.interfaces import InputError
 
 Regime = Literal["frozen", "joint"]
@@ -27,7 +28,8 @@ class Grid:
     Args:
         name: Name of the grid and of its folder.
         runs: Folder that holds the folders of all grids and runs.
-        data: Folder of the text.
+        kind: What the models are of, text or images. Images have no teacher: mixes is [gold].
+        data: Folder of the text. Of images what --data.path of a training takes; null where the configuration says it.
         generated_pairs: Write the generated corpus, of so many training pairs, into that folder first.
         base_configs: Files that configure the base, the teacher and, below the next two, everything else.
         frozen_config: File that is stacked on them for heads on a frozen base.
@@ -43,8 +45,8 @@ class Grid:
         joint_head_weights: Weight of p_1 and of each head in joint training's loss; the last one also counts for all
             further heads. null weighs all alike, as the paper does.
         rules: Acceptance rules that each model is measured by.
-        corpus: Name of the corpus that is measured on.
-        timed: Sentences that are timed one at a time; 0 times nothing.
+        corpus: Name of the corpus that is measured on; of images validation or test.
+        timed: Sentences or images that are timed one at a time; 0 times nothing.
         arguments: Further arguments of every training, such as --trainer.precision=bf16-mixed.
         base_arguments: The same for base and teacher.
         heads_arguments: The same for all trainings of heads.
@@ -63,7 +65,8 @@ class Grid:
 
     name: str = "grid"
     runs: str = "runs"
-    data: str = "data/multi30k"
+    kind: Literal["text", "images"] = "text"
+    data: str | None = "data/multi30k"
     generated_pairs: int | None = None
     base_configs: list[str] = field(default_factory=lambda: ["configs/translation/multi30k.yaml"])
     frozen_config: str = "configs/translation/frozen.yaml"
@@ -173,7 +176,7 @@ def _trainings(grid: Grid) -> Iterator[Step]:
 def _base(grid: Grid, name: Literal["base", "teacher"], seed: int, given: str | None) -> Step:
     arguments = [
         *("fit", *_stacked(grid.base_configs), "--seed_everything", str(seed)),
-        *("--runs", str(grid.folder), "--experiment", name, "--data", grid.data),
+        *("--runs", str(grid.folder), "--experiment", name, *_data(grid)),
         *(*grid.arguments, *grid.base_arguments),
     ]
     return _fit(grid, name, name, arguments, given=given)
@@ -183,7 +186,7 @@ def _distilled(grid: Grid) -> Step:
     folder = grid.folder / "distilled"
     teacher = grid.folder / "teacher" / "model"
     arguments = [
-        *("distill", "--teacher", str(teacher), "--data", grid.data, "--output", str(folder)),
+        *("distill", "--teacher", str(teacher), *_data(grid), "--output", str(folder)),
         *grid.distill_arguments,
     ]
     given = None if grid.teacher_data is None else Path(grid.teacher_data).expanduser()
@@ -214,16 +217,16 @@ def _heads(grid: Grid, regime: Regime, mix: Mix, block_size: int, seed: int) -> 
             "--model.heads.block_size",
             str(block_size),
         ),
-        *("--data.mix", mix),
+        *(() if grid.kind == "images" else ("--data.mix", mix)),
         *(() if mix == "gold" else ("--data.distilled", str(grid.folder / "distilled"))),
         *("--seed_everything", str(seed)),
-        *("--runs", str(grid.folder), "--experiment", name, "--data", grid.data),
+        *("--runs", str(grid.folder), "--experiment", name, *_data(grid)),
     ]
     if regime == "joint":
         arguments += ["--model.head_weights", json.dumps(_weights(grid.joint_head_weights, block_size))]
     if block_size == 1:
         # All block sizes are 1, so only quality can tell which checkpoint is best.
-        arguments += ["--best_checkpoint.monitor", "val/bleu"]
+        arguments += ["--best_checkpoint.monitor", f"val/{KINDS[grid.kind].qualities[0]}"]
     arguments += [*grid.arguments, *grid.heads_arguments]
     arguments += grid.frozen_arguments if regime == "frozen" else grid.joint_arguments
     needs = [starts_from] if mix == "gold" else [starts_from, "distilled"]
@@ -233,7 +236,10 @@ def _heads(grid: Grid, regime: Regime, mix: Mix, block_size: int, seed: int) -> 
 def _compare(grid: Grid, model: Step, trainings: Sequence[Step]) -> Step:
     folder = grid.folder / model.name
     arguments = [
-        *("compare", "--model", str(folder / "model"), "--data", grid.data, "--corpus", grid.corpus),
+        *("compare", "--model", str(folder / "model")),
+        # Where images are, the model's own run says.
+        *(() if grid.kind == "images" else _data(grid)),
+        *("--corpus", grid.corpus),
         *("--rules", json.dumps(grid.rules), "--timed", str(grid.timed)),
         *grid.compare_arguments,
     ]
@@ -289,6 +295,12 @@ def _fit(
     )
 
 
+def _data(grid: Grid) -> tuple[str, ...]:
+    if grid.data is None:
+        return ()
+    return "--data" if grid.kind == "text" else "--data.path", grid.data
+
+
 def _stacked(configs: Sequence[str]) -> list[str]:
     return [argument for config in configs for argument in ("--config", config)]
 
@@ -314,6 +326,10 @@ def _check(grid: Grid) -> None:
             raise InputError(f"{setting} {values} names something twice")
     if min(grid.block_sizes) < 1:
         raise InputError(f"block_sizes {grid.block_sizes}: a block has at least 1 token")
+    if grid.kind == "images" and (grid.mixes != ["gold"] or grid.generated_pairs is not None):
+        raise InputError("a grid of images has no distilled and no generated data: mixes must be [gold]")
+    if grid.kind == "text" and grid.data is None:
+        raise InputError("data is null: a grid of text needs the folder of the text")
     if grid.base_seed == grid.teacher_seed:
         raise InputError(f"base_seed and teacher_seed are both {grid.base_seed}: they must differ")
     if grid.joint_from == "frozen" and "joint" in grid.regimes and "frozen" not in grid.regimes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_bpd.benchmark.grid_plan import Step, recipes
+from lightning_bpd.benchmark.words import QUALITIES
 from lightning_bpd.files import write_atomically
 
 # Training k heads takes about as long as if the base were this many heads.
@@ -183,10 +184,11 @@ def key_figures(step: Step) -> str:
     else:
         found = _read(step.result.parent / "metrics.json")
         figures = found.get("validation", {}) if isinstance(found, dict) else {}
-    names = {"bleu": "BLEU", "mean_accepted_block_size": "mean accepted block size", "speed_up": "speed-up"}
+    figures = {**figures, **figures.get("quality", {})}
+    names = {"mean_accepted_block_size": "mean accepted block size", "speed_up": "speed-up"}
     return ", ".join(
         f"{label} {figures[name]:.2f}"
-        for name, label in names.items()
+        for name, label in ({name: quality.label for name, quality in QUALITIES.items()} | names).items()
         if isinstance(figures.get(name), float | int)
     )
 

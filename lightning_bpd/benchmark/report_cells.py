@@ -9,11 +9,14 @@ from statistics import fmean
 from typing import NamedTuple
 
 from lightning_bpd.benchmark.report_data import DATA, Arm, Run
-from lightning_bpd.benchmark.report_statistics import block_size_interval, compare_bleu
+from lightning_bpd.benchmark.report_statistics import (
+    PairedTest,
+    block_size_interval,
+    compare_bleu,
+    compare_psnr,
+)
 
 EXACT = "exact"
-# The paper's columns. They are shown even where nothing was measured.
-PAPER = (("frozen", "gold"), ("frozen", "distilled"), ("joint", "gold"), ("joint", "distilled"))
 
 
 class Place(NamedTuple):
@@ -32,7 +35,7 @@ class Sample(NamedTuple):
     run: Run
     arm: Arm
     baseline: Run | None
-    """whose greedy decoding its BLEU is compared with; None where there is none or it is the baseline itself"""
+    """whose greedy decoding its quality is compared with; None where there is none or it is the baseline itself"""
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,24 @@ class Result:
 
     runs: list[str]
     seeds: list[int | None]
-    bleu: float
-    bleus: list[float]
+    quality: float
+    """the principal one; of several runs the mean of theirs"""
+    qualities: list[float]
+    others: dict[str, list[float]]
+    """further measures of quality, by name"""
     block_size: float
     """mean accepted block size; of several runs the mean of theirs"""
     block_sizes: list[float]
     interval: tuple[float, float] | None
-    """95 % bootstrap interval of the block size over sentences; None for greedy decoding"""
+    """95 % bootstrap interval of the block size over rows; None for greedy decoding"""
     greedy_agreement: float
     speed_up: float | None
     """None unless all were timed"""
     speed_ups: list[float]
     baselines: list[str]
-    bleu_difference: float | None
+    quality_difference: float | None
     """to the baselines; None unless all samples have one"""
-    bleu_differences: list[float]
+    quality_differences: list[float]
     p_values: list[float]
 
 
@@ -69,16 +75,28 @@ def columns_of(runs: Sequence[Run]) -> list[tuple[str, str]]:
     ]
 
 
+def paper_columns(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The paper's columns, which are shown even where nothing was measured, and what else there is."""
+    return sorted(
+        {*runs[0].words.columns, *columns_of(runs)}, key=lambda column: (column[0], DATA.index(column[1]))
+    )
+
+
 def rules_of(runs: Sequence[Run]) -> list[str]:
     """Acceptance rules, the exact one first, then by kind and number."""
 
     def key(rule: str) -> tuple[int, str, int, str]:
         kind, _, tail = rule.partition("-")
         number = re.match(r"\d+", tail)
-        order = ["exact", "top", "minimum"]
+        order = ["exact", "top", "distance", "minimum"]
         return order.index(kind) if kind in order else len(order), kind, int(number[0]) if number else 0, rule
 
     return sorted({arm.acceptance for run in runs for arm in run.arms} | {EXACT}, key=key)
+
+
+def timed_rules(runs: Sequence[Run]) -> list[str]:
+    """The rules whose wall clock the paper has: the exact one, and of images distances."""
+    return [rule for rule in rules_of(runs) if rule == EXACT or rule.startswith("distance-")]
 
 
 def baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
@@ -97,7 +115,7 @@ def baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
     return min(
         bases,
         key=lambda each: (
-            run.regime == "frozen" and each.greedy.outputs != run.greedy.outputs,
+            run.regime == "frozen" and each.greedy.rows != run.greedy.rows,
             each.data != run.data,
             each.seed != run.seed,
         ),
@@ -119,7 +137,7 @@ def gather(runs: Sequence[Run]) -> dict[Place, list[Sample]]:
             if arm is not None:
                 place = Place(run.regime, run.data, rule, run.block_size)
                 cells.setdefault(place, []).append(Sample(run, arm, baseline))
-    for regime, data in dict.fromkeys((*PAPER, *columns_of(runs))):
+    for regime, data in paper_columns(runs):
         place = Place(regime, data, EXACT, 1)
         if regime == "frozen" and place not in cells:
             of_heads = [run for run in runs if (run.regime, run.data) == (regime, data)]
@@ -138,7 +156,7 @@ def measure(cells: dict[Place, list[Sample]], resamples: int) -> dict[Place, Res
 
 
 def _tests(cells: dict[Place, list[Sample]], resamples: int) -> dict[tuple[str, Place], tuple[float, float]]:
-    """Of each run in each cell: BLEU difference to its baseline, and p. One call a baseline."""
+    """Of each run in each cell: quality difference to its baseline, and p. One call a baseline."""
     groups: dict[str, list[tuple[Place, Sample]]] = {}
     for place, samples in cells.items():
         for sample in samples:
@@ -149,21 +167,30 @@ def _tests(cells: dict[Place, list[Sample]], resamples: int) -> dict[tuple[str, 
     for group in groups.values():
         base = group[0][1].baseline
         assert base is not None
-        results = compare_bleu(
-            base.greedy.outputs,
-            [sample.arm.outputs for _, sample in group],
-            base.references,
-            base.bleu_signature,
-            resamples,
-        )
+        name = base.words.qualities[0]
+        results = _paired(base, [sample.arm for _, sample in group], resamples)
         for (place, sample), result in zip(group, results, strict=True):
-            tests[sample.run.folder, place] = (sample.arm.bleu - base.greedy.bleu, result.p_value)
+            difference = sample.arm.quality[name] - base.greedy.quality[name]
+            tests[sample.run.folder, place] = (difference, result.p_value)
     return tests
 
 
+def _paired(base: Run, arms: Sequence[Arm], resamples: int) -> list[PairedTest]:
+    """Each arm beside greedy decoding of the base."""
+    if base.kind == "text":
+        outputs = [arm.rows["outputs"] for arm in arms]
+        return compare_bleu(base.greedy.rows["outputs"], outputs, base.references, base.signature, resamples)
+    errors = [arm.rows["squared_errors"] for arm in arms]
+    return compare_psnr(base.greedy.rows["squared_errors"], errors, base.intensities, resamples)
+
+
 def comparable(run: Run, other: Run) -> bool:
-    """Whether BLEU of the two may be subtracted: the same references, scored alike."""
-    return run.references == other.references and run.bleu_signature == other.bleu_signature
+    """Whether quality of the two may be subtracted: the same references, scored alike."""
+    return _references(run) == _references(other) and run.signature == other.signature
+
+
+def _references(run: Run) -> tuple[str, ...]:
+    return run.references if run.kind == "text" else (run.corpus["hash"],)
 
 
 def _result(
@@ -176,16 +203,22 @@ def _result(
     tested = [tests[sample.run.folder, place] for sample in samples if (sample.run.folder, place) in tests]
     speed_ups = [arm.speed_up for arm in arms if arm.speed_up is not None]
     interval = None
-    if place.block_size > 1 and len({sample.run.references for sample in samples}) == 1:
+    if place.block_size > 1 and len({_references(sample.run) for sample in samples}) == 1:
         interval = block_size_interval(
             [arm.tokens for arm in arms], [arm.iterations for arm in arms], resamples
         )
+    principal, *others = samples[0].run.words.qualities
     complete = bool(tested) and len(tested) == len(samples)
     return Result(
         runs=[sample.run.name for sample in samples],
         seeds=[sample.run.seed for sample in samples],
-        bleu=fmean(arm.bleu for arm in arms),
-        bleus=[arm.bleu for arm in arms],
+        quality=fmean(arm.quality[principal] for arm in arms),
+        qualities=[arm.quality[principal] for arm in arms],
+        others={
+            name: [arm.quality[name] for arm in arms]
+            for name in others
+            if all(name in arm.quality for arm in arms)
+        },
         block_size=fmean(arm.mean_accepted_block_size for arm in arms),
         block_sizes=[arm.mean_accepted_block_size for arm in arms],
         interval=interval,
@@ -193,7 +226,7 @@ def _result(
         speed_up=fmean(speed_ups) if len(speed_ups) == len(arms) else None,
         speed_ups=speed_ups,
         baselines=[sample.baseline.name for sample in samples if sample.baseline is not None],
-        bleu_difference=fmean(difference for difference, _ in tested) if complete else None,
-        bleu_differences=[difference for difference, _ in tested],
+        quality_difference=fmean(difference for difference, _ in tested) if complete else None,
+        quality_differences=[difference for difference, _ in tested],
         p_values=[p_value for _, p_value in tested],
     )

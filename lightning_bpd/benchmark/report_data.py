@@ -6,19 +6,28 @@ Nothing of the report imports torch: it must be made anywhere that the files can
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lightning_bpd.benchmark.report_fields import (
+    AGAIN,
+    count,
+    counts,
+    field,
+    number,
+    number_or_none,
+    numbers,
+    strings,
+)
+from lightning_bpd.benchmark.words import KINDS, Kind
 from lightning_bpd.interfaces import InputError
 
-FORMAT = 1
+FORMAT = 2
 REGIMES = ("base", "frozen", "joint")
 DATA = ("gold", "distilled", "both", "unknown")
-AGAIN = "measure this model again with `python train.py compare`"
 
 
 @dataclass(frozen=True)
@@ -29,20 +38,24 @@ class Arm:
     """greedy or blockwise"""
     block_size: int
     acceptance: str
-    bleu: float
+    quality: dict[str, float]
+    """by the names of the run's kind, the principal one first"""
+    to_greedy: dict[str, float | None] | None
+    """the same against greedy decoding's output, None where that is equal; no dictionary where it was not measured"""
     calls: float
-    """model calls a sentence"""
+    """model calls a row"""
     mean_accepted_block_size: float
     greedy_agreement: float
-    """share of sentences whose tokens are those of greedy decoding"""
+    """share of rows whose tokens are those of greedy decoding"""
     seconds: float | None
-    """wall clock a sentence; None where it was not timed"""
+    """wall clock a row; None where it was not timed"""
     speed_up: float | None
-    outputs: tuple[str, ...]
+    rows: dict[str, tuple[Any, ...]]
+    """what quality follows from, one a row: ``outputs`` of text; ``squared_errors`` and perhaps ``ssims`` of images"""
     tokens: tuple[int, ...]
-    """one a sentence"""
+    """one a row"""
     iterations: tuple[int, ...]
-    """one a sentence"""
+    """one a row"""
 
 
 @dataclass(frozen=True)
@@ -80,18 +93,34 @@ class Run:
     """k as trained; 1 for a model without heads"""
     seed: int | None
     """None where the model does not say"""
+    kind: str
+    """text or images"""
     corpus: dict[str, Any]
-    """folder, name, sentences, hash"""
+    """folder, name, rows, hash"""
     settings: dict[str, Any]
-    bleu_signature: str
+    signature: str
+    """how quality is computed"""
     provenance: dict[str, str]
     """flat: what was nested has names of two words"""
     references: tuple[str, ...]
+    """of text; images are known by the hash of the corpus"""
+    intensities: int
+    """of each image; 0 of text"""
     arms: tuple[Arm, ...]
     replay: Replay | None
     acceptance_by_position: tuple[float, ...] | None
     """share of iterations at k' = k that accept at least 1, 2, ... k tokens"""
     costs: Costs | None
+
+    @property
+    def words(self) -> Kind:
+        """What is said of its kind."""
+        return KINDS[self.kind]
+
+    @property
+    def count(self) -> int:
+        """Rows that it was measured on."""
+        return int(self.corpus["rows"])
 
     @property
     def greedy(self) -> Arm:
@@ -117,11 +146,16 @@ def read_runs(folders: Sequence[str], corpus: str | None = None) -> tuple[list[R
         The runs, and a sentence for each folder that was left out.
 
     Raises:
-        InputError: There is nothing to read, it is damaged or of another format, the corpus is not clear, or two
-            runs have one regime, data, block size and seed.
+        InputError: There is nothing to read, it is damaged or of another format, the corpus is not clear, there are
+            runs of text and of images, or two runs have one regime, data, block size and seed.
     """
     files, left_out = find_files(folders, corpus)
     runs = [read_run(file) for file in files]
+    for run in runs[1:]:
+        if run.kind != runs[0].kind:
+            raise InputError(
+                f"{runs[0].folder} is of {runs[0].kind} and {run.folder} of {run.kind}: report on one kind at a time"
+            )
     names = [Path(run.folder).name for run in runs]
     runs = [
         replace(run, name=name or run.folder) if names.count(name) == 1 else run
@@ -208,38 +242,38 @@ def read_run(file: Path) -> Run:
         found = record.get("format") if isinstance(record, dict) else None
         raise InputError(f"{file} is of format {found!r}, and this version reads format {FORMAT}: {AGAIN}")
     where = str(file)
-    training = _field(record, "training", dict, where)
-    references = tuple(_field(record, "references", _strings, where))
-    block_size = _field(training, "block_size", _count, f"{where}, training")
-    arms = _field(record, "arms", list, where)
-    corpus = _field(record, "corpus", dict, where)
+    training = field(record, "training", dict, where)
+    kind = field(record, "kind", tuple(KINDS), where)
+    block_size = field(training, "block_size", count, f"{where}, training")
+    arms = field(record, "arms", list, where)
+    corpus = field(record, "corpus", dict, where)
     for key in ("folder", "name", "hash"):
-        _field(corpus, key, str, f"{where}, corpus")
-    if _field(corpus, "sentences", _count, f"{where}, corpus") != len(references):
-        raise InputError(
-            f"{where}: {corpus['sentences']} sentences, but {len(references)} references: {AGAIN}"
-        )
+        field(corpus, key, str, f"{where}, corpus")
+    rows = field(corpus, "rows", count, f"{where}, corpus")
+    references = field(record, "references", strings, where, rows) if kind == "text" else []
     if not arms or not isinstance(arms[0], dict) or arms[0].get("decoder") != "greedy":
         raise InputError(f"{where}: the first of 'arms' must be greedy decoding: {AGAIN}")
     replay, costs = record.get("replay"), record.get("costs")
     positions = record.get("acceptance_by_position")
     if positions is not None:
-        positions = tuple(_field(record, "acceptance_by_position", _numbers, where, block_size))
-    provenance = _field(record, "provenance", dict, where)
+        positions = tuple(field(record, "acceptance_by_position", numbers, where, block_size))
+    provenance = field(record, "provenance", dict, where)
     return Run(
         folder=str(file.parent),
         name=str(file.parent),
-        model=_field(record, "model", str, where),
-        regime=_field(training, "regime", REGIMES, f"{where}, training"),
-        data=_field(training, "data", DATA, f"{where}, training"),
+        model=field(record, "model", str, where),
+        regime=field(training, "regime", REGIMES, f"{where}, training"),
+        data=field(training, "data", DATA, f"{where}, training"),
         block_size=block_size,
-        seed=None if training.get("seed") is None else _field(training, "seed", int, f"{where}, training"),
+        seed=None if training.get("seed") is None else field(training, "seed", int, f"{where}, training"),
+        kind=kind,
         corpus=corpus,
-        settings=_field(record, "settings", dict, where),
-        bleu_signature=_field(record, "bleu_signature", str, where),
+        settings=field(record, "settings", dict, where),
+        signature=field(record, "signature", str, where),
         provenance=_flat(provenance),
-        references=references,
-        arms=tuple(_arm(arm, len(references), f"{where}, arms[{place}]") for place, arm in enumerate(arms)),
+        references=tuple(references),
+        intensities=0 if kind == "text" else field(record, "intensities", count, where),
+        arms=tuple(_arm(arm, kind, rows, f"{where}, arms[{place}]") for place, arm in enumerate(arms)),
         replay=None if replay is None else _replay(replay, block_size, f"{where}, replay"),
         acceptance_by_position=positions,
         costs=None if costs is None else _costs(costs, block_size, f"{where}, costs"),
@@ -256,90 +290,69 @@ def _flat(record: dict[str, Any]) -> dict[str, str]:
     return flat
 
 
-def _arm(record: Any, sentences: int, where: str) -> Arm:
-    outputs = _field(record, "outputs", _strings, where, sentences)
-    tokens = _field(record, "tokens", _counts, where, sentences)
-    iterations = _field(record, "iterations", _counts, where, sentences)
+def _arm(record: Any, kind: str, rows: int, where: str) -> Arm:
+    tokens = field(record, "tokens", counts, where, rows)
+    iterations = field(record, "iterations", counts, where, rows)
     if not sum(iterations):
         raise InputError(f"{where}: no iterations were counted: {AGAIN}")
     numbers = {
-        key: float(_field(record, key, _number, where))
-        for key in ("bleu", "calls", "mean_accepted_block_size", "greedy_agreement")
+        key: float(field(record, key, number, where))
+        for key in ("calls", "mean_accepted_block_size", "greedy_agreement")
     }
     times = {
-        key: None if record.get(key) is None else float(_field(record, key, _number, where))
+        key: None if record.get(key) is None else float(field(record, key, number, where))
         for key in ("seconds", "speed_up")
     }
     return Arm(
-        decoder=_field(record, "decoder", ("greedy", "blockwise"), where),
-        block_size=_field(record, "block_size", _count, where),
-        acceptance=_field(record, "acceptance", str, where),
+        decoder=field(record, "decoder", ("greedy", "blockwise"), where),
+        block_size=field(record, "block_size", count, where),
+        acceptance=field(record, "acceptance", str, where),
+        quality=_quality(record, kind, where),
+        to_greedy=_to_greedy(record, where),
         **numbers,
         **times,  # type: ignore[arg-type]
-        outputs=tuple(outputs),
+        rows=_of_rows(record, kind, rows, where),
         tokens=tuple(tokens),
         iterations=tuple(iterations),
     )
 
 
+def _quality(record: Any, kind: str, where: str) -> dict[str, float]:
+    given = field(record, "quality", dict, where)
+    principal, *others = KINDS[kind].qualities
+    if principal == "psnr" and given.get(principal, 0) is None:
+        raise InputError(
+            f"{where}: the images are equal to the true ones, so that their PSNR is infinite and cannot be compared"
+        )
+    names = [principal, *(name for name in others if name in given)]
+    return {name: float(field(given, name, number, f"{where}, quality")) for name in names}
+
+
+def _to_greedy(record: Any, where: str) -> dict[str, float | None] | None:
+    if record.get("to_greedy") is None:
+        return None
+    given = {
+        name: field(record["to_greedy"], name, number_or_none, f"{where}, to_greedy")
+        for name in record["quality"]
+    }
+    return {name: None if value is None else float(value) for name, value in given.items()}
+
+
+def _of_rows(record: Any, kind: str, rows: int, where: str) -> dict[str, tuple[Any, ...]]:
+    if kind == "text":
+        return {"outputs": tuple(field(record, "outputs", strings, where, rows))}
+    found = {"squared_errors": tuple(field(record, "squared_errors", counts, where, rows))}
+    if "ssim" in record["quality"]:
+        found["ssims"] = tuple(field(record, "ssims", numbers, where, rows))
+    return found
+
+
 def _replay(record: Any, block_size: int, where: str) -> Replay:
-    iterations = _field(record, "iterations", _counts, where, block_size)
-    return Replay(_field(record, "tokens", _count, where), tuple(iterations))
+    iterations = field(record, "iterations", counts, where, block_size)
+    return Replay(field(record, "tokens", count, where), tuple(iterations))
 
 
 def _costs(record: Any, block_size: int, where: str) -> Costs:
-    call = _field(record, "call", _numbers, where, block_size)
-    propose = _field(record, "propose", _numbers, where, block_size)
-    return Costs(_field(record, "start", _number, where), tuple(call), tuple(propose))
-
-
-def _number(value: Any) -> bool:
-    """a number"""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _count(value: Any) -> bool:
-    """a number of 1 or more"""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _strings(value: Any) -> bool:
-    """a list of text"""
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _numbers(value: Any) -> bool:
-    """a list of numbers"""
-    return isinstance(value, list) and all(map(_number, value))
-
-
-def _counts(value: Any) -> bool:
-    """a list of whole numbers"""
-    return _numbers(value) and all(isinstance(each, int) and each >= 0 for each in value)
-
-
-def _field(
-    record: Any,
-    key: str,
-    kind: type | tuple[str, ...] | Callable[[Any], bool],
-    where: str,
-    length: int | None = None,
-) -> Any:
-    """One value of a record: of a type, one of some words, or what a check (whose docstring names it) passes."""
-    if not isinstance(record, dict) or key not in record:
-        raise InputError(f"{where}: {key!r} is missing: {AGAIN}")
-    value = record[key]
-    if isinstance(kind, tuple):
-        right, what = value in kind, f"one of {', '.join(kind)}"
-    elif isinstance(kind, type):
-        right, what = (
-            isinstance(value, kind),
-            {"dict": "an object", "str": "text"}.get(kind.__name__, kind.__name__),
-        )
-    else:
-        right, what = kind(value), str(kind.__doc__)
-    if not right:
-        raise InputError(f"{where}: {key!r} must be {what}: {AGAIN}")
-    if length is not None and len(value) != length:
-        raise InputError(f"{where}: {key!r} must hold {length} values, and holds {len(value)}: {AGAIN}")
-    return value
+    call = field(record, "call", numbers, where, block_size)
+    propose = field(record, "propose", numbers, where, block_size)
+    return Costs(field(record, "start", number, where), tuple(call), tuple(propose))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from lightning_bpd.benchmark.report_cells import EXACT, Place, Result, columns_of, rules_of
+from lightning_bpd.benchmark.report_cells import EXACT, Place, Result, columns_of, rules_of, timed_rules
 from lightning_bpd.benchmark.report_data import Run
 from lightning_bpd.benchmark.report_document import Figure, Panel, Point, Series
 
@@ -13,13 +13,13 @@ Results = dict[Place, Result]
 
 
 def trade_figure(results: Results, runs: Sequence[Run]) -> Figure:
-    """BLEU against mean accepted block size: a panel a model, a series a rule, a point a k."""
+    """Quality against mean accepted block size: a panel a model, a series a rule, a point a k."""
     panels = []
     for column in columns_of(runs):
         series = []
         for colour, rule in enumerate(rules_of(runs)):
             points = [
-                Point(result.block_size, result.bleu, str(place.block_size))
+                Point(result.block_size, result.quality, str(place.block_size))
                 for place, result in sorted(results.items(), key=lambda item: item[0].block_size)
                 if place[:3] == (*column, rule)
             ]
@@ -32,7 +32,7 @@ def trade_figure(results: Results, runs: Sequence[Run]) -> Figure:
         "Quality against block size",
         "Each point is a model, labelled with its k; k = 1 is greedy decoding. Up and to the right is better.",
         "mean accepted block size",
-        "BLEU",
+        runs[0].words.quality.title,
         tuple(panels),
     )
 
@@ -41,18 +41,22 @@ def wall_clock_figure(results: Results, runs: Sequence[Run]) -> Figure:
     """Wall-clock speed-up against k', and the mean accepted block size it is made of as a dashed line."""
     panels = []
     for column in columns_of(runs):
-        cells = sorted(
-            (place.block_size, result)
-            for place, result in results.items()
-            if place[:3] == (*column, EXACT) and result.speed_up is not None
-        )
-        own = [(size, result.speed_up or 0.0, result.block_size) for size, result in cells]
-        series = _pair("k' = k", own, 0) if len(own) > 1 else ()
+        series: tuple[Series, ...] = ()
+        for rule in timed_rules(runs):
+            cells = sorted(
+                (place.block_size, result)
+                for place, result in results.items()
+                if place[:3] == (*column, rule) and result.speed_up is not None
+            )
+            own = [(size, result.speed_up or 0.0, result.block_size) for size, result in cells]
+            if len(own) > 1:
+                label = "k' = k" if rule == EXACT else f"k' = k, {rule}"
+                series += _pair(label, own, len(series) // 2)
         largest = max((run.block_size for run in runs if (run.regime, run.data) == column), default=1)
         inside = _sweep([run for run in runs if (run.regime, run.data, run.block_size) == (*column, largest)])
         # Greedy decoding and k' = k alone are in the other line already.
         if len(inside) > 2 or (len(inside) > 1 and not series):
-            series += _pair(f"k = {largest}", inside, 1)
+            series += _pair(f"k = {largest}", inside, max(len(series) // 2, 1))
         if series:
             panels.append(Panel(", ".join(column), series))
     return Figure(

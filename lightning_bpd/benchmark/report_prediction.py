@@ -12,7 +12,7 @@ class Choice(NamedTuple):
 
     block_size: int
     seconds: float
-    """predicted, a sentence"""
+    """predicted, a row"""
     predicted: float
     """speed-up over greedy decoding"""
     measured: float | None
@@ -22,15 +22,14 @@ class Choice(NamedTuple):
 def predict(run: Run) -> list[Choice]:
     """Predicted and measured speed-up by the exact rule for k' = 1..k; empty for a model without heads or costs.
 
-    A sentence takes the start, calls over k' tokens, and proposals once an iteration. Blockwise decoding makes one
+    A row takes the start, calls over k' tokens, and proposals once an iteration. Blockwise decoding makes one
     call more than iterations, the first, which only predicts. Greedy decoding, k' = 1, makes one call a token.
     """
     if run.costs is None or run.replay is None or run.block_size == 1:
         return []
-    sentences = len(run.references)
     seconds = []
     for place, total in enumerate(run.replay.iterations):
-        iterations = total / sentences
+        iterations = total / run.count
         calls = iterations + 1 if place else iterations
         seconds.append(
             run.costs.start + calls * run.costs.call[place] + iterations * run.costs.propose[place]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
-from lightning_bpd.benchmark.report_cells import EXACT, Place, Result, gather, measure, rules_of
-from lightning_bpd.benchmark.report_data import Run
+from lightning_bpd.benchmark.report_cells import EXACT, Place, Result, gather, measure, rules_of, timed_rules
+from lightning_bpd.benchmark.report_data import Arm, Run
 from lightning_bpd.benchmark.report_document import MISSING, Block, Cell, Paragraph, Report, Section, Table
 from lightning_bpd.benchmark.report_figures import acceptance_figure, trade_figure, wall_clock_figure
 from lightning_bpd.benchmark.report_prediction import Choice, best_measured, predict
-from lightning_bpd.benchmark.report_statistics import bleu_of
+from lightning_bpd.benchmark.report_statistics import bleu_of, psnr
 from lightning_bpd.benchmark.report_tables import (
     arms_table,
     best_table,
@@ -23,6 +24,7 @@ from lightning_bpd.benchmark.report_tables import (
     short,
     speed_table,
 )
+from lightning_bpd.benchmark.words import QUALITIES
 
 # What may differ between runs without making them less comparable.
 VARIES = ("time", "date", "command", "seconds", "started", "host")
@@ -43,7 +45,13 @@ def make_report(runs: Sequence[Run], left_out: Sequence[str] = (), resamples: in
             Section("measured", "What was measured", _measured(runs, left_out)),
             Section("quality", "Quality and block size", _quality(results, runs, resamples)),
             Section(
-                "speed", "Wall clock", (_frozen(results), speed_table(results, runs), Paragraph(SPEED_WORDS))
+                "speed",
+                "Wall clock",
+                (
+                    _frozen(results),
+                    *(speed_table(results, runs, rule) for rule in timed_rules(runs)),
+                    Paragraph(SPEED_WORDS),
+                ),
             ),
             Section(
                 "figures",
@@ -73,15 +81,20 @@ SPEED_WORDS = (
 
 
 def _measured(runs: Sequence[Run], left_out: Sequence[str]) -> tuple[Block, ...]:
+    words = runs[0].words
     rows = [
-        ("corpus", _all(f"{run.corpus['name']}, {run.corpus['sentences']} sentences" for run in runs)),
+        ("corpus", _all(f"{run.corpus['name']}, {run.count} {words.rows}" for run in runs)),
         ("its folder", _all(run.corpus["folder"] for run in runs)),
         ("hash of its content", _all(run.corpus["hash"] for run in runs)),
         ("models", _models(runs)),
-        ("BLEU", _all(run.bleu_signature for run in runs)),
+        (
+            " and ".join(QUALITIES[name].label for name in words.qualities),
+            _all(run.signature for run in runs),
+        ),
     ]
     for key in _keys(run.settings for run in runs):
-        rows.append((SETTINGS.get(key, key.replace("_", " ")), _all(_setting(run, key) for run in runs)))
+        name = SETTINGS.get(key, key.replace("_", " ")).format(rows=words.rows)
+        rows.append((name, _all(_setting(run, key) for run in runs)))
     rows.append(("revision", _all(short(revision(run)) for run in runs)))
     for key in _keys(run.provenance for run in runs):
         if "revision" not in key.lower() and not _varies(key):
@@ -100,7 +113,7 @@ def _measured(runs: Sequence[Run], left_out: Sequence[str]) -> tuple[Block, ...]
 
 SETTINGS = {
     "batch_size": "batch, quality and block sizes",
-    "timed_sentences": "sentences timed",
+    "timed_rows": "{rows} timed",
     "timed_batch_size": "batch, timed",
     "extra_length": "tokens beyond the source's length",
 }
@@ -110,8 +123,8 @@ def differences(runs: Sequence[Run]) -> list[str]:
     """A sentence for each setting in which the runs differ, saying which run has which."""
     parts = [
         ("corpus hash", [run.corpus["hash"] for run in runs]),
-        ("sentences", [str(run.corpus["sentences"]) for run in runs]),
-        ("BLEU signature", [run.bleu_signature for run in runs]),
+        (runs[0].words.rows, [str(run.count) for run in runs]),
+        ("signature of quality", [run.signature for run in runs]),
     ]
     for key in _keys(run.settings for run in runs):
         parts.append((key, [_setting(run, key) for run in runs]))
@@ -138,29 +151,42 @@ def unequal_scores(runs: Sequence[Run]) -> list[str]:
     """A sentence for each run whose numbers do not follow from the outputs and counts beside them."""
     sentences = []
     for run in runs:
-        metric = bleu_of(run.bleu_signature)
-        scores: dict[tuple[str, ...], float] = {}
         wrong = []
+        # By the exact rule the same for every k', and slow to compute of text.
+        scores: dict[tuple[tuple[Any, ...], ...], dict[str, float]] = {}
         for arm in run.arms:
-            if arm.outputs not in scores:
-                scores[arm.outputs] = metric.corpus_score(list(arm.outputs), [list(run.references)]).score
+            key = tuple(arm.rows.values())
+            if key not in scores:
+                scores[key] = _scores(run, arm)
             ratio = sum(arm.tokens) / sum(arm.iterations)
-            if (
-                abs(scores[arm.outputs] - arm.bleu) > 0.01
-                or abs(ratio - arm.mean_accepted_block_size) > 0.005
-            ):
+            unequal = any(abs(value - arm.quality[name]) > 0.01 for name, value in scores[key].items())
+            if unequal or abs(ratio - arm.mean_accepted_block_size) > 0.005:
                 wrong.append(f"{arm.decoder} k' = {arm.block_size}, {arm.acceptance}")
         if wrong:
             sentences.append(
-                f"{run.name}: BLEU or block size is not what its outputs and counts give ({'; '.join(wrong)})."
+                f"{run.name}: quality or block size is not what its outputs and counts give ({'; '.join(wrong)})."
             )
     return sentences
 
 
+def _scores(run: Run, arm: Arm) -> dict[str, float]:
+    """The quality of an arm, computed again of what it says of its rows."""
+    if run.kind == "text":
+        metric = bleu_of(run.signature)
+        outputs = list(arm.rows["outputs"])
+        return {"bleu": metric.corpus_score(outputs, [list(run.references)]).score}
+    scores = {"psnr": float(psnr(sum(arm.rows["squared_errors"]), run.count * run.intensities))}
+    if "ssims" in arm.rows:
+        scores["ssim"] = fmean(arm.rows["ssims"])
+    return scores
+
+
 def _quality(results: dict[Place, Result], runs: Sequence[Run], resamples: int) -> tuple[Block, ...]:
+    words = runs[0].words
+    label = words.quality.label
     blocks: list[Block] = [
         Paragraph(
-            "Rows are the block size k that a model was trained for and decodes with (k' = k). A cell is BLEU / "
+            f"Rows are the block size k that a model was trained for and decodes with (k' = k). A cell is {label} / "
             "mean accepted block size; of several seeds their mean, and in small print how many there are, the least "
             "and the greatest. What was not measured is –. Frozen heads leave the base as it is, so their k = 1 is "
             "the base itself."
@@ -168,10 +194,10 @@ def _quality(results: dict[Place, Result], runs: Sequence[Run], resamples: int) 
         quality_table(results, runs, EXACT),
         certainty_table(results, runs, EXACT),
         Paragraph(
-            f"Intervals are 95 % bootstrap intervals over sentences ({resamples} draws, each the ratio of its sums). "
-            "They say how much depends on these sentences, not on the seed of the training. BLEU differences are to "
-            "k = 1 of the same column, or to the base where it has none, with p by sacreBLEU's paired bootstrap, one "
-            "p a seed; p = 1 where the output is the same. " + _baselines(results)
+            f"Intervals are 95 % bootstrap intervals over {words.rows} ({resamples} draws, each the ratio of its "
+            f"sums). They say how much depends on these {words.rows}, not on the seed of the training. {label} "
+            "differences are to k = 1 of the same column, or to the base where it has none, with p by "
+            f"{words.test}, one p a seed; p = 1 where the output is the same. {_baselines(results)}"
         ),
     ]
     for rule in rules_of(runs):
@@ -223,9 +249,10 @@ def _best(runs: Sequence[Run]) -> tuple[Block, ...]:
         return (Paragraph("No model with heads has costs and replay, so nothing can be predicted."),)
     blocks: list[Block] = [
         Paragraph(
-            "Predicted seconds a sentence: start + calls × cost of a call over k' tokens + iterations × cost of "
-            "k' − 1 proposals. Iterations come from the replay of greedy output, calls are iterations + 1; greedy "
-            "decoding (k' = 1) makes one call a token. Costs are medians, measured on this machine for a batch of one."
+            f"Predicted seconds {runs[0].words.a_row}: start + calls × cost of a call over k' tokens + iterations × "
+            "cost of k' − 1 proposals. Iterations come from the replay of greedy output, calls are iterations + 1; "
+            "greedy decoding (k' = 1) makes one call a token. Costs are medians, measured on this machine for a batch "
+            "of one."
         )
     ]
     fastest: tuple[Choice, Run] | None = None

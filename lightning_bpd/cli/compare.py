@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from lightning_bpd.benchmark.comparison import Arm, compare_decoders, comparison_table
+from lightning_bpd.benchmark.comparison import (
+    Arm,
+    Subject,
+    compare_decoders,
+    comparison_table,
+    image_subject,
+    speed_up,
+    text_subject,
+)
 from lightning_bpd.benchmark.costs import decoding_costs, replayed_iterations
+from lightning_bpd.benchmark.words import KINDS
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.translate import find_device, progress_bar
+from lightning_bpd.datamodules.images import Digits, Images, SuperResolution
 from lightning_bpd.datamodules.text_files import find_pair_files, fingerprint, read_pairs
 from lightning_bpd.decoding import DecodingOptions, parse_acceptance
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.metrics import bleu_signature
-from lightning_bpd.tasks.translation import Translator, load
+from lightning_bpd.tasks.finished_model import Parts, read_base
+from lightning_bpd.tasks.images import ImageCodec
+from lightning_bpd.tasks.translation import make_translator
 from lightning_bpd.tracking.provenance import processor, provenance
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 # Tokens that an output may be longer than its source.
 EXTRA_LENGTH = DecodingOptions().extra_length
 
 
 def compare(
     model: str,
-    data: str,
+    data: str | None = None,
     corpus: str = "test",
     source_language: str = "en",
     target_language: str = "de",
     rules: list[str] = ["exact"],  # noqa: B006  # never changed
     block_sizes: list[int] | None = None,
+    rows: int | None = None,
     batch_size: int = 64,
     timed: int = 200,
     timed_batch_size: int = 1,
@@ -49,93 +65,186 @@ def compare(
     """Decode a corpus greedily and by blocks, and write down quality, accepted block sizes, calls and time.
 
     Prints a table and writes compare_CORPUS.json, from which report makes tables and figures. Quality and block sizes
-    are of the whole corpus; time is wall clock over some sentences, all ways of decoding in turns. A model without
-    block heads is decoded greedily alone.
+    are of the whole corpus; time is wall clock over some rows (sentences or images), all ways of decoding in turns. A
+    model without block heads is decoded greedily alone.
 
     Args:
-        model: Folder of a finished model.
-        data: Folder of the corpus.
-        corpus: Its name, such as val or test.
+        model: Folder of a finished model, of text or of images; or hf:NAME_OR_FOLDER.
+        data: Folder of the corpus. Of images: a folder, archive or array file; digits for scikit-learn's; by default
+            what the run that made the model was trained on, as config.yaml beside the model's folder says.
+        corpus: Its name, such as val or test; of images validation or test.
         source_language: Ending of source files, as training has it.
         target_language: Ending of target files.
-        rules: Acceptance rules: exact, top-N, minimum-N, minimum-N+RULE.
+        rules: Acceptance rules: exact, top-N, distance-N (of images), minimum-N, minimum-N+RULE.
         block_sizes: Block sizes to decode with by the first rule; the others take the largest. By default 2, 4, 6 and
             so on, and as many as the heads were trained for.
-        batch_size: Sentences decoded together for quality and block sizes.
-        timed: Sentences that are timed, evenly spread over the corpus; 0 for none.
-        timed_batch_size: Sentences decoded together when timed.
+        rows: How many rows to measure on, evenly spread over the corpus; all by default.
+        batch_size: Rows decoded together for quality and block sizes.
+        timed: Rows that are timed, evenly spread over those that are measured on; 0 for none.
+        timed_batch_size: Rows decoded together when timed.
         threads: Of torch; as many as it takes by itself if not given.
         output: File to write; compare_CORPUS.json beside the model's folder by default.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
     """
     for rule in rules:
         parse_acceptance(rule)
+    if rows is not None and rows < 1:
+        raise InputError(f"--rows {rows}: at least one must be measured on")
     if threads is not None:
         torch.set_num_threads(threads)
-    place = find_device(device)
-    translator = load(model, place)
-    path = Path(output) if output else Path(model).absolute().parent / f"compare_{corpus}.json"
+    place, name = find_device(device), f"compare_{corpus}.json"
+    parts = read_base(model)
+    if output is None and not Path(model).is_dir():
+        raise InputError(f"{model} is no folder, beside which {name} would be written: give --output")
+    path = Path(output) if output else Path(model).absolute().parent / name
     if path.is_dir():
         raise InputError(f"--output {path} is a folder: give a file")
-    (files,) = find_pair_files(Path(data), [corpus], source_language, target_language)
-    sources, references = map(list, zip(*read_pairs(files), strict=True))
-    arms = rules_of(translator, rules, block_sizes)
-    chosen = spread(list(range(len(sources))), timed)
-    with progress_bar("Compared", "sentences", len(sources) + len(chosen)) as report:
-        whole = compare_decoders(translator, sources, references, arms, batch_size, report)
-        some: Sequence[Arm] | None = None
+    if isinstance(parts.codec, ImageCodec):
+        measured = _images(parts, Path(model), data, corpus, rows, place)
+    else:
+        measured = _text(parts, data, corpus, source_language, target_language, rows, place)
+    subject = measured.subject
+    arms = rules_of(subject.block_size, rules, block_sizes)
+    words, count = KINDS[subject.codec.kind], len(subject.references)
+    chosen = spread(list(range(count)), timed)
+    with progress_bar("Compared", words.rows, count + len(chosen)) as report:
+        whole = compare_decoders(subject, arms, batch_size, report, timing=False)
         if chosen:
-            picked = [sources[i] for i in chosen], [references[i] for i in chosen]
-            some = compare_decoders(translator, *picked, arms, timed_batch_size, report)
-    measured = {
+            some = compare_decoders(measured.some(chosen), arms, timed_batch_size, report)
+            whole = [arm._replace(seconds=timing.seconds) for arm, timing in zip(whole, some, strict=True)]
+    record = {
         "format": FORMAT,
+        "kind": subject.codec.kind,
         "model": model,
-        "training": training_of(Path(model), translator),
-        "corpus": {
-            "folder": data,
-            "name": corpus,
-            "sentences": len(sources),
-            "hash": fingerprint([files]),
-        },
+        "training": training_of(Path(model), subject.block_size),
+        "corpus": {"folder": measured.folder, "name": corpus, "rows": count, "hash": measured.hash},
         "settings": {
             "device": place.type,
             "processor": torch.cuda.get_device_name(place) if place.type == "cuda" else processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "precision": str(translator.network.output_weight.dtype).removeprefix("torch."),
+            "precision": str(parts.network.output_weight.dtype).removeprefix("torch."),
             "batch_size": batch_size,
-            "timed_sentences": len(chosen),
+            "timed_rows": len(chosen),
             "timed_batch_size": timed_batch_size,
-            "extra_length": EXTRA_LENGTH,
+            **({"extra_length": EXTRA_LENGTH} if subject.codec.kind == "text" else {}),
         },
-        "bleu_signature": bleu_signature(),
+        "signature": subject.codec.signature(),
         "provenance": provenance(),
-        "references": references,
-        "arms": [_arm(number, arm, some) for number, arm in enumerate(whole)],
-        **_of_heads(translator, sources, batch_size, whole),
+        **measured.references,
+        "arms": [_arm(arm, whole[0]) for arm in whole],
+        **_of_heads(subject, batch_size, whole),
     }
-    write_atomically(path, json.dumps(measured, ensure_ascii=False) + "\n")
-    shown = whole
-    if some is not None:
-        shown = [arm._replace(seconds=timing.seconds) for arm, timing in zip(whole, some, strict=True)]
-    together = f"batches of {timed_batch_size}" if some is not None else f"batches of {batch_size}"
-    title = f"{model} on {corpus}: {len(sources)} sentences; calls and time a sentence, {together}"
-    Console().print(comparison_table(shown, title))
+    write_atomically(path, json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    together = f", batches of {timed_batch_size}" if chosen else ""
+    title = f"{model} on {corpus}: {count} {words.rows}; calls and time by {words.row}{together}"
+    Console().print(comparison_table(whole, title))
     logger.info("Written to %s", path)
 
 
+class _Measured(NamedTuple):
+    """What is measured, and how it is described."""
+
+    subject: Subject
+    some: Callable[[list[int]], Subject]
+    """those rows of it"""
+    folder: str
+    hash: str
+    references: dict[str, Any]
+    """what is written down of the references"""
+
+
+def _text(
+    parts: Parts,
+    data: str | None,
+    corpus: str,
+    source_language: str,
+    target_language: str,
+    rows: int | None,
+    device: torch.device,
+) -> _Measured:
+    """The sentence pairs of a folder. Raises InputError if there are none."""
+    if data is None:
+        raise InputError("--data is missing: it takes the folder of the corpus")
+    translator = make_translator(parts, device)
+    (files,) = find_pair_files(Path(data), [corpus], source_language, target_language)
+    pairs = list(read_pairs(files))
+    pairs = pairs if rows is None else [pairs[place] for place in spread(list(range(len(pairs))), rows)]
+
+    def some(places: Sequence[int]) -> Subject:
+        return text_subject(
+            translator, [pairs[place][0] for place in places], [pairs[place][1] for place in places]
+        )
+
+    references = {"references": [target for _, target in pairs]}
+    return _Measured(some(range(len(pairs))), some, data, fingerprint([files]), references)
+
+
+def _images(
+    parts: Parts, model: Path, data: str | None, corpus: str, rows: int | None, device: torch.device
+) -> _Measured:
+    """The images of a part of the data module. Raises InputError if there is none, or the model's differ in size."""
+    codec = parts.codec
+    assert isinstance(codec, ImageCodec)
+    if corpus not in ("validation", "test"):
+        raise InputError(f"--corpus {corpus}: a model of images is measured on validation or test")
+    source = _image_data(model.absolute().parent / "config.yaml", data, codec)
+    if source.codec != codec:
+        (own,), (given,) = codec.parts().values(), source.codec.parts().values()
+        raise InputError(f"the model makes images of {own}, and the data's are of {given}: {codec.remedy}")
+    images = source.references(corpus)  # type: ignore[arg-type]  # checked above
+    if rows is not None:
+        images = images[spread(list(range(len(images))), rows)]
+    digest = hashlib.sha256(repr((images.shape, codec)).encode())
+    for image in images:
+        digest.update(image.tobytes())
+
+    def some(places: list[int]) -> Subject:
+        return image_subject(parts, images[places], device)
+
+    folder = str(source.path) if isinstance(source, Images) else type(source).__name__.lower()
+    subject = image_subject(parts, images, device)
+    return _Measured(subject, some, folder, digest.hexdigest(), {"intensities": codec.target_length})
+
+
+def _image_data(config: Path, data: str | None, codec: ImageCodec) -> SuperResolution:
+    """The data module that is meant; ``config`` is the configuration of the model's run, if there is one."""
+    if data == "digits":
+        return Digits()
+    settings: dict[str, Any] = {}
+    if config.is_file():
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+    if data is not None:
+        height, width, channels = codec.shape
+        # Which images are in which part depends on the shares, so these must be the run's.
+        shares = {
+            name: value for name, value in settings.get("init_args", {}).items() if name.endswith("_share")
+        }
+        return Images(data, height, width, channels, codec.levels, codec.factor, **shares)
+    if not settings:
+        raise InputError(
+            f"there is no {config}, which would say what the model was trained on: give --data, digits or the place "
+            "of images"
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(SuperResolution, "data")
+    return parser.instantiate(parser.parse_object({"data": settings})).data
+
+
 def rules_of(
-    translator: Translator, rules: Sequence[str], block_sizes: Sequence[int] | None
+    trained: int | None, rules: Sequence[str], block_sizes: Sequence[int] | None
 ) -> list[tuple[int, str]]:
     """Block size and acceptance of each arm: all sizes by the first rule, the largest by the others.
+
+    ``trained`` is the largest block that the heads propose, None for a model without heads.
 
     Raises:
         InputError: Block sizes are asked for, and the model has no heads.
     """
-    trained = 1 if translator.heads is None else translator.heads.block_size
     if block_sizes is None:
-        block_sizes = sorted({*range(2, trained + 1, 2), trained} - {1})
-    elif translator.heads is None:
+        largest = trained or 1
+        block_sizes = sorted({*range(2, largest + 1, 2), largest} - {1})
+    elif trained is None:
         raise InputError(
             "this model has no block heads: leave --block_sizes out to measure greedy decoding alone"
         )
@@ -145,49 +254,51 @@ def rules_of(
     return [*((size, first) for size in block_sizes), *((max(block_sizes), rule) for rule in others)]
 
 
-def training_of(folder: Path, translator: Translator) -> dict[str, Any]:
+def training_of(folder: Path, trained: int | None) -> dict[str, Any]:
     """How a finished model was trained: regime, data, block size and seed, as its ``metrics.json`` says."""
     known: dict[str, Any] = {}
     if (folder / "metrics.json").is_file():
         known = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("training", {})
     return {
-        "regime": known.get("regime", "base" if translator.heads is None else "unknown"),
+        "regime": known.get("regime", "base" if trained is None else "unknown"),
         "data": known.get("data", "unknown"),
-        "block_size": 1 if translator.heads is None else translator.heads.block_size,
+        "block_size": trained or 1,
         "seed": known.get("seed"),
     }
 
 
-def _arm(number: int, arm: Arm, some: Sequence[Arm] | None) -> dict[str, Any]:
-    seconds = None if some is None else some[number].seconds
+def _arm(arm: Arm, greedy: Arm) -> dict[str, Any]:
+    named = {name: value for name, value in arm._asdict().items() if name != "rows"}
     return {
-        "decoder": "blockwise" if number else "greedy",
-        **arm._asdict(),
-        "seconds": seconds,
-        "speed_up": None if some is None or seconds is None else some[0].seconds / seconds,
+        "decoder": "greedy" if arm is greedy else "blockwise",
+        **named,
+        "quality": _finite(arm.quality),
+        "to_greedy": None if arm.to_greedy is None else _finite(arm.to_greedy),
+        **arm.rows,
+        "speed_up": speed_up(arm, greedy),
     }
 
 
-def _of_heads(
-    translator: Translator, sources: Sequence[str], batch_size: int, arms: Sequence[Arm]
-) -> dict[str, Any]:
+def _finite(quality: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity, which is the PSNR of what is equal: it is null."""
+    return {name: None if math.isinf(value) else value for name, value in quality.items()}
+
+
+def _of_heads(subject: Subject, batch_size: int, arms: Sequence[Arm]) -> dict[str, Any]:
     """What only a model with proposals has; None for each without."""
-    if translator.drafter is None or translator.drafter.block_size == 1:
+    if subject.block_size in (None, 1):
         return {"replay": None, "acceptance_by_position": None, "costs": None}
-    batches = [source for _, source in translator.batches(list(sources), batch_size)]
-    iterations = replayed_iterations(translator, batches, extra_length=EXTRA_LENGTH)
-    # A sentence of the middle length, by itself.
-    alone = [source for _, source in translator.batches(list(sources), 1)]
-    sizes = next((arm.accepted_sizes for arm in reversed(arms[1:]) if _is_exact_whole(arm, translator)), None)
+    whole = (arm.accepted_sizes for arm in arms[1:] if arm[:2] == (subject.block_size, "exact"))
+    sizes = next(whole, None)
+    # A row of the middle length, by itself.
+    alone = [source for _, source in subject.batches(1)]
     return {
-        "replay": {"tokens": sum(arms[0].tokens), "iterations": iterations},
+        "replay": {
+            "tokens": sum(arms[0].tokens),
+            "iterations": replayed_iterations(subject, batch_size, extra_length=EXTRA_LENGTH),
+        },
         "acceptance_by_position": None
         if sizes is None
         else [sum(sizes[place:]) / sum(sizes) for place in range(len(sizes))],
-        "costs": decoding_costs(translator, alone[len(alone) // 2], extra_length=EXTRA_LENGTH),
+        "costs": decoding_costs(subject, alone[len(alone) // 2], extra_length=EXTRA_LENGTH),
     }
-
-
-def _is_exact_whole(arm: Arm, translator: Translator) -> bool:
-    assert translator.heads is not None
-    return (arm.block_size, arm.acceptance) == (translator.heads.block_size, "exact")

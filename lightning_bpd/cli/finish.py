@@ -13,15 +13,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_bpd.benchmark.comparison import Arm, compare_decoders, comparison_table, draw_comparison
-from lightning_bpd.benchmark.image_panels import decode_panels
+from lightning_bpd.benchmark.comparison import (
+    Arm,
+    compare_decoders,
+    comparison_table,
+    draw_comparison,
+    text_subject,
+)
 from lightning_bpd.callbacks.checkpoints import checkpoint_file
+from lightning_bpd.callbacks.panels import decode_panels, panels_title
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.export import checkpoint_metrics
+from lightning_bpd.decoding import DecodingOptions
+from lightning_bpd.interfaces import SequenceModel
 from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, write_folder
+from lightning_bpd.tasks.images import ImageCodec
 from lightning_bpd.tasks.panels import draw_panels
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import Translator, make_translator
+from lightning_bpd.tasks.translation import Translator, block_decoder, make_translator
 from lightning_bpd.tracking.curves import draw_curves
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
@@ -51,7 +59,7 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
     training = training_summary(trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
     parts = read_checkpoint(checkpoint)
     write_folder(parts, folder / "model", {**metrics, "training": training, "provenance": provenance()})
-    of_text = isinstance(parts.codec, TextCodec)
+    of_text = parts.codec.kind == "text"
     draw_curves(
         folder / "metrics.csv",
         folder / "curves.png",
@@ -63,7 +71,8 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
     if of_text:
         lines = _show_text(parts, folder, data, device, console)
     else:
-        draw_panels(decode_panels(parts, data, device, PANELS), folder / "panels.png")
+        decode: DecodingOptions = trainer.lightning_module.decode  # type: ignore[assignment]
+        _show_images(parts, folder, data, device, decode, f"Best checkpoint, {metrics['steps']} steps")
         lines = [("Images", f"{folder}/panels.png")]
     for label, value in (
         ("Finished model", f"{folder}/model"),
@@ -94,6 +103,20 @@ def _show_text(
         *lines,
         ("Try", f"echo {source} | python train.py translate --model {folder}/model{decoder}"),
     ]
+
+
+def _show_images(
+    parts: Parts, folder: Path, data: Any, device: torch.device, decode: DecodingOptions, title: str
+) -> None:
+    """The picture of each validation, once more: of the finished model."""
+    assert isinstance(parts.codec, ImageCodec)
+    model: SequenceModel[Any] = parts.network.to(device).eval()
+    drafter = None
+    if parts.heads is not None:
+        model, drafter = block_decoder(parts.network, parts.heads.to(device).eval())
+        title = panels_title(title, decode)
+    panels = decode_panels(model, drafter, parts.codec, data, device, PANELS, decode)
+    draw_panels(panels, folder / "panels.png", title)
 
 
 def training_summary(module: pl.LightningModule, data: Any) -> dict[str, Any]:
@@ -130,7 +153,8 @@ def compare(translator: Translator, datamodule: Any) -> list[Arm]:
     sources, references = datamodule.sources("validation"), datamodule.references("validation")
     chosen = spread(list(range(len(sources))), COMPARED)
     rules = [(size, "exact") for size in range(1, translator.heads.block_size + 1)]
-    return compare_decoders(translator, [sources[i] for i in chosen], [references[i] for i in chosen], rules)
+    subject = text_subject(translator, [sources[i] for i in chosen], [references[i] for i in chosen])
+    return compare_decoders(subject, rules)
 
 
 def samples(translator: Translator, datamodule: Any) -> Table:

@@ -127,10 +127,12 @@ def _check_inputs(configuration: Grid) -> None:
         for file in files:
             if not Path(file).is_file():
                 raise InputError(f"{setting}: there is no file {file}, seen from {Path.cwd()}")
-    if configuration.generated_pairs is None and not Path(configuration.data).is_dir():
-        raise InputError(
-            f"--data {configuration.data}: no such folder (data/README.md says what belongs in it)"
-        )
+    data = configuration.data
+    if data is not None and configuration.generated_pairs is None:
+        # Images may be in an archive.
+        found = Path(data).is_dir() if configuration.kind == "text" else Path(data).exists()
+        if not found:
+            raise InputError(f"--data {data}: no such folder (data/README.md says what belongs in it)")
     given = (
         ("base", configuration.base, "config.json", "finished model"),
         ("teacher", configuration.teacher, "config.json", "finished model"),
@@ -169,6 +171,7 @@ def _generate(configuration: Grid) -> None:
     from lightning_bpd.datamodules.demo.corpus import write_demo_corpus
 
     assert configuration.generated_pairs is not None
+    assert configuration.data is not None
     write_demo_corpus(Path(configuration.data), train=configuration.generated_pairs)
 
 

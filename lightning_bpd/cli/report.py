@@ -37,7 +37,7 @@ def report(runs: list[str], output: str = "report", corpus: str | None = None, r
     made = make_report(read, left_out, resamples)
     write_atomically(folder / "report.html", render_page(made))
     write_atomically(folder / "report.md", render_markdown(made))
-    plain = {"format": 1, **asdict(made)}
+    plain = {"format": 2, **asdict(made)}
     write_atomically(
         folder / "report.json", json.dumps(plain, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     )

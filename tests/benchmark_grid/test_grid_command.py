@@ -64,6 +64,27 @@ def test_what_is_missing_is_said_before_anything_runs(call, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_grid_of_images(tmp_path, monkeypatch, capsys):
+    """Of the digits nothing is on disk; other images are a folder or an archive."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(command, "_gpus", list)
+
+    def planned(*args):
+        options = ["--runs", str(tmp_path / "runs"), "--dry_run", "true", *args]
+        auto_cli(grid, args=options, as_positional=False, exit_on_error=False, prog="grid")
+        return capsys.readouterr().out
+
+    printed = planned("--config", "configs/grids/digits.yaml")
+    assert len(re.findall(r"^(?:frozen|joint)\w+ ", printed, re.MULTILINE)) == 11
+    assert len(re.findall("python train.py compare ", printed)) == 12
+    assert "--data" not in printed
+    cifar10 = ("--config", "configs/grids/cifar10_small.yaml", "--data")
+    with pytest.raises(InputError, match="--data nowhere: no such folder"):
+        planned(*cifar10, "nowhere")
+    (tmp_path / "images.zip").touch()
+    assert f"--data.path {tmp_path / 'images.zip'}" in planned(*cifar10, str(tmp_path / "images.zip"))
+
+
 FAKE = """
 import json, sys
 from pathlib import Path
@@ -77,7 +98,7 @@ if sys.argv[1] == "fit":
     (model / "metrics.json").write_text(json.dumps(metrics))
     (model / "config.json").write_text("{}")
 if sys.argv[1] == "compare":
-    arms = [{"acceptance": "exact", "block_size": 1, "bleu": 20.0}]
+    arms = [{"acceptance": "exact", "block_size": 1, "quality": {"bleu": 20.0}}]
     place = Path(options["--model"]).parent / f"compare_{options['--corpus']}.json"
     place.write_text(json.dumps({"arms": arms}))
 if sys.argv[1] == "report":
@@ -106,8 +127,10 @@ def test_a_grid_from_start_to_report(call, tmp_path, monkeypatch):
 
     (tmp_path / "fails").write_text("")
     printed = call(*small)
-    assert re.search(r"frozen_gold_k2_s1: done in 0 s  BLEU 12\.35, mean accepted block size 1\.50", printed)
-    assert "compare_joint_gold_k2_s1: done in 0 s  BLEU 20.00" in printed
+    assert re.search(
+        r"frozen_gold_k2_s1: done in \d+ s  BLEU 12\.35, mean accepted block size 1\.50", printed
+    )
+    assert re.search(r"compare_joint_gold_k2_s1: done in \d+ s  BLEU 20\.00", printed)
     assert "\nbase: started" not in printed
     assert f"Report: {folder / 'report' / 'report.html'}" in printed
     assert "all 9 steps are done" in call(*small)

@@ -83,6 +83,26 @@ def test_command_lines():
     assert steps["report"].arguments == ("report", "runs/g", "--output", "runs/g/report")
 
 
+def images(**settings):
+    return Grid(name="g", **{"kind": "images", "mixes": ["gold"], "corpus": "test", "data": None, **settings})
+
+
+def test_command_lines_of_images():
+    """Their data has no other targets, and may need no folder."""
+    steps = by_name(images(rules=["exact", "distance-2"]))
+    assert not {"teacher", "distilled"} & set(steps)
+    for step in steps.values():
+        assert not [argument for argument in step.arguments if argument.startswith("--data")]
+    assert options(steps["joint_gold_k1_s1"])["--best_checkpoint.monitor"] == "val/psnr"
+    assert options(steps["compare_base"])["--corpus"] == "test"
+    assert json.loads(options(steps["compare_base"])["--rules"]) == ["exact", "distance-2"]
+    steps = by_name(images(data="images.zip"))
+    assert options(steps["base"])["--data.path"] == "images.zip"
+    assert options(steps["joint_gold_k2_s1"])["--data.path"] == "images.zip"
+    # The model's own run says where they are.
+    assert "images.zip" not in steps["compare_base"].arguments
+
+
 def test_what_is_timed_runs_alone_after_all_trainings():
     steps = by_name(Grid(block_sizes=[2]))
     compare = steps["compare_base"]
@@ -123,6 +143,9 @@ def test_finished_results_take_the_place_of_commands():
         ({"jobs": 0}, "jobs is 0"),
         ({"seconds": {"fit": 1.0}}, "'fit'"),
         ({"joint_head_weights": []}, "joint_head_weights"),
+        ({"kind": "images"}, "mixes must be"),
+        ({"kind": "images", "mixes": ["gold"], "generated_pairs": 10}, "no generated data"),
+        ({"data": None}, "data is null"),
     ],
 )
 def test_contradictions_are_refused(settings, message):
@@ -234,7 +257,9 @@ def test_estimates_come_from_finished_steps(tmp_path):
     assert estimates(steps, grid.folder, rough)["frozen_gold_k8_s1"] == pytest.approx(60)
 
 
-@pytest.mark.parametrize("files", [["translation"], ["translation", "small"], ["demo"]])
+@pytest.mark.parametrize(
+    "files", [["translation"], ["translation", "small"], ["demo"], ["digits"], ["cifar10"], ["cifar10_small"]]
+)
 def test_configured_grids_can_be_planned(files):
     """Every setting is known, and every file and class that it names exists."""
     settings = {}

@@ -1,6 +1,7 @@
-"""A small grid of compare files, made up: toy outputs, known counts."""
+"""Small grids of compare files, made up, of text and of images: toy outputs, known counts."""
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def arm(
         "decoder": decoder,
         "block_size": size,
         "acceptance": rule,
-        "bleu": bleu(outputs),
+        "quality": {"bleu": bleu(outputs)},
+        "to_greedy": None,
         "calls": calls,
         "mean_accepted_block_size": sum(tokens) / sum(iterations),
         "greedy_agreement": sum(a == b for a, b in zip(outputs, greedy, strict=True)) / SENTENCES,
@@ -73,15 +75,16 @@ def record(regime: str, data: str, k: int, seed: int) -> dict[str, Any]:
     exact = {each["block_size"]: sum(each["iterations"]) for each in arms if each["acceptance"] == "exact"}
     heads = k > 1
     return {
-        "format": 1,
+        "format": 2,
+        "kind": "text",
         "model": f"runs/grid/{name(regime, data, k, seed)}/model",
         "training": {"regime": regime, "data": data, "block_size": k, "seed": seed},
-        "corpus": {"folder": "data/toy", "name": "toy", "sentences": SENTENCES, "hash": "ab" * 32},
+        "corpus": {"folder": "data/toy", "name": "toy", "rows": SENTENCES, "hash": "ab" * 32},
         "settings": {
             "device": "cpu", "processor": "Some CPU", "cores": 2, "threads": 1, "precision": "float32",
-            "batch_size": 64, "timed_sentences": 10, "timed_batch_size": 1, "repeats": 1, "extra_length": 50,
+            "batch_size": 64, "timed_rows": 10, "timed_batch_size": 1, "repeats": 1, "extra_length": 50,
         },
-        "bleu_signature": SIGNATURE,
+        "signature": SIGNATURE,
         "provenance": {
             "python": "3.11.4",
             "packages": {"torch": "2.13.0"},
@@ -120,4 +123,37 @@ def grid(folder: Path, sizes: tuple[int, ...] = (1, 2, 4), seeds: tuple[int, ...
                 for seed in seeds:
                     if k > 1 or regime == "joint":
                         write(folder / name(regime, data, k, seed), record(regime, data, k, seed))
+    return folder
+
+
+def as_images(record: dict[str, Any]) -> dict[str, Any]:
+    """The same of images of 64 intensities, with an error of 400 for each word that is not the reference's."""
+
+    def errors(outputs: list[str], truths: list[str]) -> list[int]:
+        pairs = zip(outputs, truths, strict=True)
+        return [400 * sum(a != b for a, b in zip(x.split(), y.split(), strict=True)) for x, y in pairs]
+
+    def quality(errors: list[int]) -> dict[str, float | None]:
+        psnr = 10 * math.log10(255**2 * 64 * SENTENCES / sum(errors)) if any(errors) else None
+        return {"psnr": psnr, "ssim": sum(1 - each / 10_000 for each in errors) / SENTENCES}
+
+    greedy = record["arms"][0]["outputs"]
+    for each in record["arms"]:
+        outputs = each.pop("outputs")
+        each["squared_errors"] = errors(outputs, references())
+        each["ssims"] = [1 - error / 10_000 for error in each["squared_errors"]]
+        each["quality"] = quality(each["squared_errors"])
+        each["to_greedy"] = quality(errors(outputs, greedy))
+        each["acceptance"] = each["acceptance"].replace("top-2", "distance-1")
+    del record["references"], record["settings"]["extra_length"]
+    return {**record, "kind": "images", "intensities": 64, "signature": "PSNR|mse:corpus SSIM|mean:image"}
+
+
+def image_grid(folder: Path) -> Path:
+    """2 regimes × 3 sizes on gold data, and the base."""
+    write(folder / "base", as_images(record("base", "gold", 1, 1)))
+    for regime in ("frozen", "joint"):
+        for k in (1, 2, 4):
+            if k > 1 or regime == "joint":
+                write(folder / name(regime, "gold", k, 1), as_images(record(regime, "gold", k, 1)))
     return folder

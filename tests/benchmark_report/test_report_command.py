@@ -101,11 +101,11 @@ def test_cells_follow_from_the_files(folder, plain):
     assert bleus[0] != bleus[1]
     assert cell["text"] == f"{sum(bleus) / 2:.2f} / {sum(sizes) / 2:.2f}"
     assert cell["small"].startswith(f"n = 2: {min(bleus):.2f}–{max(bleus):.2f}")
-    assert cell["numbers"]["bleus"] == pytest.approx(bleus)
+    assert cell["numbers"]["qualities"] == pytest.approx(bleus)
     assert cell["numbers"]["block_sizes"] == pytest.approx(sizes)
     base = json.loads((folder / "grid" / "base" / "compare_toy.json").read_text())
     for place in (1, 2):
-        assert table["rows"][0][place]["text"] == f"{base['arms'][0]['bleu']:.2f} / 1.00"
+        assert table["rows"][0][place]["text"] == f"{base['arms'][0]['quality']['bleu']:.2f} / 1.00"
 
 
 def test_sections_are_in_order(page):

@@ -63,7 +63,7 @@ def test_folders_without_files(tmp_path):
         read_runs([str(tmp_path / "empty")])
 
 
-@pytest.mark.parametrize("content", [b"", b'{"format": 1, ', b"\xff\xfe", b"[1, 2"])
+@pytest.mark.parametrize("content", [b"", b'{"format": 2, ', b"\xff\xfe", b"[1, 2"])
 def test_damaged_files(tmp_path, content):
     file = tmp_path / "compare_toy.json"
     file.write_bytes(content)
@@ -71,10 +71,10 @@ def test_damaged_files(tmp_path, content):
         read_runs([str(tmp_path)])
 
 
-@pytest.mark.parametrize("content", [b"[]", b'{"format": 2}', b"{}", b"3"])
+@pytest.mark.parametrize("content", [b"[]", b'{"format": 1}', b"{}", b"3"])
 def test_other_formats(tmp_path, content):
     (tmp_path / "compare_toy.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"compare_toy\.json is of format .* reads format 1"):
+    with pytest.raises(InputError, match=r"compare_toy\.json is of format .* reads format 2"):
         read_runs([str(tmp_path)])
 
 
@@ -83,18 +83,18 @@ def test_other_formats(tmp_path, content):
     [
         (("training", "regime"), "thawed", "training: 'regime' must be one of base, frozen, joint"),
         (("training", "block_size"), 0, "'block_size' must be a number of 1 or more"),
-        (("corpus", "sentences"), 29, "29 sentences, but 30 references"),
+        (("corpus", "rows"), 29, "'references' must hold 29 values, and holds 30"),
         (("settings",), None, "'settings' must be an object"),
-        (("bleu_signature",), 5, "'bleu_signature' must be text"),
+        (("signature",), 5, "'signature' must be text"),
         (("references",), [1], "'references' must be a list of text"),
         (("arms",), [], "the first of 'arms' must be greedy"),
-        (("arms", 1, "bleu"), "high", r"arms\[1\]: 'bleu' must be a number"),
-        (("arms", 1, "bleu"), float("nan"), r"arms\[1\]: 'bleu' must be a number"),
+        (("arms", 1, "quality", "bleu"), "high", r"arms\[1\], quality: 'bleu' must be a number"),
+        (("arms", 1, "quality", "bleu"), float("nan"), r"arms\[1\], quality: 'bleu' must be a number"),
         (("arms", 1, "tokens"), [1, 2], "'tokens' must hold 30 values, and holds 2"),
         (("arms", 1, "iterations"), [0] * 30, "no iterations"),
         (("arms", 1, "outputs"), None, "'outputs' must be a list of text"),
         (("arms", 1, "seconds"), "fast", "'seconds' must be a number"),
-        (("arms", 1), 3, "'outputs' is missing"),
+        (("arms", 1), 3, "'tokens' is missing"),
         (("replay", "iterations"), [1], "replay: 'iterations' must hold 2 values"),
         (("costs", "call"), [1.0, None], "costs: 'call' must be a list of numbers"),
         (("costs",), {}, "costs: .* is missing"),

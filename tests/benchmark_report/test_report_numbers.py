@@ -87,20 +87,20 @@ def test_baselines(runs):
 def test_cells_and_differences(runs):
     results = measure(gather(runs), resamples=100)
     frozen = results[Place("frozen", "gold", "exact", 4)]
-    assert frozen.bleu_differences == [0.0, 0.0]
+    assert frozen.quality_differences == [0.0, 0.0]
     assert frozen.p_values == [1.0, 1.0]
     assert frozen.greedy_agreement == 1.0
     joint = results[Place("joint", "gold", "minimum-2", 4)]
     one = results[Place("joint", "gold", "exact", 1)]
-    assert joint.bleu_differences == pytest.approx(
-        [a - b for a, b in zip(joint.bleus, one.bleus, strict=True)]
+    assert joint.quality_differences == pytest.approx(
+        [a - b for a, b in zip(joint.qualities, one.qualities, strict=True)]
     )
-    assert joint.bleu_difference == pytest.approx(joint.bleu - one.bleu)
+    assert joint.quality_difference == pytest.approx(joint.quality - one.quality)
     assert joint.seeds == [1, 2]
     lower, upper = joint.interval
     assert 1 < lower < joint.block_size < upper
     assert one.interval is None
-    assert one.bleu_difference is None
+    assert one.quality_difference is None
     assert Place("frozen", "gold", "top-2", 1) not in results
 
 
@@ -108,18 +108,19 @@ def test_other_references_are_not_compared(runs):
     joint, base = find(runs, "joint", "gold", 4, 1), find(runs, "base", "gold", 1, 1)
     base = replace(base, references=tuple(reversed(base.references)))
     result = measure(gather([joint, base]), resamples=100)[Place("joint", "gold", "exact", 4)]
-    assert result.bleu_difference is None
+    assert result.quality_difference is None
     assert result.p_values == []
 
 
 def test_rules_are_in_order(runs):
     arms = runs[-1].arms
-    rules = ["minimum-10", "top-10", "other", "minimum-2+top-2", "minimum-2", "top-2", "exact"]
+    rules = ["minimum-10", "top-10", "distance-2", "other", "minimum-2+top-2", "minimum-2", "top-2", "exact"]
     run = replace(runs[-1], arms=tuple(replace(arms[0], acceptance=rule) for rule in rules))
     assert rules_of([run]) == [
         "exact",
         "top-2",
         "top-10",
+        "distance-2",
         "minimum-2",
         "minimum-2+top-2",
         "minimum-10",
@@ -168,7 +169,9 @@ def test_unequal_settings_are_named(runs):
 def test_scores_that_do_not_follow_from_outputs_are_named(runs):
     assert unequal_scores(runs) == []
     run = runs[-1]
-    wrong = replace(run, arms=(replace(run.arms[0], bleu=run.arms[0].bleu + 1), *run.arms[1:]))
+    wrong = replace(
+        run, arms=(replace(run.arms[0], quality={"bleu": run.arms[0].quality["bleu"] + 1}), *run.arms[1:])
+    )
     (sentence,) = unequal_scores([*runs[:-1], wrong])
     assert run.name in sentence
     assert "greedy k' = 1, exact)" in sentence

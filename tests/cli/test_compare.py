@@ -11,9 +11,10 @@ from lightning_bpd.cli.compare import compare
 from lightning_bpd.datamodules.demo.corpus import sentence_pairs
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.metrics import bleu_score, bleu_statistics
+from lightning_bpd.metrics import bleu_score, bleu_signature, bleu_statistics
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import train_tokenizer
+from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.tasks.translation import Translator, load
 
 SENTENCES = 23
@@ -30,13 +31,15 @@ def folder(tmp_path_factory) -> Path:
     shape = Architecture(d_model=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=32, norm="pre")
     size = tokenizer.vocab_size
     network = EncoderDecoder(shape, size, size, tokenizer.bos_id, tokenizer.eos_id)
-    Translator(network, tokenizer, tokenizer).save(
+    Translator(network, TextCodec(tokenizer, tokenizer)).save(
         folder / "base" / "model", {"training": {"regime": "base"}}
     )
     # Tied random weights repeat a token for ever, and these heads propose as p_1 does.
     heads = BlockHeads(16, HeadShape(block_size=5, d_hidden=8))
     training = {"regime": "frozen", "data": "gold", "seed": 7}
-    Translator(network, tokenizer, tokenizer, heads).save(folder / "heads" / "model", {"training": training})
+    Translator(network, TextCodec(tokenizer, tokenizer), heads).save(
+        folder / "heads" / "model", {"training": training}
+    )
     return folder
 
 
@@ -48,7 +51,9 @@ def test_numbers_add_up(folder, capsys):
     assert "k = 5, minimum-2" in capsys.readouterr().out
     measured = json.loads((folder / "heads" / "compare_test.json").read_text())
     assert measured["training"] == {"regime": "frozen", "data": "gold", "block_size": 5, "seed": 7}
-    assert measured["corpus"]["sentences"] == len(measured["references"]) == SENTENCES
+    assert (measured["format"], measured["kind"]) == (2, "text")
+    assert measured["corpus"]["rows"] == len(measured["references"]) == SENTENCES
+    assert measured["signature"] == bleu_signature()
     arms = measured["arms"]
     named = [(arm["decoder"], arm["block_size"], arm["acceptance"]) for arm in arms]
     assert named == [
@@ -70,7 +75,8 @@ def test_numbers_add_up(folder, capsys):
         assert sum(size * count for size, count in enumerate(sizes, start=1)) == sum(arm["tokens"])
         assert arm["mean_accepted_block_size"] == sum(arm["tokens"]) / sum(arm["iterations"])
         assert arm["speed_up"] == arms[0]["seconds"] / arm["seconds"] > 0
-        assert arm["bleu"] == bleu_score(bleu_statistics(arm["outputs"], measured["references"]))
+        score = bleu_score(bleu_statistics(arm["outputs"], measured["references"]))
+        assert (arm["quality"], arm["to_greedy"]) == ({"bleu": score}, None)
         assert arm["outputs"] == translator.translate(
             sources, arm["decoder"], 4, block_size=arm["block_size"], acceptance=arm["acceptance"]
         )
@@ -102,6 +108,14 @@ def test_a_base_is_decoded_greedily(folder, tmp_path):
     assert measured["replay"] is measured["costs"] is measured["acceptance_by_position"] is None
 
 
+def test_some_rows_of_a_corpus(folder, tmp_path):
+    output = tmp_path / "some.json"
+    compare(str(folder / "base" / "model"), str(folder), rows=5, timed=0, output=str(output))
+    measured = json.loads(output.read_text())
+    targets = [line.split("\t")[1] for line in (folder / "test.tsv").read_text().splitlines()]
+    assert measured["references"] == [targets[place] for place in (0, 4, 9, 13, 18)]
+
+
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
@@ -111,9 +125,12 @@ def test_a_base_is_decoded_greedily(folder, tmp_path):
         ("heads", {"rules": ["distance-2"]}, "values that have an order"),
         ("heads", {"corpus": "dev"}, "no files for 'dev'"),
         ("heads", {"output": "."}, "is a folder"),
+        ("heads", {"data": None}, "--data is missing"),
+        ("heads", {"rows": 0}, "--rows 0"),
+        ("heads", {"batch_size": 0}, "batch_size must be at least 1"),
         ("none", {}, "no finished model"),
     ],
 )
 def test_what_cannot_be_compared(folder, model, options, words):
     with pytest.raises(InputError, match=words):
-        compare(str(folder / model / "model"), str(folder), device="cpu", **options)
+        compare(str(folder / model / "model"), **{"data": str(folder), "device": "cpu", **options})

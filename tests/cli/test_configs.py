@@ -11,15 +11,19 @@ from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture
 from lightning_bpd.tasks.finished_model import Parts, write_folder
 from lightning_bpd.tasks.images import ImageCodec
 from lightning_bpd.tasks.text import train_tokenizer
+from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.tasks.translation import Translator
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 
 CONFIGS = Path(app.DEFAULT_CONFIG).parent
 # What stacks on a configuration of data, and needs a base.
 HEADS = {"translation/frozen.yaml": FrozenBaseHeadDistillation, "translation/joint.yaml": JointFineTuning}
+# And the data that it is meant for.
 IMAGE_HEADS = {
-    "super_resolution/frozen.yaml": FrozenBaseHeadDistillation,
-    "super_resolution/joint.yaml": JointFineTuning,
+    "super_resolution/frozen.yaml": (FrozenBaseHeadDistillation, "super_resolution/cifar10.yaml"),
+    "super_resolution/joint.yaml": (JointFineTuning, "super_resolution/cifar10.yaml"),
+    "super_resolution/digits_frozen.yaml": (FrozenBaseHeadDistillation, "super_resolution/digits_base.yaml"),
+    "super_resolution/digits_joint.yaml": (JointFineTuning, "super_resolution/digits_base.yaml"),
 }
 # What trains a base and its heads together from random weights.
 FROM_NOTHING = ("default.yaml", "super_resolution/digits.yaml")
@@ -65,7 +69,7 @@ def test_heads_go_on_a_finished_model(build, tmp_path, file):
     tokenizer = train_tokenizer(["the old man buys a house", "a dog sleeps"] * 20, vocab_size=300)
     architecture = Architecture(d_model=8, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=8)
     network = EncoderDecoder(architecture, 300, 300, tokenizer.bos_id, tokenizer.eos_id)
-    Translator(network, tokenizer, tokenizer).save(tmp_path / "base", {})
+    Translator(network, TextCodec(tokenizer, tokenizer)).save(tmp_path / "base", {})
     for data in ("default.yaml", "translation/multi30k.yaml", "translation/own_text.yaml"):
         configs = ("--config", str(CONFIGS / data), "--config", str(CONFIGS / file))
         command_line = build(*configs, "--model.base", str(tmp_path / "base"))
@@ -80,15 +84,16 @@ def test_heads_go_on_a_finished_model(build, tmp_path, file):
 
 @pytest.mark.parametrize("file", sorted(IMAGE_HEADS))
 def test_heads_go_on_a_finished_model_of_images(build, tmp_path, file):
-    shape = ImageArchitecture(d_model=8, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=8)
-    codec = ImageCodec(height=32, width=32)
-    write_folder(Parts(ImageTransformer(shape), codec), tmp_path / "base", {})
-    configs = (
-        *("--config", str(CONFIGS / "super_resolution/cifar10.yaml")),
-        *("--config", str(CONFIGS / file)),
+    kind, data = IMAGE_HEADS[file]
+    codec = ImageCodec(32, 32) if "cifar10" in data else ImageCodec(8, 8, 1, 17, 2)
+    shape = ImageArchitecture(
+        *(codec.height, codec.width, codec.channels, codec.levels, codec.factor),
+        *(8, 2, 1, 1, 8),  # width, attention heads, layers and feed-forward
     )
+    write_folder(Parts(ImageTransformer(shape), codec), tmp_path / "base", {})
+    configs = ("--config", str(CONFIGS / data), "--config", str(CONFIGS / file))
     command_line = build(*configs, "--model.base", str(tmp_path / "base"))
-    assert isinstance(command_line.model, IMAGE_HEADS[file])
+    assert isinstance(command_line.model, kind)
     assert command_line.datamodule.codec == codec
 
 
