@@ -19,7 +19,13 @@ from transformers import (
 
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import EncoderDecoder
-from lightning_bpd.models.encoder_decoder import DecoderLayer, EncoderLayer, Residual, sinusoids
+from lightning_bpd.models.encoder_decoder import (
+    DecoderLayer,
+    EncoderLayer,
+    Residual,
+    halved_sinusoids,
+    sinusoids,
+)
 
 POSITIONS = 1024  # more than any row of the benchmarks
 
@@ -36,7 +42,7 @@ def hugging_face_model(network: EncoderDecoder, attention: Literal["sdpa", "eage
         InputError: The network has learned positions or separate embeddings, which these models have not.
     """
     architecture = network.architecture
-    if architecture.positions != "sinusoidal" or architecture.tie != "all":
+    if architecture.positions == "learned" or architecture.tie != "all":
         raise InputError(
             "Marian has sinusoidal positions and one matrix for all embeddings; this network has "
             f"positions: {architecture.positions} and tie: {architecture.tie}, choose another to compare"
@@ -53,8 +59,8 @@ def hugging_face_model(network: EncoderDecoder, attention: Literal["sdpa", "eage
         "dropout": architecture.dropout,
         "attention_dropout": architecture.attention_dropout,
         "activation_dropout": architecture.activation_dropout,
-        "activation_function": "relu",
-        "scale_embedding": True,
+        "activation_function": architecture.activation,
+        "scale_embedding": architecture.scale_embedding,
         "max_position_embeddings": POSITIONS,
         "pad_token_id": PAD_ID,
         "bos_token_id": network.bos_id,
@@ -107,15 +113,18 @@ def save_for_ctranslate2(network: EncoderDecoder, folder: Path) -> None:
 
 def _weights(network: EncoderDecoder) -> dict[str, Tensor]:
     embedding = network.target_embedding.weight
+    halved = network.architecture.positions == "sinusoidal_halves"
+    # Ours, not theirs: the halves may be ordered otherwise, and any table will do.
+    positions = (halved_sinusoids if halved else sinusoids)(POSITIONS, network.architecture.d_model)
+    bias = torch.zeros(network.target_vocabulary) if network.output_bias is None else network.output_bias
     weights = {
-        "final_logits_bias": torch.zeros(1, network.target_vocabulary),
+        "final_logits_bias": bias[None],
         "lm_head.weight": embedding,
         "model.shared.weight": embedding,
     }
     for side in ("encoder", "decoder"):
         weights[f"model.{side}.embed_tokens.weight"] = embedding
-        # Ours, not theirs: the halves are ordered otherwise, and any table will do.
-        weights[f"model.{side}.embed_positions.weight"] = sinusoids(POSITIONS, network.architecture.d_model)
+        weights[f"model.{side}.embed_positions.weight"] = positions
     if network.architecture.norm == "pre":
         weights |= _copied("model.encoder.layer_norm", network.encoder_norm)
         weights |= _copied("model.decoder.layer_norm", network.decoder_norm)

@@ -34,12 +34,23 @@ commands:
   distill    replace the target side of a corpus by a teacher's translations
   grid       the paper's table as a plan of runs: trains, measures and reports what is missing
   export     make a finished model of a checkpoint
+  convert    make a finished model of a Hugging Face Marian model, such as those of opus-mt
 
 python train.py COMMAND --help lists the options of a command.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-FUNCTION_COMMANDS = ("translate", "upscale", "certify", "compare", "grid", "report", "distill", "export")
+FUNCTION_COMMANDS = (
+    "translate",
+    "upscale",
+    "certify",
+    "compare",
+    "grid",
+    "report",
+    "distill",
+    "export",
+    "convert",
+)
 
 
 def main(args: list[str] | None = None) -> None:

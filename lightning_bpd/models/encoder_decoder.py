@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,9 +31,13 @@ class Architecture:
         attention_dropout: Probability on attention weights. Slow on a CPU.
         activation_dropout: Probability on the feed-forward layers' hidden units.
         norm: Layer norm before each sublayer (pre) or after each addition (post, as Vaswani et al. 2017).
-        positions: Fixed sinusoids, which have no longest length, or learned vectors.
+        activation: Of the feed-forward layers' hidden units. gelu is the exact one.
+        positions: Fixed sinusoids, which have no longest length, sines and cosines in turns (sinusoidal) or all sines
+            first (sinusoidal_halves, as Marian has them); or learned vectors.
         max_length: Longest row that learned positions can take, in tokens.
+        scale_embedding: Whether embeddings are multiplied by the square root of ``d_model``.
         tie: Which vocabulary matrices are one: source, target and output (all), target and output (output), none.
+        output_bias: Whether something is added to the logits: zeros at first, and never trained.
     """
 
     d_model: int = 512
@@ -45,28 +49,35 @@ class Architecture:
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
     norm: Literal["pre", "post"] = "post"
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    activation: Literal["relu", "gelu", "swish"] = "relu"
+    positions: Literal["sinusoidal", "sinusoidal_halves", "learned"] = "sinusoidal"
     max_length: int = 1024
+    scale_embedding: bool = True
     tie: Literal["all", "output", "none"] = "all"
+    output_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.d_model % self.heads:
             raise InputError(
                 f"d_model {self.d_model} is not a multiple of heads {self.heads}: change one of them"
             )
-        if self.positions == "sinusoidal" and self.d_model % 2:
+        if self.positions != "learned" and self.d_model % 2:
             raise InputError(
                 f"sinusoidal positions need an even d_model, not {self.d_model}: change it, or use learned"
             )
 
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+
+
 class FeedForward(nn.Module):
-    """Two linear maps with a ReLU between them."""
+    """Two linear maps with an activation function between them."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.hidden = Linear(architecture.d_model, architecture.feed_forward)
         self.output = Linear(architecture.feed_forward, architecture.d_model)
+        self.activation = _ACTIVATIONS[architecture.activation]
         self.dropout = architecture.activation_dropout
         for layer in (self.hidden, self.output):
             nn.init.xavier_uniform_(layer.weight)
@@ -74,7 +85,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
-        return self.output(dropout(F.relu(self.hidden(x)), self.dropout, self.training))
+        return self.output(dropout(self.activation(self.hidden(x)), self.dropout, self.training))
 
 
 class Residual(nn.Module):
@@ -249,12 +260,16 @@ class EncoderDecoder(nn.Module):
         self.target_embedding = _embedding(target_vocabulary, width)
         self.source_embedding = None if architecture.tie == "all" else _embedding(source_vocabulary, width)
         self.output = nn.Linear(width, target_vocabulary, bias=False) if architecture.tie == "none" else None
+        self.output_bias: Tensor | None
+        self.register_buffer(
+            "output_bias", torch.zeros(target_vocabulary) if architecture.output_bias else None
+        )
         if architecture.positions == "learned":
             self.source_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
             self.target_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
         else:
             # Neither parameter nor buffer: it grows, which neither weight averaging nor DDP would follow.
-            self._sinusoids = sinusoids(256, width)
+            self._sinusoids = self._sinusoid_table(256)
         # Typed by what they hold: a ModuleList does not tell.
         self.encoder: Iterable[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
@@ -270,6 +285,10 @@ class EncoderDecoder(nn.Module):
     def output_weight(self) -> Tensor:
         """The vocabulary projection, [V, D]."""
         return self.target_embedding.weight if self.output is None else self.output.weight
+
+    def _sinusoid_table(self, length: int) -> Tensor:
+        layout = halved_sinusoids if self.architecture.positions == "sinusoidal_halves" else sinusoids
+        return layout(length, self.architecture.d_model)
 
     @property
     def max_length(self) -> int | None:
@@ -289,7 +308,7 @@ class EncoderDecoder(nn.Module):
         if length > len(self._sinusoids):
             # A table made while decoding must serve training too, which refuses inference tensors.
             with torch.inference_mode(False):
-                self._sinusoids = sinusoids(2 * length, self.architecture.d_model)
+                self._sinusoids = self._sinusoid_table(2 * length)
         if (self._sinusoids.device, self._sinusoids.dtype) != (weight.device, weight.dtype):
             with torch.inference_mode(False):
                 self._sinusoids = self._sinusoids.to(weight)
@@ -311,7 +330,8 @@ class EncoderDecoder(nn.Module):
 
     def _embed(self, embedding: nn.Embedding, tokens: Tensor, positions: Tensor) -> Tensor:
         # Sums the scaled embedding and the positions in one pass.
-        summed = torch.add(positions, embedding(tokens), alpha=math.sqrt(self.architecture.d_model))
+        scale = math.sqrt(self.architecture.d_model) if self.architecture.scale_embedding else 1.0
+        summed = torch.add(positions, embedding(tokens), alpha=scale)
         return dropout(summed, self.architecture.dropout, self.training)
 
     def encode(self, source: TokenRows) -> tuple[Tensor, Tensor | None]:
@@ -366,7 +386,7 @@ class EncoderDecoder(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to logits [..., V]."""
-        return linear(hidden, self.output_weight)
+        return linear(hidden, self.output_weight, self.output_bias)
 
 
 def _embedding(vocabulary: int, width: int) -> nn.Embedding:
@@ -384,3 +404,9 @@ def sinusoids(length: int, width: int) -> Tensor:
     table[:, 0::2] = torch.sin(position * rate)
     table[:, 1::2] = torch.cos(position * rate)
     return table.float()
+
+
+def halved_sinusoids(length: int, width: int) -> Tensor:
+    """The same vectors with all sines before all cosines, as Marian has them, float32 [length, width]."""
+    table = sinusoids(length, width)
+    return torch.cat((table[:, 0::2], table[:, 1::2]), 1)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Literal, Protocol
 
 import sentencepiece
 
@@ -20,6 +20,53 @@ _LINE_BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
 _SAMPLED_LINES = 2_000_000
 
 Normalization = Literal["identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf"]
+
+
+class TextSide(Protocol):
+    """What data and translation know of a tokenizer: one side of text as rows of tokens."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id that there can be."""
+
+    @property
+    def bos_id(self) -> int:
+        """The start token; the end token's id where there is none."""
+
+    @property
+    def eos_id(self) -> int:
+        """The end token."""
+
+    @property
+    def prefix(self) -> Sequence[int]:
+        """What stands before the text's own tokens in a row."""
+
+    @property
+    def suffix(self) -> Sequence[int]:
+        """What stands after them."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that differ between different tokenizers."""
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """The token ids of each line, without what stands around them. An empty line has none."""
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of token ids, one line each, without start, end and padding tokens."""
+
+
+def whole_row(side: TextSide, tokens: Sequence[int], max_length: int) -> list[int]:
+    """The row of a line's ``tokens``, at most ``max_length`` long: as many of them as fit, and what stands around."""
+    around = len(side.prefix) + len(side.suffix)
+    row = [*side.prefix, *tokens[: max_length - around], *side.suffix]
+    # No model reads a row of nothing.
+    return row or [side.bos_id]
+
+
+def one_line(text: str) -> str:
+    """The text with a space in the place of each line break."""
+    return _LINE_BREAK.sub(" ", text)
 
 
 class Tokenizer:
@@ -41,6 +88,9 @@ class Tokenizer:
     """the start token; the end token's id where the model has no start token, as fairseq does"""
     eos_id: int
     """the end token"""
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...]
+    """the end token"""
     fingerprint: str
     """16 hexadecimal digits that differ between different models"""
 
@@ -60,6 +110,7 @@ class Tokenizer:
         self.model_proto = model_proto
         self.vocab_size = processor.vocab_size()
         self.eos_id = processor.eos_id()
+        self.suffix = (self.eos_id,)
         self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else self.eos_id
         self.fingerprint = hashlib.sha256(model_proto).hexdigest()[:16]
         self._processor = processor
@@ -104,10 +155,10 @@ class Tokenizer:
         texts = self._processor.decode(
             [[int(token) for token in row if token not in self._control_ids] for row in rows], num_threads=-1
         )
-        return [_LINE_BREAK.sub(" ", text) for text in texts]
+        return [one_line(text) for text in texts]
 
 
-def check_knows(tokenizer: Tokenizer, lines: Sequence[str], given: str, path: str) -> None:
+def check_knows(tokenizer: TextSide, lines: Sequence[str], given: str, path: str) -> None:
     """Raise InputError if a tokenizer was plainly made for other text than ``lines``.
 
     Args:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from lightning_bpd.tasks.text import Tokenizer
+from lightning_bpd.tasks.text import TextSide
+from lightning_bpd.tasks.tokenizer_files import (
+    StoredTokenizer,
+    file_name,
+    from_bytes,
+    load_tokenizer,
+    to_bytes,
+)
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -19,15 +26,15 @@ if TYPE_CHECKING:
 class TextCodec:
     """Text as tokens (a Codec)."""
 
-    source: Tokenizer
-    target: Tokenizer
+    source: StoredTokenizer
+    target: StoredTokenizer
     """the same object as ``source`` where the vocabulary is joint"""
     kind: ClassVar[str] = "text"
     remedy: ClassVar[str] = "let data.tokenizer name the tokenizer in the model's folder"
     ordinal: ClassVar[bool] = False
 
     @property
-    def sides(self) -> dict[str, Tokenizer]:
+    def sides(self) -> dict[str, StoredTokenizer]:
         """The tokenizers by the side that they are for."""
         return {"source": self.source, "target": self.target}
 
@@ -37,35 +44,19 @@ class TextCodec:
 
     def pieces(self, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
         """What each token adds to the text of those before it; ``▁`` is a space, ``</s>`` the end token."""
-        row = [*prefix, *tokens]
-        before, *texts = self.decode([row[:length] for length in range(len(prefix), len(row) + 1)])
-        found = []
-        for token, text in zip(tokens, texts, strict=True):
-            # A character may be several tokens; until it is whole, SentencePiece puts U+FFFD in its place.
-            added = text.removeprefix(before.rstrip("\ufffd")).replace(" ", "▁")
-            # Start and padding have no text.
-            found.append("</s>" if token == self.target.eos_id else added or f"<{token}>")
-            before = text
-        return found
+        return text_pieces(self.target, prefix, tokens)
 
     def quality(self) -> dict[str, Metric]:
         """BLEU."""
-        # Not above: translating needs no metrics, and would wait for what they import.
-        from lightning_bpd.metrics import CorpusBleu
-
-        return {"bleu": CorpusBleu()}
+        return text_quality()
 
     def likelihood(self) -> dict[str, Metric]:
         """Perplexity."""
-        from lightning_bpd.metrics import Perplexity
-
-        return {"perplexity": Perplexity()}
+        return text_likelihood()
 
     def signature(self) -> str:
         """sacreBLEU's."""
-        from lightning_bpd.metrics import bleu_signature
-
-        return bleu_signature()
+        return text_signature()
 
     def parts(self) -> Mapping[str, str]:
         """Both tokenizers' fingerprints."""
@@ -78,7 +69,7 @@ class TextCodec:
         """The tokenizers' bytes, and their fingerprints."""
         return {
             "tokenizers": {
-                side: torch.frombuffer(bytearray(tokenizer.model_proto), dtype=torch.uint8)
+                side: torch.frombuffer(bytearray(to_bytes(tokenizer)), dtype=torch.uint8)
                 for side, tokenizer in self.sides.items()
             },
             "fingerprints": dict(self.parts()),
@@ -88,18 +79,17 @@ class TextCodec:
     def from_description(cls, description: Mapping[str, Any]) -> TextCodec:
         """The inverse of ``describe``."""
         source, target = (
-            Tokenizer(description["tokenizers"][side].numpy().tobytes()) for side in ("source", "target")
+            from_bytes(description["tokenizers"][side].numpy().tobytes()) for side in ("source", "target")
         )
         return cls(source, target)
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """``tokenizer.model``, or ``source.model`` and ``target.model``."""
+        """One file for a tokenizer of both sides, or one for each: ``source`` and ``target``."""
         joint = self.source.fingerprint == self.target.fingerprint
-        names = (
-            {"target": "tokenizer.model"} if joint else {"source": "source.model", "target": "target.model"}
-        )
+        names = {"target": file_name(self.target, "tokenizer" if joint else "target")}
         self.target.save(folder / names["target"])
         if not joint:
+            names["source"] = file_name(self.source, "source")
             self.source.save(folder / names["source"])
         return {"tokenizers": names}
 
@@ -107,5 +97,41 @@ class TextCodec:
     def read(cls, folder: Path, config: Mapping[str, Any]) -> TextCodec:
         """The inverse of ``write``."""
         names = config["tokenizers"]
-        target = Tokenizer.load(folder / names["target"])
-        return cls(Tokenizer.load(folder / names["source"]) if "source" in names else target, target)
+        target = load_tokenizer(folder / names["target"])
+        return cls(load_tokenizer(folder / names["source"]) if "source" in names else target, target)
+
+
+def text_pieces(side: TextSide, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
+    """What each token adds to the text of those before it; ``▁`` is a space, ``</s>`` the end token."""
+    row = [*prefix, *tokens]
+    before, *texts = side.decode([row[:length] for length in range(len(prefix), len(row) + 1)])
+    found = []
+    for token, text in zip(tokens, texts, strict=True):
+        # A character may be several tokens; until it is whole, U+FFFD stands in its place.
+        added = text.removeprefix(before.rstrip("\ufffd")).replace(" ", "▁")
+        # Start and padding have no text.
+        found.append("</s>" if token == side.eos_id else added or f"<{token}>")
+        before = text
+    return found
+
+
+def text_quality() -> dict[str, Metric]:
+    """BLEU."""
+    # Not above: translating needs no metrics, and would wait for what they import.
+    from lightning_bpd.metrics import CorpusBleu
+
+    return {"bleu": CorpusBleu()}
+
+
+def text_likelihood() -> dict[str, Metric]:
+    """Perplexity."""
+    from lightning_bpd.metrics import Perplexity
+
+    return {"perplexity": Perplexity()}
+
+
+def text_signature() -> str:
+    """sacreBLEU's."""
+    from lightning_bpd.metrics import bleu_signature
+
+    return bleu_signature()

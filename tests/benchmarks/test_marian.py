@@ -65,12 +65,26 @@ def copying_network() -> EncoderDecoder:
     return network.eval()
 
 
+# As a converted Marian model has it.
+CONVERTED = {
+    "activation": "swish",
+    "positions": "sinusoidal_halves",
+    "scale_embedding": False,
+    "output_bias": True,
+}
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize(("norm", "changes"), [("post", {}), ("pre", {}), ("post", CONVERTED)])
 def test_hugging_face_has_our_logits(
-    benchmarks: dict[str, ModuleType], norm: Literal["pre", "post"], attention: str
+    benchmarks: dict[str, ModuleType],
+    norm: Literal["pre", "post"],
+    changes: dict[str, object],
+    attention: str,
 ) -> None:
-    network = random_network(norm)
+    network = random_network(norm, **changes)
+    if network.output_bias is not None:
+        network.output_bias.normal_()
     source, target = random_rows(6, 9, 1), random_rows(6, 7, 2)
     inputs = decoder_inputs(target, BOS)
     other = benchmarks["marian"].hugging_face_model(network, attention)

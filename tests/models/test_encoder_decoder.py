@@ -101,3 +101,36 @@ def test_bfloat16_attention_trains_in_float32_on_the_cpu():
         low.float().sum().backward()
     with torch.inference_mode():
         torch.testing.assert_close(low.float().detach(), model(source(6), tokens), rtol=0.05, atol=0.05)
+
+
+def test_what_is_added_to_the_logits_is_kept_and_not_trained():
+    plain, biased = network(), network(output_bias=True)
+    assert plain.output_bias is None
+    assert "output_bias" not in plain.state_dict()
+    assert "output_bias" not in dict(biased.named_parameters())
+    hidden = torch.randn(2, 3, 16)
+    torch.testing.assert_close(biased.project(hidden), plain.project(hidden))
+    biased.output_bias[1] = -1e4
+    other = network(output_bias=True)
+    other.load_state_dict(biased.state_dict())
+    assert torch.equal(other.project(hidden), biased.project(hidden))
+    assert other.project(hidden)[..., 1].max() < -9000
+
+
+def test_halved_sinusoids_are_sinusoids_in_another_order():
+    plain, halved = network(), network(positions="sinusoidal_halves")
+    table, other = (model._positions("source", 300) for model in (plain, halved))
+    assert torch.equal(other[:, :8], table[:, 0::2])
+    assert torch.equal(other[:, 8:], table[:, 1::2])
+    with pytest.raises(InputError, match="even d_model"):
+        Architecture(d_model=9, heads=3, positions="sinusoidal_halves")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"activation": "gelu"}, {"activation": "swish"}, {"scale_embedding": False}]
+)
+def test_each_setting_changes_what_is_computed(changes):
+    tokens = torch.tensor([[3, 4, 5]])
+    results = [model(source(3), tokens) for model in (network(), network(), network(**changes))]
+    assert torch.equal(results[0], results[1])
+    assert not torch.allclose(results[0], results[2])
