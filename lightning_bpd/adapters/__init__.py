@@ -11,5 +11,43 @@ if find_spec("transformers") is None:
 
 from lightning_bpd.adapters.decoder_only import CausalAdapter
 from lightning_bpd.adapters.encoder_decoder import Seq2SeqAdapter
+from lightning_bpd.adapters.loading import (
+    ModelAdapter,
+    describe_adapter,
+    load_adapter,
+    load_config,
+    load_generation,
+    rebuild_adapter,
+    row_settings,
+    save_adapter,
+)
+from lightning_bpd.adapters.reference import Reference, parse_reference
+from lightning_bpd.adapters.tokenizer import (
+    ModelTokenizer,
+    RowSettings,
+    check_template,
+    load_tokenizer,
+    tokenizer_files,
+    tokenizer_of_files,
+)
 
-__all__ = ["CausalAdapter", "Seq2SeqAdapter"]
+__all__ = [
+    "CausalAdapter",
+    "ModelAdapter",
+    "ModelTokenizer",
+    "Reference",
+    "RowSettings",
+    "Seq2SeqAdapter",
+    "check_template",
+    "describe_adapter",
+    "load_adapter",
+    "load_config",
+    "load_generation",
+    "load_tokenizer",
+    "parse_reference",
+    "rebuild_adapter",
+    "row_settings",
+    "save_adapter",
+    "tokenizer_files",
+    "tokenizer_of_files",
+]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_bpd.adapters.cache import RowCache
 from lightning_bpd.adapters.generation import end_token, refuse_unknown, suppressed_tokens
+from lightning_bpd.adapters.low_rank import add_low_rank
 from lightning_bpd.adapters.projection import Projection, family, output_layer
 from lightning_bpd.interfaces import InputError, TokenRows
 
@@ -48,6 +49,15 @@ class RowState:
         self.prefix = [self.prefix[row] for row in rows.tolist()]
 
 
+class Widths(NamedTuple):
+    """What the shape of heads is chosen by."""
+
+    d_model: int
+    """of the hidden states"""
+    feed_forward: int
+    """hidden units of the model's feed-forward layers"""
+
+
 class Adapter(nn.Module):
     """A Hugging Face model whose vocabulary projection is known.
 
@@ -58,6 +68,7 @@ class Adapter(nn.Module):
     Attributes:
         eos_id: ends a row.
         suppressed: tokens that the model's generation_config forbids; their logits are -inf.
+        low_rank: rank and alpha of the low-rank updates that are trained in the place of its matrices, if they are.
 
     Raises:
         InputError: The model has several end tokens or none, generates by rules that depend on earlier tokens, or
@@ -77,6 +88,7 @@ class Adapter(nn.Module):
         self.eos_id = end_token(model, eos_id)
         self.suppressed = suppressed_tokens(model, self.eos_id)
         self.projection = Projection(1.0, None)
+        self.low_rank: tuple[int, float] | None = None
 
     @property
     def output_weight(self) -> Tensor:
@@ -84,9 +96,24 @@ class Adapter(nn.Module):
         return output_layer(self.model)[0]
 
     @property
+    def architecture(self) -> Widths:
+        """The widths that heads are chosen by; four times the hidden states' where the configuration does not say."""
+        width = self.output_weight.size(1)
+        config = self.model.config
+        config = config if config.is_encoder_decoder else config.get_text_config(decoder=True)
+        names = ("decoder_ffn_dim", "d_ff", "intermediate_size", "ffn_dim", "n_inner")
+        known = (getattr(config, name, None) for name in names)
+        return Widths(width, next((int(value) for value in known if value), 4 * width))
+
+    @property
     def output_bias(self) -> Tensor | None:
         """What ``project`` adds to the products with ``output_weight``, [V]; None for nothing."""
         return output_layer(self.model)[1]
+
+    def train_low_rank(self, rank: int, alpha: float) -> None:
+        """Let low-rank updates be all that is trained; ``rebuild_adapter`` merges them."""
+        add_low_rank(self.model, rank, alpha)
+        self.low_rank = (rank, alpha)
 
     @property
     def device(self) -> torch.device:

@@ -110,6 +110,11 @@ class CausalAdapter(Adapter):
         # The last token of the prompt is fed as the row's first, and the row's last is never fed.
         return self.positions - self.longest_prompt + 1
 
+    @property
+    def longest_source(self) -> int | None:
+        """The longest prompt, in tokens; None where there is no limit."""
+        return self.longest_prompt
+
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
         """Hidden states [B, T, D] for whole decoder inputs (int64 [B, T]) after prompts; the first input is not read.
 

@@ -105,6 +105,11 @@ class Seq2SeqAdapter(Adapter):
         limit = self.positions.limit
         return None if limit is None else limit - len(self.prefix)
 
+    @property
+    def longest_source(self) -> int | None:
+        """The longest source, in tokens; None where there is no limit."""
+        return position_limit(self.model.get_encoder())
+
     def encode(self, source: TokenRows) -> tuple[Tensor, Tensor | None]:
         """Encoded source [B, S, D], and what is added to attention scores to hide its padding, [B, 1, 1, S] or None.
 
@@ -113,7 +118,7 @@ class Seq2SeqAdapter(Adapter):
         """
         length = source.tokens.size(1)
         encoder = self.model.get_encoder()
-        limit = position_limit(encoder)
+        limit = self.longest_source
         if limit is not None and length > limit:
             raise InputError(
                 f"a source of {length} tokens is longer than the model's {limit} positions: shorten it"

@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_bpd.adapters.projection import family
+from lightning_bpd.adapters.reference import Reference
+from lightning_bpd.adapters.tokenizer import surroundings
 from lightning_bpd.interfaces import InputError
 
 REFUSED = {
@@ -43,8 +45,16 @@ def refuse_unknown(model: Any) -> None:
         if value is not None and value != harmless and value != []:
             raise InputError(
                 f"{family(model)} generates with {name} = {value!r}, which depends on more than the last hidden "
-                f"state: set model.generation_config.{name} = {harmless!r} to decode without it"
+                f"state: set model.generation_config.{name} = {harmless!r} to decode without it, or name the model "
+                "with ,plain=true"
             )
+
+
+def plain_rules(generation: Any) -> None:
+    """Take out of a generation_config what no adapter can respect."""
+    for name, harmless in REFUSED.items():
+        setattr(generation, name, harmless)
+    generation.bad_words_ids = [word for word in generation.bad_words_ids or [] if len(word) == 1] or None
 
 
 def setting(model: Any, name: str) -> Any:
@@ -87,3 +97,33 @@ def suppressed_tokens(model: Any, eos_id: int) -> list[int]:
         )
     # As generate does: the end token is never a bad word.
     return sorted({*(config.suppress_tokens or []), *(word[0] for word in words if word != [eos_id])})
+
+
+def given_languages(generation: Any, tokenizer: Any, reference: Reference) -> None:
+    """Let a multilingual model begin its rows with the reference's target language.
+
+    Args:
+        generation: The generation_config, which is changed.
+        tokenizer: The model's tokenizer, its languages set.
+        reference: What names the languages.
+
+    Raises:
+        InputError: A target language is needed and not named, or named and not known.
+    """
+    if reference.tgt_lang is None:
+        ordinary = (None, generation.pad_token_id, generation.bos_token_id, generation.eos_token_id)
+        unsaid = generation.forced_bos_token_id is None and generation.decoder_start_token_id in ordinary
+        if hasattr(tokenizer, "tgt_lang") and unsaid:
+            raise InputError(
+                f"{reference} is a multilingual model: name its languages in its tokenizer's own codes, such as "
+                f"eng_Latn or en_XX: hf:{reference.name},src_lang=CODE,tgt_lang=CODE"
+            )
+        return
+    before, after = surroundings(tokenizer, "target")
+    if before:
+        generation.forced_bos_token_id = before[-1]
+    elif len(after) > 1:
+        # mBART's first kind: the language ends a row in training, and so is what the next begins from.
+        generation.decoder_start_token_id = after[-1]
+    else:
+        raise InputError(f"{reference}: its tokenizer marks no target language: leave tgt_lang out")

@@ -20,6 +20,7 @@ import lightning_bpd.datamodules  # noqa: F401
 from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_bpd.callbacks.interruption import Interruption
+from lightning_bpd.callbacks.panels import Panels
 from lightning_bpd.callbacks.progress import Overview, progress_bar
 from lightning_bpd.callbacks.samples import Predictions, Samples
 from lightning_bpd.callbacks.throughput import Throughput
@@ -119,6 +120,7 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(Samples, "samples")
+        parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(Interruption, "interruption")
         parser.add_lightning_class_args(Predictions, "predictions")

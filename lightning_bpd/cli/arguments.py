@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.hugging_face import is_reference
 
 
 def expand_data_folder(args: list[str], classes: Collection[str]) -> list[str]:
@@ -68,15 +69,22 @@ def take_tokenizers_of_base(model: MutableMapping[str, Any], data: MutableMappin
     """Let data without a tokenizer of its own be cut into the tokens of the base that the model starts from.
 
     Args:
-        model: The model's arguments, of which ``base`` may be the folder of a finished model.
+        model: The model's arguments, of which ``base`` may be the folder of a finished model or a Hugging Face model.
         data: The data's arguments, which are changed.
     """
     base = model.get("base")
     if not isinstance(base, str) or "tokenizer" not in data or data["tokenizer"] is not None:
         return
+    if is_reference(base):
+        data["tokenizer"] = base
+        return
     try:
-        names = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))["tokenizers"]
-    except (OSError, ValueError, KeyError):
+        config = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
+        if "hugging_face_tokenizer" in config:
+            data["tokenizer"] = base
+            return
+        names = config["tokenizers"]
+    except (OSError, ValueError, KeyError, TypeError):
         return  # Not a finished model: whoever reads the base will say so.
     if "source" in names and "target_tokenizer" in data:
         data["joint_vocabulary"] = False

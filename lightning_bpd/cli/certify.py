@@ -21,6 +21,7 @@ def certify(
     extra_length: int = 50,
     bound: float = 256.0,
     device: str = "auto",
+    base: str | None = None,
 ) -> None:
     """Decode text greedily and blockwise by the exact rule, and say of each line whether the outputs are the same.
 
@@ -37,8 +38,9 @@ def certify(
         extra_length: Tokens that an output may be longer than its source.
         bound: The margin of a near-tie, in units of the logits' precision at the size of the best one.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+        base: Where the Hugging Face model is that the heads were trained on, hf:NAME_OR_FOLDER, if it has moved.
     """
-    translator = load(model, find_device(device))
+    translator = load(model, find_device(device), base)
     if translator.drafter is None:
         raise InputError(
             f"{model} has no block heads, so there is nothing to certify: train them on it first"

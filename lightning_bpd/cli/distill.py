@@ -28,6 +28,8 @@ from lightning_bpd.distillation.part_files import missing_parts
 from lightning_bpd.distillation.plan import Job, Settings, close_folder, open_folder
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks import finished_model
+from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, is_reference
+from lightning_bpd.tasks.network import longest_source
 from lightning_bpd.tasks.text import check_knows
 from lightning_bpd.tasks.text_codec import TextCodec
 
@@ -68,7 +70,8 @@ def distill(
     Train on it with --data.distilled OUTPUT --data.mix distilled (or both).
 
     Args:
-        teacher: Folder of a finished model. The paper's has the base's hyper-parameters and another seed.
+        teacher: Folder of a finished model, or hf:NAME_OR_FOLDER. The paper's has the base's hyper-parameters and
+            another seed.
         data: Folder of the corpus.
         output: Folder to write: train.SOURCE, train.TARGET, distillation.json, and parts/.
         corpus: Names of the corpora in ``data``; they are joined.
@@ -90,11 +93,13 @@ def distill(
         device: Such as cpu or cuda; auto takes all GPUs there are.
     """
     kind = find_device(device).type
-    network, codec, _ = finished_model.read_folder(teacher)
-    if not isinstance(codec, TextCodec):
+    read = finished_model.read_base if is_reference(teacher) else finished_model.read_folder
+    network, codec, _, _ = read(teacher)
+    if not isinstance(codec, TextCodec | HuggingFaceCodec):
         raise InputError(f"--teacher {teacher} is a model of {codec.kind}: text alone is distilled")
-    if network.max_length is not None:
-        max_length = min(max_length, network.max_length)
+    limit = longest_source(network)
+    if limit is not None:
+        max_length = min(max_length, limit)
     settings = Settings(
         decoder=decoder,
         beam=beam,
@@ -111,7 +116,8 @@ def distill(
     devices = _devices(device, kind, processes)
     files = find_pair_files(Path(data), corpus, source_language, target_language)
     folder = Path(output)
-    _check_teacher(codec, teacher, files)
+    if isinstance(codec, TextCodec):
+        _check_teacher(codec, teacher, files)
     weights = finished_model.fingerprint(network)
     identity = "-".join((weights, codec.source.fingerprint, codec.target.fingerprint))
     job = Job(identity, fingerprint(files), sum(1 for _ in _sources(files)), settings)

@@ -33,6 +33,7 @@ def translate(
     block_size: int | None = None,
     acceptance: str = "exact",
     device: str = "auto",
+    base: str | None = None,
 ) -> None:
     """Translate text, line for line, with a finished model.
 
@@ -40,7 +41,7 @@ def translate(
     part of the line.
 
     Args:
-        model: Folder of the finished model, such as runs/default/model.
+        model: Folder of the finished model, such as runs/default/model; or a Hugging Face model, hf:NAME_OR_FOLDER.
         input: File to translate; - is standard input.
         output: File to write, complete or not at all (a pipe or device is written as it is); - is standard output.
         decoder: blockwise gives, by the exact rule, what greedy gives, in fewer calls; beam is a little better.
@@ -51,8 +52,9 @@ def translate(
         block_size: Tokens that blockwise decoding proposes at once; as many as the heads were trained for by default.
         acceptance: Which proposals stay: exact, top-N, or minimum-N (at least N tokens a block).
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+        base: Where the Hugging Face model is that the heads were trained on, hf:NAME_OR_FOLDER, if it has moved.
     """
-    translator = load(model, find_device(device))
+    translator = load(model, find_device(device), base)
     name = "standard input" if input == "-" else input
     with (
         open_input(input) as source,

@@ -52,7 +52,7 @@ def upscale(
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
     """
     place = find_device(device)
-    network, codec, heads = read_folder(model)
+    network, codec, heads, _ = read_folder(model)
     if not isinstance(codec, ImageCodec):
         raise InputError(f"{model} is a model of {codec.kind}, which enlarges no images")
     if batch_size < 1:

@@ -3,5 +3,6 @@
 from lightning_bpd.datamodules.demo.text import DemoText
 from lightning_bpd.datamodules.images import Digits, Images
 from lightning_bpd.datamodules.parallel_text import ParallelText
+from lightning_bpd.datamodules.prompts import Prompts
 
-__all__ = ["DemoText", "Digits", "Images", "ParallelText"]
+__all__ = ["DemoText", "Digits", "Images", "ParallelText", "Prompts"]

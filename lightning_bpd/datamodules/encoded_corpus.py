@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from lightning_bpd.datamodules.cache_folder import whole_folder
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.text import Tokenizer
+from lightning_bpd.tasks.text import TextSide, whole_row
 
 _log = logging.getLogger(__name__)
 
@@ -102,8 +102,8 @@ class EncodedCorpus:
 
 def encode_corpus(
     files: Sequence[PairFiles],
-    source_tokenizer: Tokenizer,
-    target_tokenizer: Tokenizer,
+    source_tokenizer: TextSide,
+    target_tokenizer: TextSide,
     cache: Path,
     max_length: int,
     drop: bool,
@@ -130,9 +130,10 @@ def encode_corpus(
         InputError: no pair is left, the cache cannot be written or is damaged, or the files cannot be read.
 
     """
-    if max_length < 2:
-        raise InputError(f"{description}: max_length is {max_length}; a token and the end token take 2")
     tokenizers = (source_tokenizer, target_tokenizer)
+    least = 1 + max(len(side.prefix) + len(side.suffix) for side in tokenizers)
+    if max_length < least:
+        raise InputError(f"{description}: max_length is {max_length}; a token and the end token take {least}")
     settings = [_FORMAT, fingerprint(files), *(t.fingerprint for t in tokenizers), max_length, drop]
     folder = Path(cache) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
     if not folder.is_dir():
@@ -172,7 +173,7 @@ def _open_corpus(folder: Path) -> EncodedCorpus:
 
 def _encode(
     files: Sequence[PairFiles],
-    tokenizers: tuple[Tokenizer, Tokenizer],
+    tokenizers: tuple[TextSide, TextSide],
     folder: Path,
     max_length: int,
     drop: bool,
@@ -180,6 +181,7 @@ def _encode(
 ) -> None:
     """Encode ``files`` into ``folder``, chunk by chunk."""
     bytes_read = seen = kept = empty = long = 0
+    around = np.array([[len(side.prefix) + len(side.suffix)] for side in tokenizers])
 
     def on_bytes(count: int) -> None:
         nonlocal bytes_read
@@ -197,8 +199,8 @@ def _encode(
             sources = _encode_texts([source for source, _ in pairs], tokenizers[0])
             targets = _encode_texts([target for _, target in pairs], tokenizers[1])
             lengths = np.array([list(map(len, sources)), list(map(len, targets))])
-            is_empty = (lengths == 1).any(axis=0)
-            is_long = (lengths > max_length).any(axis=0)
+            is_empty = (lengths == 0).any(axis=0)
+            is_long = (lengths + around > max_length).any(axis=0)
             if drop:
                 is_kept = ~(is_empty | is_long)
                 empty += int(is_empty.sum())
@@ -207,8 +209,8 @@ def _encode(
                 is_kept = np.ones_like(is_long)
                 long += int(is_long.sum())
             rows = np.flatnonzero(is_kept)
-            source_writer.append([_cut(sources[row], max_length) for row in rows])
-            target_writer.append([_cut(targets[row], max_length) for row in rows])
+            source_writer.append([whole_row(tokenizers[0], sources[row], max_length) for row in rows])
+            target_writer.append([whole_row(tokenizers[1], targets[row], max_length) for row in rows])
             (seen + rows).tofile(row_numbers)
             seen += len(pairs)
             kept += len(rows)
@@ -230,15 +232,8 @@ def _encode(
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-def _encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    rows = tokenizer.encode(["" if text.isspace() else text for text in texts])
-    for row in rows:
-        row.append(tokenizer.eos_id)
-    return rows
-
-
-def _cut(row: list[int], max_length: int) -> list[int]:
-    return row if len(row) <= max_length else [*row[: max_length - 1], row[-1]]
+def _encode_texts(texts: Sequence[str], tokenizer: TextSide) -> list[list[int]]:
+    return tokenizer.encode(["" if text.isspace() else text for text in texts])
 
 
 class _RowsWriter:

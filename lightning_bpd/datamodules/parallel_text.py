@@ -22,8 +22,11 @@ from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fin
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.tasks.text import Normalization, Tokenizer, check_knows, train_tokenizer
+from lightning_bpd.tasks.finished_model import read_codec
+from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, is_reference, open_codec
+from lightning_bpd.tasks.text import Normalization, TextSide, Tokenizer, check_knows, train_tokenizer
 from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.tasks.tokenizer_files import StoredTokenizer, load_tokenizer
 
 Part = Literal["train", "validation", "test"]
 Mix = Literal["gold", "distilled", "both"]
@@ -66,8 +69,9 @@ class ParallelText(pl.LightningDataModule):
         byte_fallback: Spell characters that the training text lacks as bytes, not as the unknown token.
         normalization: How a tokenizer that is trained here changes characters before it cuts text into tokens;
             ``identity`` changes nothing.
-        tokenizer: A SentencePiece model file to use instead of training one. With separate vocabularies it is that
-            of the source side.
+        tokenizer: A tokenizer file, such as a SentencePiece model, to use instead of training one. With separate
+            vocabularies it is that of the source side. Or a Hugging Face model, ``hf:NAME_OR_FOLDER``, or the folder
+            of a finished model on one, for both sides.
         target_tokenizer: The same for the target side; only with separate vocabularies.
         batch_tokens: The most tokens in a training batch, padding included, on its longer side.
         validation_batch_tokens: The same for validation, test and prediction; ``batch_tokens`` if not given.
@@ -79,8 +83,8 @@ class ParallelText(pl.LightningDataModule):
         seed: Decides the order of the training pairs.
     """
 
-    source_tokenizer: Tokenizer
-    target_tokenizer: Tokenizer
+    source_tokenizer: TextSide
+    target_tokenizer: TextSide
     """the same object as ``source_tokenizer`` where the vocabulary is joint"""
     train_corpus: EncodedCorpus
     validation_corpus: EncodedCorpus
@@ -120,6 +124,10 @@ class ParallelText(pl.LightningDataModule):
                 f"target_tokenizer is {target_tokenizer!r}, but a joint vocabulary has one tokenizer; give it as"
                 " tokenizer, or set joint_vocabulary to false."
             )
+        if target_tokenizer is not None and tokenizer is not None and is_reference(tokenizer):
+            raise InputError(
+                f"tokenizer {tokenizer} is for both sides: leave target_tokenizer ({target_tokenizer}) out."
+            )
         if mix != "gold" and distilled is None:
             raise InputError(
                 f"mix is {mix!r}, and no distilled data is named: make it with python train.py distill, and give its"
@@ -146,6 +154,7 @@ class ParallelText(pl.LightningDataModule):
             ours = str(Path(distilled).absolute() / "train")
             names = [ours] if mix == "distilled" else [*names, ours]
         self._names: dict[Part, list[str]] = {"train": names, "validation": [validation], "test": [test]}
+        self._codec: TextCodec | HuggingFaceCodec | None = None
         self._given_tokenizers = (tokenizer, tokenizer if joint_vocabulary else target_tokenizer)
         self._cache = Path(cache) if cache is not None else None
         self._corpora: dict[Part, EncodedCorpus] = {}
@@ -168,9 +177,10 @@ class ParallelText(pl.LightningDataModule):
             setattr(self, f"{part}_corpus", self._load_corpus(part))
 
     @property
-    def codec(self) -> TextCodec:
+    def codec(self) -> TextCodec | HuggingFaceCodec:
         """What the tokens mean."""
-        return TextCodec(self.source_tokenizer, self.target_tokenizer)
+        assert self._codec is not None
+        return self._codec
 
     def sources(self, stage: Part) -> list[str]:
         """The source lines of a corpus as they stand in its files; ``ParallelBatch.index`` counts them.
@@ -249,20 +259,26 @@ class ParallelText(pl.LightningDataModule):
         return self.folder / ".encoded" if writable else Path("data/.encoded")
 
     def _load_tokenizers(self) -> None:
-        if hasattr(self, "source_tokenizer"):
-            return
-        if self.joint_vocabulary:
-            both = self._tokenizer(self._given_tokenizers[0], "both")
-            self.source_tokenizer = self.target_tokenizer = both
-        else:
-            source = self._tokenizer(self._given_tokenizers[0], "source")
-            self.target_tokenizer = self._tokenizer(self._given_tokenizers[1], "target")
-            self.source_tokenizer = source
+        if self._codec is None:
+            self._codec = self._open_codec()
+            self.source_tokenizer, self.target_tokenizer = self._codec.source, self._codec.target
 
-    def _tokenizer(self, given: str | None, side: Literal["both", "source", "target"]) -> Tokenizer:
+    def _open_codec(self) -> TextCodec | HuggingFaceCodec:
+        given, of_target = self._given_tokenizers
+        if given is not None and is_reference(given):
+            return open_codec(given)
+        if given is not None and Path(given).is_dir():
+            return read_codec(given)
+        if self.joint_vocabulary:
+            both = self._tokenizer(given, "both")
+            return TextCodec(both, both)
+        source = self._tokenizer(given, "source")
+        return TextCodec(source, self._tokenizer(of_target, "target"))
+
+    def _tokenizer(self, given: str | None, side: Literal["both", "source", "target"]) -> StoredTokenizer:
         """The given tokenizer; or one trained on a side of the training text, now or by an earlier call."""
         if given is not None:
-            return Tokenizer.load(given)
+            return load_tokenizer(given)
         content = fingerprint(self._files("train"))
         settings = [_TOKENIZER_FORMAT, content, side, self.vocab_size, self.byte_fallback, self.normalization]
         key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
@@ -297,11 +313,13 @@ class ParallelText(pl.LightningDataModule):
 
     def _check_given_tokenizers(self, files: PairFiles) -> None:
         """Raise InputError if a given tokenizer was plainly made for other text."""
-        if self._given_tokenizers == (None, None):
+        codec = self.codec
+        # What a Hugging Face tokenizer does not know it leaves out without a mark.
+        if self._given_tokenizers == (None, None) or not isinstance(codec, TextCodec):
             return
         pairs = list(islice(read_pairs(files), CHECKED_PAIRS))
-        tokenizers = (self.source_tokenizer, self.target_tokenizer)
-        for side, (given, tokenizer) in enumerate(zip(self._given_tokenizers, tokenizers, strict=True)):
+        sides = zip(self._given_tokenizers, (codec.source, codec.target), strict=True)
+        for side, (given, tokenizer) in enumerate(sides):
             if given is not None:
                 path = files.paths[side % len(files.paths)]
                 check_knows(tokenizer, [pair[side] for pair in pairs], given, str(path))

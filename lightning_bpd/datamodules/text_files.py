@@ -246,6 +246,8 @@ def _json_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
         raise InputError(f"{place}: not JSON: {error.msg} at character {error.pos + 1}") from None
     if isinstance(record, dict) and isinstance(record.get("translation"), dict):
         record = record["translation"]
+    if isinstance(record, dict) and isinstance(record.get("messages"), list):
+        record = _conversation(record["messages"], place, files)
     if not isinstance(record, dict):
         raise InputError(
             f"{place}: not a JSON object; it needs the keys {files.source_key!r} and {files.target_key!r}"
@@ -262,6 +264,19 @@ def _json_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
             )
         texts.append(record[key])
     return texts[0], texts[1]
+
+
+def _conversation(messages: list[Any], place: str, files: PairFiles) -> dict[str, str]:
+    """What the assistant says last, after all before it as JSON."""
+    for message in messages:
+        if not isinstance(message, dict) or not all(
+            isinstance(message.get(key), str) for key in ("role", "content")
+        ):
+            raise InputError(f"{place}: each message needs a role and a content, both of text")
+    if len(messages) < 2 or messages[-1]["role"] != "assistant":
+        raise InputError(f"{place}: the messages must end with what the assistant answers to those before it")
+    before = json.dumps(messages[:-1], ensure_ascii=False)
+    return {files.source_key: before, files.target_key: messages[-1]["content"]}
 
 
 def _is_unicode(text: str) -> bool:

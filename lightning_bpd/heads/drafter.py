@@ -27,15 +27,23 @@ class HeadDrafter:
         heads: The heads.
         weight: The base's vocabulary projection, [V, D]. It is prepared by the first proposal, as it is then.
         eight_bits: Whether to round; where it pays and the processor can if not given.
+        bias: What the base adds to its logits, [V]; nothing if not given.
 
     Raises:
         InputError: 8 bits were asked for, and the processor, the device or the weight's type does not allow it.
     """
 
-    def __init__(self, heads: BlockHeads, weight: Tensor, eight_bits: bool | None = None) -> None:
+    def __init__(
+        self,
+        heads: BlockHeads,
+        weight: Tensor,
+        eight_bits: bool | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
         self.heads = heads
         self.candidates = None if heads.shape.candidates is None else heads.candidates
         self._weight = weight.detach()
+        self._bias = None if bias is None else bias.detach()
         possible = weight.is_cpu and weight.dtype == torch.float32 and _multiplies_eight_bits()
         if eight_bits and not possible:
             raise InputError(
@@ -54,9 +62,14 @@ class HeadDrafter:
         return self._weight if self.candidates is None else self._weight[self.candidates]
 
     @cached_property
+    def bias(self) -> Tensor | None:
+        """What is added to their logits, [C]."""
+        return self._bias if self._bias is None or self.candidates is None else self._bias[self.candidates]
+
+    @cached_property
     def rounded(self) -> _EightBits | None:
         """The same in 8 bits, where it is used so."""
-        return _EightBits(self.weight) if self.eight_bits else None
+        return _EightBits(self.weight, self.bias) if self.eight_bits else None
 
     @property
     def block_size(self) -> int:
@@ -81,28 +94,35 @@ class HeadDrafter:
         Raises:
             InputError: There are fewer heads.
         """
-        outputs = self.heads(hidden, range(2, count + 2))
-        logits = linear(outputs, self.weight) if self.rounded is None else self.rounded.products(outputs)
+        outputs = _outputs(self.heads, hidden, range(2, count + 2))
+        rounded = self.rounded
+        logits = linear(outputs, self.weight, self.bias) if rounded is None else rounded.products(outputs)
         best = logits.argmax(-1)
         return best if self.candidates is None else self.candidates[best]
 
 
-class _EightBits:
-    """A float32 matrix [V, D], each row in 255 steps of its own size."""
+def _outputs(heads: BlockHeads, hidden: Tensor, which: range) -> Tensor:
+    """What heads make of hidden states that may be of a narrower type than theirs, in the type of the states."""
+    return heads(hidden.to(heads.hidden_weight.dtype), which).to(hidden.dtype)
 
-    def __init__(self, weight: Tensor) -> None:
+
+class _EightBits:
+    """A float32 matrix [V, D], each row in 255 steps of its own size, and what is added to its products, [V]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.bias = bias
         self.steps = weight.abs().amax(1).clamp(min=torch.finfo(weight.dtype).tiny) / 127
         rounded = (weight / self.steps[:, None]).round().to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.zeros = torch.zeros(len(weight), dtype=torch.long)
 
     def products(self, rows: Tensor) -> Tensor:
-        """About ``rows @ weight.T`` times a positive number a row, which argmax does not see: [..., D] to [..., V]."""
+        """About the logits times a positive number a row, which argmax does not see: [..., D] to [..., V]."""
         rows = rows.float()
         steps = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / 127
         # The processor takes one factor without sign: 128 stands for 0.
         rounded = (rows / steps).round().add(128).to(torch.uint8)
-        return torch.ops.onednn.qlinear_pointwise(
+        products = torch.ops.onednn.qlinear_pointwise(
             rounded,
             1.0,
             128,
@@ -117,6 +137,7 @@ class _EightBits:
             [],
             "",
         )
+        return products if self.bias is None else products + self.bias / steps
 
 
 def _multiplies_eight_bits() -> bool:
@@ -160,4 +181,4 @@ class FirstHead(Generic[State]):
 
     def project(self, hidden: Tensor) -> Tensor:
         """The base's hidden states [..., D] to head 1's logits [..., V]."""
-        return self.model.project(self.heads(hidden, range(1, 2)).squeeze(-2))
+        return self.model.project(_outputs(self.heads, hidden, range(1, 2)).squeeze(-2))

@@ -18,6 +18,8 @@ from lightning_bpd.linear import linear
 
 # Logits held at once. On a CPU just under 32 MiB of float32: what is larger malloc fetches from the kernel each time.
 CPU_LOGITS, GPU_LOGITS = 8_000_000, 64_000_000
+# Its probability is 0 in float32 beside any other token's, and float16 can hold it.
+LEAST_BIAS = -30_000.0
 
 # From logits [P, V]: losses [P], whether predictions are right [P], and the gradient of the logits [P, V].
 Score = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -45,6 +47,7 @@ def head_losses(
     head_weights: Tensor | None = None,
     temperature: float | None = None,
     most_logits: int | None = None,
+    bias: Tensor | None = None,
 ) -> HeadLosses:
     """Cross-entropy of a range of heads, or their divergence from the base's own predictions.
 
@@ -56,8 +59,8 @@ def head_losses(
     target that is no candidate is none, and a teacher's distribution is over candidates too.
 
     With a temperature T the heads learn from the teacher instead of the data: head i at position t from
-    p_1 = softmax(hidden @ weight.T / T) at position t + i - 1, held fixed; the loss is KL(teacher || head) * T**2
-    (Hinton et al. 2015), and of ``rows`` only the lengths matter.
+    p_1 = softmax((hidden @ weight.T + bias) / T) at position t + i - 1, held fixed; the loss is
+    KL(teacher || head) * T**2 (Hinton et al. 2015), and of ``rows`` only the lengths matter.
 
     Args:
         heads: The heads.
@@ -68,6 +71,7 @@ def head_losses(
         head_weights: [n], one for each head of ``which``; equal if not given.
         temperature: Of distillation; None for cross-entropy.
         most_logits: Numbers of the logits to hold at once; chosen by the device if not given.
+        bias: What is added to the logits, [V]; nothing if not given. Below -30,000 it counts as that.
 
     Raises:
         InputError: There are no such heads, or the weights are not one for each, or a temperature not above 0.
@@ -77,10 +81,12 @@ def head_losses(
         raise InputError(f"head_weights must be {len(which)} numbers, one for each head, not {head_weights}")
     if temperature is not None and temperature <= 0:
         raise InputError(f"the temperature of distillation must be above 0, not {temperature}")
+    # Of a token that never comes: -inf times its probability, 0, would be no number.
+    bias = None if bias is None else bias.clamp(min=LEAST_BIAS)
     candidates = None if heads.shape.candidates is None else heads.candidates
     over_words = partial(_losses_over, heads, hidden, temperature=temperature, most_logits=most_logits)
     if candidates is None or which.stop == 2:
-        return over_words(weight, rows.tokens, rows.lengths, which, head_weights)
+        return over_words(weight, bias, rows.tokens, rows.lengths, which, head_weights)
     # Where each word is among the candidates; -1 for one that is not.
     places = torch.full((len(weight),), -1, device=candidates.device)
     places[candidates] = torch.arange(len(candidates), device=candidates.device)
@@ -89,11 +95,16 @@ def head_losses(
     shares = torch.ones(len(which)) if head_weights is None else head_weights
     others = range(max(which.start, 2), which.stop)
     other = over_words(
-        weight.index_select(0, candidates), places[tokens], rows.lengths, others, shares[-len(others) :]
+        weight.index_select(0, candidates),
+        None if bias is None else bias.index_select(0, candidates),
+        places[tokens],
+        rows.lengths,
+        others,
+        shares[-len(others) :],
     )
     if which.start > 1:
         return other
-    first = over_words(weight, rows.tokens, rows.lengths, range(1, 2), None)
+    first = over_words(weight, bias, rows.tokens, rows.lengths, range(1, 2), None)
     share = (shares[0] / shares.sum()).to(first.loss)
     return HeadLosses(
         share * first.loss + (1 - share) * other.loss,
@@ -105,6 +116,7 @@ def _losses_over(
     heads: BlockHeads,
     hidden: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     tokens: Tensor,
     lengths: Tensor,
     which: range,
@@ -127,15 +139,15 @@ def _losses_over(
     shares = (shares / shares.sum()).to(hidden.device, wide) / counts.clamp(min=1)
     # Gradients are taken of a loss that is larger by this factor: float16 would lose shares of 1 / 30,000.
     scale = counts.sum().clamp(min=1).to(wide)
-    inputs = (kept, weight, *heads.layer)
+    inputs = (kept, weight, torch.zeros(0) if bias is None else bias, *heads.layer)
     wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs]
     # The layer's gradients come together or not at all.
-    wanted[2:] = [any(wanted[2:])] * len(heads.layer)
+    wanted[3:] = [any(wanted[3:])] * len(heads.layer)
     gradients = [
         torch.zeros_like(tensor, dtype=wide) if want else None
         for tensor, want in zip(inputs, wanted, strict=True)
     ]
-    of_hidden, of_weight, *of_layer = gradients
+    of_hidden, of_weight, of_bias, *of_layer = gradients
     losses = torch.zeros(mask.numel(), dtype=wide, device=hidden.device)
     correct = torch.zeros_like(losses, dtype=torch.bool)
     device = hidden.device.type
@@ -158,6 +170,7 @@ def _losses_over(
             _Heads(heads, which, narrow, of_layer),
             kept.detach(),
             weight.to(narrow),
+            None if bias is None else bias.detach().to(wide),
             targets.flatten(),
             shares * scale,
             temperature,
@@ -165,6 +178,7 @@ def _losses_over(
             correct,
             of_hidden,
             of_weight,
+            of_bias,
         )
         for start, first, last in zip(
             range(0, len(pairs), rows_at_once), *first_and_last_tokens, strict=True
@@ -185,6 +199,8 @@ class _Work(NamedTuple):
     """[M, D]"""
     weight: Tensor
     """[V, D], of the type that products are computed in"""
+    bias: Tensor | None
+    """[V], of the type of the logits"""
     targets: Tensor
     """int64 [M * n]"""
     shares: Tensor
@@ -198,6 +214,13 @@ class _Work(NamedTuple):
     """[M, D], the gradient to be added to, if it is wanted"""
     of_weight: Tensor | None
     """[V, D], the gradient to be added to, if it is wanted"""
+    of_bias: Tensor | None
+    """[V], likewise"""
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """[P, V] of rows [P, D] of the type of ``weight``."""
+        logits = linear(rows, self.weight).to(self.losses.dtype)
+        return logits if self.bias is None else logits.add_(self.bias)
 
 
 def _score_part(work: _Work, part: slice, pairs: Tensor) -> None:
@@ -214,14 +237,17 @@ def _score_part(work: _Work, part: slice, pairs: Tensor) -> None:
     if work.temperature is not None:
         # Head i at token t learns from the base at token t + i - 1: the heads share their teachers.
         ahead, places = (part.start + which.start - 1 + token + head).unique(return_inverse=True)
-        teacher = _Teacher.of(linear(work.hidden[ahead].to(weight.dtype), weight).to(wide), work.temperature)
+        teacher = _Teacher.of(work.logits(work.hidden[ahead].to(weight.dtype)), work.temperature)
         score = partial(_divergence, teacher=teacher, places=places)
     # The logits have no name here, so that they go as soon as their gradient has come.
-    work.losses[pairs], work.correct[pairs], of_logits = score(linear(rows, weight).to(wide))
-    if work.of_hidden is None and work.of_weight is None and heads.totals is None:
+    work.losses[pairs], work.correct[pairs], of_logits = score(work.logits(rows))
+    wanted = (work.of_hidden, work.of_weight, work.of_bias, heads.totals)
+    if all(gradient is None for gradient in wanted):
         return
-    of_logits = of_logits.to(weight.dtype)
     shares = work.shares[head, None]
+    if work.of_bias is not None:
+        work.of_bias.add_((of_logits * shares).sum(0))
+    of_logits = of_logits.to(weight.dtype)
     if work.of_weight is not None:
         add_product(work.of_weight, of_logits, (rows * shares).to(weight.dtype))
     of_outputs = torch.zeros_like(outputs, dtype=wide)

@@ -20,12 +20,15 @@ from torch import Tensor, nn
 
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer, Network
+from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
+from lightning_bpd.tasks import hugging_face
 from lightning_bpd.tasks.codec import Codec
+from lightning_bpd.tasks.hugging_face import HuggingFaceCodec
+from lightning_bpd.tasks.model_card import model_card
 from lightning_bpd.tasks.text_codec import TextCodec
 
 if TYPE_CHECKING:
-    from lightning_bpd.tasks.images import ImageCodec
+    from lightning_bpd.tasks.network import Network
 
 FORMAT = 1
 # What a checkpoint holds beside the training state, so that a finished model can be made of it alone.
@@ -40,6 +43,8 @@ class Parts(NamedTuple):
     """what its tokens mean"""
     heads: BlockHeads | None = None
     """what proposes blocks, if the model has it"""
+    origin: str | None = None
+    """the Hugging Face model that the network is, unchanged; None for any other network"""
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -62,6 +67,9 @@ def check_base(wanted: str, found: str, where: str, remedy: str) -> None:
 def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -> None:
     """Write ``model.safetensors``, ``config.json``, tokenizer(s), ``metrics.json`` and, if any, ``heads.safetensors``.
 
+    Of a Hugging Face model that is as its author left it, weights and tokenizer stay where they are and are named; one
+    that was trained here is in the subfolder ``base``, as ``save_pretrained`` writes it. Both have a ``README.md``.
+
     It appears whole, and a finished model that is there already makes way at the last moment; a folder of
     anything else is refused.
 
@@ -70,25 +78,29 @@ def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -
     """
     folder = Path(folder)
     try:
-        if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        if folder.exists() and any(folder.iterdir()) and not _is_finished(folder):
             raise InputError(f"{folder} is not empty and holds no finished model: choose another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise InputError(f"{folder} cannot be written as a folder: {error.strerror}") from error
-    save_file(parts.network.state_dict(), unfinished / "model.safetensors")
-    config: dict[str, Any] = {
-        "format": FORMAT,
-        "network": network_config(parts.network),
-        **parts.codec.write(unfinished),
-    }
+    config: dict[str, Any] = {"format": FORMAT}
+    if isinstance(parts.codec, HuggingFaceCodec):
+        network: Any = parts.network
+        own = fingerprint(network)
+        config |= hugging_face.write_base(network, parts.codec, parts.origin, own, unfinished)
+    else:
+        save_file(parts.network.state_dict(), unfinished / "model.safetensors")
+        config |= {"network": network_config(parts.network), **parts.codec.write(unfinished)}
     if parts.heads is not None:
         save_file(parts.heads.state_dict(), unfinished / "heads.safetensors")
         config["heads"] = heads_config(parts.heads, parts.network)
+    if "base" in config:
+        (unfinished / "README.md").write_text(model_card(config, metrics), encoding="utf-8")
     _write_json(unfinished / "config.json", config)
     _write_json(unfinished / "metrics.json", metrics)
     # Temporary folders and safetensors files are for their owner alone; a finished model is not.
-    for path in (unfinished, *unfinished.iterdir()):
+    for path in (unfinished, *unfinished.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     if folder.exists():
         replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)) / folder.name
@@ -99,39 +111,81 @@ def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -
         os.replace(unfinished, folder)
 
 
-def read_folder(folder: str | Path) -> Parts:
+def read_folder(folder: str | Path, base: str | None = None) -> Parts:
     """The inverse of ``write_folder``.
+
+    Args:
+        folder: The finished model.
+        base: Where the Hugging Face model is that its heads were trained on, if it has moved: ``hf:NAME_OR_FOLDER``.
 
     Raises:
         InputError: The folder is not a finished model, is damaged, or is of a newer format; or its heads belong to
             another base.
     """
     folder = Path(folder)
+    config = _read_config(folder)
+    try:
+        if "base" in config:
+            return _read_hugging_face(folder, config, base)
+        if base is not None:
+            raise InputError(f"{folder} holds its own network: leave the base {base} out")
+        weights = load_file(folder / "model.safetensors")
+        network = build_network(config["network"], weights, str(folder))
+        codec = _codec(config).read(folder, config)
+        heads = None
+        if "heads" in config:
+            remedy = "one of its files was replaced; export the model again"
+            check_base(
+                config["heads"]["base"], fingerprint(network), str(folder / "model.safetensors"), remedy
+            )
+            heads = _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
+    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, OSError) as error:
+        raise InputError(f"the finished model in {folder} is damaged: {error}") from error
+    return Parts(network, codec, heads)
+
+
+def read_codec(folder: str | Path) -> Any:
+    """What the tokens of a finished model mean: its codec, without its weights.
+
+    Raises:
+        InputError: As ``read_folder``.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    if "base" in config:
+        return hugging_face.read_codec(folder, config)
+    return _codec(config).read(folder, config)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} holds no finished model (no config.json): give the folder that a training run ends with, "
             "such as runs/default/model"
         )
-    heads = None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config["format"] != FORMAT:
-            raise InputError(
-                f"{folder} is of format {config['format']} and this version reads {FORMAT}: update lightning_bpd"
-            )
-        network = build_network(config["network"])
-        codec = _codec(config).read(folder, config)
-        _load_weights(network, load_file(folder / "model.safetensors"), str(folder))
-        if "heads" in config:
-            heads = _build_heads(config["heads"], network)
-            _load_weights(heads, load_file(folder / "heads.safetensors"), str(folder))
-            remedy = "one of its files was replaced; export the model again"
-            check_base(
-                config["heads"]["base"], fingerprint(network), str(folder / "model.safetensors"), remedy
-            )
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, OSError) as error:
+        known = config["format"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"the finished model in {folder} is damaged: {error}") from error
-    return Parts(network, codec, heads)
+    if known != FORMAT:
+        raise InputError(
+            f"{folder} is of format {known} and this version reads {FORMAT}: update lightning_bpd"
+        )
+    return config
+
+
+def _read_hugging_face(folder: Path, config: Mapping[str, Any], base: str | None) -> Parts:
+    where = base or hugging_face.base_reference(folder, config)
+    codec = hugging_face.read_codec(folder, config, where)
+    network = hugging_face.open_network(where)
+    remedy = "name the one that they were trained on, hf:NAME_OR_FOLDER, as base"
+    check_base(config["base"]["fingerprint"], fingerprint(network), where, remedy)
+    heads = None
+    if "heads" in config:
+        heads = _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
+    inside = config["base"]["inside"] and base is None
+    return Parts(network, codec, heads, None if inside else where)
 
 
 def describe(parts: Parts, base: str | None = None) -> dict[str, Any]:
@@ -177,21 +231,22 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
     heads_only = not any(name.startswith("network.") for name in weights)
     if heads_only:
         where = base or description["heads"]["path"]
-        network = read_base(where).network
+        network, _, _, origin = read_base(where)
         remedy = "name the one that they were trained on with --base"
         check_base(description["heads"]["base"], fingerprint(network), str(where), remedy)
     else:
-        network = build_network(description["network"])
-        _load_weights(network, _under("network.", weights), str(path))
+        network, origin = build_network(description["network"], _under("network.", weights), str(path)), None
     heads = None
     if "heads" in description:
-        heads = _build_heads(description["heads"], network)
-        _load_weights(heads, _under("heads.", weights), str(path))
-    return Parts(network, _codec(description).from_description(description), heads)
+        heads = _heads(description["heads"], network, _under("heads.", weights), str(path))
+    return Parts(network, _codec(description).from_description(description), heads, origin)
 
 
 def read_base(path: str | Path) -> Parts:
-    """A model to start from: a finished model's folder or a checkpoint."""
+    """A model to start from: a finished model's folder, a checkpoint, or ``hf:NAME_OR_FOLDER``."""
+    if hugging_face.is_reference(path):
+        where = str(path)
+        return Parts(hugging_face.open_network(where), hugging_face.open_codec(where), None, where)
     return read_checkpoint(path) if Path(path).is_file() else read_folder(path)
 
 
@@ -199,6 +254,8 @@ def network_config(network: Network) -> dict[str, Any]:
     """The network's constructor arguments as plain data."""
     if isinstance(network, ImageTransformer):
         return {"image_architecture": dataclasses.asdict(network.architecture)}
+    if not isinstance(network, EncoderDecoder):
+        return hugging_face.describe_network(network)
     return {
         "architecture": dataclasses.asdict(network.architecture),
         "source_vocabulary": network.source_vocabulary,
@@ -208,11 +265,17 @@ def network_config(network: Network) -> dict[str, Any]:
     }
 
 
-def build_network(config: Mapping[str, Any]) -> Network:
-    """The inverse of ``network_config``, with random weights."""
+def build_network(config: Mapping[str, Any], weights: dict[str, Tensor], where: str) -> Network:
+    """The inverse of ``network_config``, with its weights, which are from ``where``."""
+    if "hugging_face" in config:
+        return hugging_face.rebuild_network(config, weights, where)
+    network: EncoderDecoder | ImageTransformer
     if "image_architecture" in config:
-        return ImageTransformer(ImageArchitecture(**config["image_architecture"]))
-    return EncoderDecoder(**{**config, "architecture": Architecture(**config["architecture"])})
+        network = ImageTransformer(ImageArchitecture(**config["image_architecture"]))
+    else:
+        network = EncoderDecoder(**{**config, "architecture": Architecture(**config["architecture"])})
+    _load_weights(network, weights, where)
+    return network
 
 
 def heads_config(heads: BlockHeads, network: Network) -> dict[str, Any]:
@@ -220,12 +283,16 @@ def heads_config(heads: BlockHeads, network: Network) -> dict[str, Any]:
     return {"shape": dataclasses.asdict(heads.shape), "base": fingerprint(network)}
 
 
-def _build_heads(config: Mapping[str, Any], network: Network) -> BlockHeads:
-    return BlockHeads(network.architecture.d_model, HeadShape(**config["shape"]))
+def _heads(config: Mapping[str, Any], network: Network, weights: dict[str, Tensor], where: str) -> BlockHeads:
+    heads = BlockHeads(network.architecture.d_model, HeadShape(**config["shape"]))
+    _load_weights(heads, weights, where)
+    return heads
 
 
-def _codec(config: Mapping[str, Any]) -> type[TextCodec] | type[ImageCodec]:
+def _codec(config: Mapping[str, Any]) -> Any:
     """The class of the codec that is described."""
+    if "hugging_face_tokenizer" in config:
+        return HuggingFaceCodec
     if "images" not in config:
         return TextCodec
     # Not above: translating would wait for what metrics of images import.
@@ -243,6 +310,14 @@ def _load_weights(module: nn.Module, weights: dict[str, Tensor], where: str) -> 
         module.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"the weights in {where} do not fit its own configuration: {error}") from error
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a folder's config.json is ours: models of other programs have such a file too."""
+    try:
+        return "format" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

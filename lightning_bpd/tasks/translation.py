@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.heads import BlockHeads, FirstHead, HeadDrafter
 from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
-from lightning_bpd.models import EncoderDecoder, Network
+from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.tasks.codec import check_decoding
-from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, read_folder, write_folder
-from lightning_bpd.tasks.text import Tokenizer
+from lightning_bpd.tasks.finished_model import Parts, read_base, read_checkpoint, read_folder, write_folder
+from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, is_reference
+from lightning_bpd.tasks.network import longest_source
+from lightning_bpd.tasks.text import TextSide, whole_row
 from lightning_bpd.tasks.text_codec import TextCodec
+
+if TYPE_CHECKING:
+    from lightning_bpd.tasks.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +43,9 @@ class Translator:
 
     Args:
         network: The model, put into eval mode.
-        source_tokenizer: For the text that is translated.
-        target_tokenizer: For the translations; the same object when the vocabulary is joint.
+        codec: What its tokens mean.
         heads: What proposes blocks, on the network's device; put into eval mode.
+        origin: The Hugging Face model that the network is, if it is one and unchanged.
 
     Raises:
         InputError: A tokenizer has another number of pieces than the network has tokens.
@@ -48,25 +53,27 @@ class Translator:
 
     def __init__(
         self,
-        network: EncoderDecoder,
-        source_tokenizer: Tokenizer,
-        target_tokenizer: Tokenizer,
+        network: Network,
+        codec: TextCodec | HuggingFaceCodec,
         heads: BlockHeads | None = None,
+        origin: str | None = None,
     ) -> None:
-        for side, tokenizer, tokens in (
-            ("source", source_tokenizer, network.source_vocabulary),
-            ("target", target_tokenizer, network.target_vocabulary),
-        ):
-            if tokenizer.vocab_size != tokens:
-                raise InputError(
-                    f"the {side} tokenizer has {tokenizer.vocab_size} pieces and the model {tokens} {side} tokens: "
-                    "they do not belong together; use the tokenizer that the model was trained with"
-                )
+        if isinstance(network, EncoderDecoder):
+            for side, tokenizer, tokens in (
+                ("source", codec.source, network.source_vocabulary),
+                ("target", codec.target, network.target_vocabulary),
+            ):
+                if tokenizer.vocab_size != tokens:
+                    raise InputError(
+                        f"the {side} tokenizer has {tokenizer.vocab_size} pieces and the model {tokens} {side} "
+                        "tokens: they do not belong together; use the tokenizer that the model was trained with"
+                    )
         self.network = network.eval()
-        self.source_tokenizer = source_tokenizer
-        self.target_tokenizer = target_tokenizer
-        self.codec = TextCodec(source_tokenizer, target_tokenizer)
+        self.codec = codec
+        self.source_tokenizer: TextSide = codec.source
+        self.target_tokenizer: TextSide = codec.target
         self.heads = None if heads is None else heads.eval()
+        self.origin = origin
         self.model: SequenceModel[Any] = network
         """p_1: the network, through the first head where that was learned"""
         self.drafter: HeadDrafter | None = None
@@ -76,7 +83,7 @@ class Translator:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.network.target_embedding.weight.device
+        return self.network.output_weight.device
 
     def translate(
         self,
@@ -141,15 +148,18 @@ class Translator:
     ) -> Iterator[tuple[list[int], TokenRows]]:
         """Lines as batches of like length, ready to decode, with the places of their rows in ``lines``.
 
-        Lines of ``max_source_length`` source tokens and more, end token included, are cut, with a warning.
+        Lines of more than ``max_source_length`` source tokens, end token included, are cut, with a warning.
         """
-        if self.network.max_length is not None:
-            max_source_length = min(max_source_length, self.network.max_length)
-        encoded = self.source_tokenizer.encode(list(lines))
-        cut = sum(len(row) >= max_source_length for row in encoded)
+        limit = longest_source(self.network)
+        if limit is not None:
+            max_source_length = min(max_source_length, limit)
+        side = self.source_tokenizer
+        encoded = side.encode(list(lines))
+        around = len(side.prefix) + len(side.suffix)
+        cut = sum(len(row) + around > max_source_length for row in encoded)
         if cut:
             logger.warning("%d lines were cut to %d source tokens", cut, max_source_length)
-        rows = [[*row[: max_source_length - 1], self.source_tokenizer.eos_id] for row in encoded]
+        rows = [whole_row(side, row, max_source_length) for row in encoded]
         # Long rows first: if memory is short, that shows at once.
         order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
         first = 0
@@ -166,20 +176,24 @@ class Translator:
         Raises:
             InputError: The folder holds something that is not a finished model, or cannot be written.
         """
-        write_folder(Parts(self.network, self.codec, self.heads), folder, metrics)
+        write_folder(Parts(self.network, self.codec, self.heads, self.origin), folder, metrics)
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> Translator:
-    """Load a finished model.
+def load(folder: str | Path, device: str | torch.device = "cpu", base: str | None = None) -> Translator:
+    """Load a finished model, or a Hugging Face model as it is.
 
     Args:
-        folder: What a training run or ``export`` wrote, such as ``runs/default/model``.
+        folder: What a training run or ``export`` wrote, such as ``runs/default/model``; or ``hf:NAME_OR_FOLDER``.
         device: Where to put it.
+        base: Where the Hugging Face model is that its heads were trained on, if it has moved: ``hf:NAME_OR_FOLDER``.
 
     Raises:
-        InputError: The folder is not a finished model, is damaged, or is of a newer format.
+        InputError: The folder is not a finished model, is damaged, or is of a newer format; or its heads belong to
+            another base.
     """
-    return make_translator(read_folder(folder), device)
+    if is_reference(folder):
+        return make_translator(read_base(folder), device)
+    return make_translator(read_folder(folder, base), device)
 
 
 def load_checkpoint(
@@ -202,13 +216,13 @@ def load_checkpoint(
 def block_decoder(network: Network, heads: BlockHeads) -> tuple[SequenceModel[Any], HeadDrafter]:
     """p_1 and what proposes blocks for it: all that blockwise decoding needs. The heads are where the network is."""
     model: SequenceModel[Any] = FirstHead(network, heads) if heads.shape.first_head == "learned" else network
-    return model, HeadDrafter(heads, network.output_weight)
+    return model, HeadDrafter(heads, network.output_weight, bias=network.output_bias)
 
 
 def make_translator(parts: Parts, device: str | torch.device) -> Translator:
     """What translates with these parts, on a device. Raises InputError if they are not of a model of text."""
-    network, codec, heads = parts
-    if not isinstance(codec, TextCodec) or not isinstance(network, EncoderDecoder):
+    network, codec, heads, origin = parts
+    if not isinstance(codec, TextCodec | HuggingFaceCodec):
         raise InputError(f"this is a model of {codec.kind}, which cannot translate")
     heads = None if heads is None else heads.to(device)
-    return Translator(network.to(device), codec.source, codec.target, heads)
+    return Translator(network.to(device), codec, heads, origin)

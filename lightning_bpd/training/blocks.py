@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import random
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -15,8 +15,14 @@ from torch import Tensor
 
 from lightning_bpd.heads import BlockHeads, HeadLosses, HeadShape
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.models import EncoderDecoder, ImageTransformer
 from lightning_bpd.tasks.finished_model import Parts
+from lightning_bpd.tasks.network import LoraShape, longest_source
 from lightning_bpd.training.scoring import TrainingData
+
+if TYPE_CHECKING:
+    from lightning_bpd.adapters import ModelAdapter
+    from lightning_bpd.tasks.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +33,8 @@ def named_base(path: str | None) -> str:
     """The path, if there is one; InputError if not."""
     if path is None:
         raise InputError(
-            "no base is named: --model.base takes the folder of a finished model, such as runs/multi30k/model, or a "
-            "checkpoint"
+            "no base is named: --model.base takes the folder of a finished model, such as runs/multi30k/model, a "
+            "checkpoint, or a Hugging Face model as hf:NAME_OR_FOLDER"
         )
     return path
 
@@ -39,6 +45,7 @@ def build_heads(base: Parts, shape: HeadShape, seed: int) -> BlockHeads:
     New ones have as many hidden units as the base's feed-forward layers, if the shape does not say.
     """
     network = base.network
+    check_projection(network)
     if shape.d_hidden is None:
         shape = dataclasses.replace(shape, d_hidden=network.architecture.feed_forward)
     # Candidates are no part of what is trained.
@@ -132,6 +139,47 @@ def check_vocabulary(base: Parts, data: TrainingData, path: str) -> None:
                 f"the data's {name} ({given.get(name, 'none')}) is not that of the base {path} ({own}): "
                 f"{base.codec.remedy}"
             )
+
+
+def check_lengths(network: Network, data: TrainingData, path: str) -> None:
+    """Raise InputError, saying what to do, if rows of the data may be longer than the base's positions reach."""
+    for what, limit in (("sources", longest_source(network)), ("targets", network.max_length)):
+        if limit is not None and data.max_length > limit:
+            raise InputError(
+                f"data.max_length is {data.max_length} tokens and the base {path} has positions for {what} of "
+                f"{limit}: lower data.max_length"
+            )
+
+
+def check_projection(network: Network) -> None:
+    """Raise InputError if the base's logits are not a product and a bias alone, which is all that losses know."""
+    if isinstance(network, EncoderDecoder | ImageTransformer) or network.projection.cap is None:
+        return
+    raise InputError(
+        f"the base caps its logits (final_logit_softcapping {network.projection.cap}), which the losses of block heads "
+        "do not know: it can be decoded, and no heads can be trained on it yet"
+    )
+
+
+def compute_layers_again(network: Network | None) -> None:
+    """Let a Hugging Face base keep no activations of its layers. Raises InputError for any other network."""
+    _of_hugging_face(network, "gradient_checkpointing").model.activation_checkpointing_enable(
+        {"use_reentrant": False}
+    )
+
+
+def train_low_rank(network: Network | None, lora: LoraShape, seed: int) -> None:
+    """Let low-rank updates be all that is trained of a Hugging Face base. Raises InputError for any other network."""
+    adapter = _of_hugging_face(network, "lora")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapter.train_low_rank(lora.rank, lora.alpha)
+
+
+def _of_hugging_face(network: Network | None, setting: str) -> ModelAdapter:
+    if network is None or isinstance(network, EncoderDecoder | ImageTransformer):
+        raise InputError(f"{setting} is for Hugging Face bases, hf:NAME_OR_FOLDER: leave it out")
+    return network
 
 
 def check_teacher(base: str, path: str, data: TrainingData) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -12,13 +12,17 @@ from torch.nn import functional as F
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import ParallelBatch, SequenceModel
 from lightning_bpd.metrics import Accuracy, TokenLoss
-from lightning_bpd.models import Network
 from lightning_bpd.tasks.codec import Codec
 from lightning_bpd.training.losses import decoder_inputs, token_mask
 from lightning_bpd.training.scoring import TrainingData, decode_batch
 
+if TYPE_CHECKING:
+    from lightning_bpd.tasks.network import Network
+
 # Tokens whose logits are held at a time.
 CHUNK = 512
+# Of a token that a model never gives, whose -inf times its probability, 0, would be no number.
+LEAST_LOGIT = -30_000.0
 
 
 class BaseDrift(nn.Module):
@@ -63,7 +67,10 @@ class BaseDrift(nn.Module):
         before = base(batch.source, decoder_inputs(batch.target, base.bos_id))[mask]
         agreeing, divergence = torch.zeros(2, device=hidden.device)
         for old, new in zip(before.split(CHUNK), hidden[mask].split(CHUNK), strict=True):
-            old_logits, new_logits = base.project(old).float(), model.project(new).float()
+            old_logits, new_logits = (
+                each.project(states).float().clamp(min=LEAST_LOGIT)
+                for each, states in ((base, old), (model, new))
+            )
             agreeing += (old_logits.argmax(-1) == new_logits.argmax(-1)).sum()
             divergence += F.kl_div(
                 new_logits.log_softmax(-1), old_logits.log_softmax(-1), reduction="sum", log_target=True

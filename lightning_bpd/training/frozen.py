@@ -28,6 +28,7 @@ from lightning_bpd.training.blocks import (
     LossKind,
     build_heads,
     check_averaging,
+    check_lengths,
     check_teacher,
     check_vocabulary,
     heads_of_step,
@@ -54,7 +55,8 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
     fingerprint of the base. Optimiser and schedule start anew, as in the paper.
 
     Args:
-        base: The model to put heads on: the folder of a finished model, or a checkpoint.
+        base: The model to put heads on: the folder of a finished model, a checkpoint, or a Hugging Face model,
+            ``hf:NAME_OR_FOLDER`` (with ``,dtype=bfloat16`` and other options of adapters.Reference).
         heads: The shape of the heads. Where the base has heads of this shape, candidates aside, training goes on
             from them.
         loss: One head a micro-batch, drawn at random (sampled, as the paper), or the mean over all heads (all).
@@ -132,6 +134,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         self.scores = self.scores or Scores(self.parts.codec)
         check_averaging(self.trainer, frozen_base=True)
         check_vocabulary(self.parts, self.data, self.base)
+        check_lengths(self.network, self.data, self.base)
         check_teacher(self.fingerprint, self.base, self.data)
         if stage == "fit":
             self.heads.choose_candidates(self.data.target_counts())
@@ -160,6 +163,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
             which,
             weights,
             self.temperature,
+            bias=self.network.output_bias,
         )
         log_training(self, losses, which)
         tokens = batch.target.lengths.sum()
@@ -192,7 +196,14 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
     def _score(self, stage: Literal["val", "test"], batch: ParallelBatch) -> dict[int, Any]:
         assert self.scores is not None
         every = range(1, self.heads.block_size + 1)
-        losses = head_losses(self.heads, self._hidden(batch), self.network.output_weight, batch.target, every)
+        losses = head_losses(
+            self.heads,
+            self._hidden(batch),
+            self.network.output_weight,
+            batch.target,
+            every,
+            bias=self.network.output_bias,
+        )
         outputs = self.predict_step(batch, 0)
         self.scores.update(self, stage, losses.sums[0], losses.counts[0], outputs)
         self.head_scores.update(self, stage, losses)
@@ -211,7 +222,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
             name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith("heads.")
         }
         checkpoint[CHECKPOINT_KEY] = describe(
-            Parts(self.network, self.parts.codec, self.heads),
+            Parts(self.network, self.data.codec, self.heads),
             self.base,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -15,20 +15,24 @@ from torch.optim import AdamW, Optimizer
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
-from lightning_bpd.models import Architecture, ImageArchitecture, Network
+from lightning_bpd.models import Architecture, ImageArchitecture
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe, fingerprint, read_base
+from lightning_bpd.tasks.network import LoraShape
 from lightning_bpd.tasks.translation import block_decoder
 from lightning_bpd.training.base import build_network
 from lightning_bpd.training.blocks import (
     LossKind,
     build_heads,
     check_averaging,
+    check_lengths,
     check_teacher,
     check_vocabulary,
+    compute_layers_again,
     heads_of_step,
     log_training,
     named_base,
+    train_low_rank,
     weights_of_heads,
 )
 from lightning_bpd.training.drift import BaseDrift
@@ -43,6 +47,9 @@ from lightning_bpd.training.scoring import (
 )
 from lightning_bpd.training.step_loss import StepLoss, leave_together, seed_micro_batch
 
+if TYPE_CHECKING:
+    from lightning_bpd.tasks.network import Network
+
 
 class JointFineTuning(pl.LightningModule):
     """Trains a base together with block heads (Stern et al. 2018, section 6.1): blocks grow longer, p_1 moves.
@@ -51,7 +58,8 @@ class JointFineTuning(pl.LightningModule):
     far p_1 has moved from it (``val/drift``). Or it starts from random weights.
 
     Args:
-        base: What to start from: the folder of a finished model, a checkpoint, or the shape of a new network for text.
+        base: What to start from: the folder of a finished model, a checkpoint, a Hugging Face model
+            (``hf:NAME_OR_FOLDER``), or the shape of a new network for text.
         heads: The shape of the heads. Where the base has heads of this shape, candidates aside, training goes on
             from them.
         loss: One of p_1 and the heads a micro-batch, drawn at random (sampled, as the paper), or the mean over all of
@@ -63,6 +71,10 @@ class JointFineTuning(pl.LightningModule):
         warmup_steps: Optimiser steps of linear warm-up.
         decode: How outputs are searched for when they are scored.
         images: The shape of a new network for images, in the place of ``base``.
+        gradient_checkpointing: Whether a Hugging Face base computes its layers again in the backward pass: less
+            memory, more time.
+        lora: Low-rank updates to train in the place of a Hugging Face base's weights; the finished model has them
+            merged. The whole base is trained if not given.
 
     Raises:
         InputError: The base cannot be read, or the numbers make no sense.
@@ -80,6 +92,8 @@ class JointFineTuning(pl.LightningModule):
         warmup_steps: int = 4000,
         decode: DecodingOptions = DecodingOptions(),  # noqa: B008  # frozen
         images: ImageArchitecture | None = None,
+        gradient_checkpointing: bool = False,
+        lora: LoraShape | None = None,
     ) -> None:
         super().__init__()
         if images is not None and base is not None:
@@ -97,10 +111,16 @@ class JointFineTuning(pl.LightningModule):
         self.drift: BaseDrift | None = None
         if isinstance(self.base, str):
             self.parts = read_base(self.base)
-            self.network = self.parts.network
-            self.fingerprint = fingerprint(self.network)
+            self.network = network = self.parts.network
+            self.fingerprint = fingerprint(network)
             self.heads = build_heads(self.parts, heads, self.seed)
-            self.drift = BaseDrift(copy.deepcopy(self.network), self.parts.codec, decode.extra_length)
+            self.drift = BaseDrift(copy.deepcopy(network), self.parts.codec, decode.extra_length)
+            # The library hands its models out in eval mode.
+            network.train()
+        if gradient_checkpointing:
+            compute_layers_again(self.network)
+        if lora is not None:
+            train_low_rank(self.network, lora, self.seed)
         self.head_weights = weights_of_heads(head_weights, heads.block_size)
         self.loss: LossKind = loss
         self.make_optimizer = optimizer
@@ -139,6 +159,7 @@ class JointFineTuning(pl.LightningModule):
         check_averaging(self.trainer, frozen_base=False)
         if self.parts is not None:
             check_vocabulary(self.parts, self.data, str(self.base))
+            check_lengths(self.parts.network, self.data, str(self.base))
             check_teacher(self.fingerprint, str(self.base), self.data)
 
     def configure_model(self) -> None:
@@ -156,7 +177,8 @@ class JointFineTuning(pl.LightningModule):
         """The configured optimiser over two groups, heads and base, with the schedule."""
         assert self.network is not None
         assert self.heads is not None
-        base: dict[str, Any] = {"params": list(self.network.parameters())}
+        # Sinusoids are parameters that are never trained, in some families.
+        base: dict[str, Any] = {"params": [each for each in self.network.parameters() if each.requires_grad]}
         if self.base_learning_rate is not None:
             base["lr"] = self.base_learning_rate
         heads = {"params": list(self.heads.parameters())}
@@ -189,7 +211,15 @@ class JointFineTuning(pl.LightningModule):
     ) -> HeadLosses:
         assert self.network is not None
         assert self.heads is not None
-        return head_losses(self.heads, hidden, self.network.output_weight, batch.target, which, weights, None)
+        return head_losses(
+            self.heads,
+            hidden,
+            self.network.output_weight,
+            batch.target,
+            which,
+            weights,
+            bias=self.network.output_bias,
+        )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn the accumulated gradients into those of the mean over all tokens of all ranks."""

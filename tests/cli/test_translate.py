@@ -14,6 +14,7 @@ from lightning_bpd.cli.translate import read_lines
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import train_tokenizer
+from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.tasks.translation import Translator, load
 
 TRAIN = [sys.executable, "-c", "from lightning_bpd.cli import main; main()"]
@@ -30,7 +31,7 @@ def model(tmp_path_factory):
         shape, tokenizer.vocab_size, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id
     )
     folder = tmp_path_factory.mktemp("translate") / "model"
-    Translator(network, tokenizer, tokenizer).save(folder, {})
+    Translator(network, TextCodec(tokenizer, tokenizer)).save(folder, {})
     return str(folder)
 
 

@@ -152,7 +152,8 @@ def test_large_vocabularies_are_stored_wider(tmp_path, english) -> None:
     def fake(vocab_size: int) -> SimpleNamespace:
         return SimpleNamespace(
             vocab_size=vocab_size,
-            eos_id=vocab_size - 1,
+            prefix=(),
+            suffix=(vocab_size - 1,),
             fingerprint=str(vocab_size),
             encode=lambda lines: [[vocab_size - 2] for _ in lines],
         )

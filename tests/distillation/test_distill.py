@@ -25,6 +25,7 @@ from lightning_bpd.distillation.plan import Settings
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import train_tokenizer
+from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.tasks.translation import Translator, load
 
 ROWS = 61
@@ -45,7 +46,7 @@ def write_teacher(folder: Path, sureness: float, lines: list[str]) -> str:
     torch.nn.init.normal_(network.output.weight, std=0.75 * sureness)
     network.decoder_norm.bias.data[0] = 1.0
     network.output.weight.data[tokenizer.eos_id, 0] += 1.5
-    Translator(network, tokenizer, tokenizer).save(folder, {})
+    Translator(network, TextCodec(tokenizer, tokenizer)).save(folder, {})
     return str(folder)
 
 
@@ -293,7 +294,7 @@ def test_a_teacher_of_other_languages_is_refused(corpus, tmp_path):
     shape = Architecture(d_model=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=32)
     size = tokenizer.vocab_size
     network = EncoderDecoder(shape, size, size, tokenizer.bos_id, tokenizer.eos_id)
-    Translator(network, tokenizer, tokenizer).save(tmp_path / "teacher", {})
+    Translator(network, TextCodec(tokenizer, tokenizer)).save(tmp_path / "teacher", {})
     with pytest.raises(InputError, match="the tokenizer does not match the text"):
         run(str(tmp_path / "teacher"), corpus, tmp_path / "out")
     assert not (tmp_path / "out").exists()

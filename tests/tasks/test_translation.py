@@ -11,6 +11,7 @@ from lightning_bpd import load
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import train_tokenizer
+from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.tasks.translation import Translator, load_checkpoint
 
 LINES = ["the old man buys a house", "a dog sleeps in the garden", "where is the red book ?"] * 20
@@ -23,7 +24,7 @@ def translator(source=TOKENIZER, target=TOKENIZER, **options) -> Translator:
     shape = {"d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 16}
     architecture = Architecture(**{**shape, "tie": "output", **options})
     network = EncoderDecoder(architecture, source.vocab_size, target.vocab_size, target.bos_id, target.eos_id)
-    return Translator(network.double(), source, target)
+    return Translator(network.double(), TextCodec(source, target))
 
 
 MODEL = translator()
@@ -61,7 +62,7 @@ def test_wrong_use_says_what_to_do():
     with pytest.raises(
         InputError, match="the target tokenizer has 310 pieces and the model 300 target tokens"
     ):
-        Translator(MODEL.network, TOKENIZER, OTHER)
+        Translator(MODEL.network, TextCodec(TOKENIZER, OTHER))
 
 
 @pytest.mark.parametrize("target", [TOKENIZER, OTHER], ids=["joint", "separate"])

@@ -1,0 +1,188 @@
+"""From a reference to an adapter: configuration, weights from safetensors, languages, the end token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from lightning_bpd.adapters.decoder_only import CausalAdapter
+from lightning_bpd.adapters.encoder_decoder import Seq2SeqAdapter
+from lightning_bpd.adapters.generation import given_languages, plain_rules
+from lightning_bpd.adapters.low_rank import add_low_rank, merge_low_rank
+from lightning_bpd.adapters.reference import Reference, explained, from_pretrained, quiet
+from lightning_bpd.adapters.tokenizer import RowSettings, load_tokenizer, vocabulary_size
+from lightning_bpd.interfaces import InputError
+
+ModelAdapter = Seq2SeqAdapter | CausalAdapter
+
+
+def load_config(reference: Reference) -> Any:
+    """The model's configuration.
+
+    Raises:
+        InputError: There is no such model, it needs code of its own, or it is no language model.
+    """
+    folder = reference.folder
+    if folder is not None and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} holds no Hugging Face model (no config.json): name a folder that save_pretrained wrote"
+        )
+    return from_pretrained(transformers.AutoConfig, reference)
+
+
+def load_generation(reference: Reference, config: Any, tokenizer: Any) -> Any:
+    """How the model generates: its own generation_config, with the reference's target language and one end token.
+
+    Raises:
+        InputError: The model needs a target language that is not named, or knows none.
+    """
+    try:
+        generation = from_pretrained(transformers.GenerationConfig, reference)
+    except InputError:
+        # Not every model has such a file; then its configuration says all.
+        generation = transformers.GenerationConfig.from_model_config(config)
+    if reference.plain:
+        plain_rules(generation)
+    given_languages(generation, tokenizer, reference)
+    ends = generation.eos_token_id
+    if isinstance(ends, list) and tokenizer.eos_token_id in ends:
+        # Several end turns and texts. The tokenizer's own is what completions are made to end with.
+        generation.eos_token_id = tokenizer.eos_token_id
+    return generation
+
+
+def row_settings(reference: Reference, config: Any, generation: Any) -> RowSettings:
+    """How text becomes rows of a model that generates by ``generation``.
+
+    Raises:
+        InputError: It has no end token, or several.
+    """
+    ends = config.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
+    if not isinstance(ends, int):
+        raise InputError(
+            f"{reference} has the end tokens {ends}, and its tokenizer's own is none of them: rows need exactly one; "
+            "set eos_token_id in its generation_config.json"
+        )
+    return RowSettings(
+        ends,
+        generation.forced_bos_token_id,
+        not config.is_encoder_decoder,
+        reference.src_lang,
+        reference.tgt_lang,
+    )
+
+
+def load_adapter(reference: Reference) -> ModelAdapter:
+    """The model as a SequenceModel, in eval mode, on the CPU.
+
+    Raises:
+        InputError: There is no such model, it has no weights in safetensors or not all of them, its tokenizer has
+            tokens that it does not know, or it cannot be decoded exactly.
+    """
+    config = load_config(reference)
+    tokenizer = load_tokenizer(reference)
+    _check_weights(reference)
+    model, report = from_pretrained(
+        _kind(config),
+        reference,
+        config=config,
+        use_safetensors=True,
+        dtype=getattr(torch, reference.dtype),
+        output_loading_info=True,
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"the weights of {reference} are not all there, {len(missing)} are missing: {', '.join(missing[:3])}"
+        )
+    rows = model.get_input_embeddings().weight.size(0)
+    if (tokens := vocabulary_size(tokenizer)) > rows:
+        raise InputError(
+            f"the tokenizer of {reference} has {tokens} tokens and the model knows {rows}: they do not belong "
+            "together; give the tokenizer that the model was trained with"
+        )
+    model.generation_config = load_generation(reference, config, tokenizer)
+    return adapt(model, reference.longest_prompt)
+
+
+def adapt(model: Any, longest_prompt: int | None = None) -> ModelAdapter:
+    """The adapter for a model, which is put into eval mode."""
+    model.eval()
+    if model.config.is_encoder_decoder:
+        return Seq2SeqAdapter(model)
+    return CausalAdapter(model, longest_prompt=longest_prompt)
+
+
+def describe_adapter(adapter: ModelAdapter) -> dict[str, Any]:
+    """What rebuilds an adapter, weights aside, as plain data."""
+    model = adapter.model
+    prompt = adapter.longest_prompt if isinstance(adapter, CausalAdapter) else None
+    return {
+        "config": model.config.to_dict(),
+        "generation_config": model.generation_config.to_dict(),
+        "longest_prompt": prompt,
+        "low_rank": adapter.low_rank,
+        "dtype": str(adapter.output_weight.dtype).removeprefix("torch."),
+    }
+
+
+def rebuild_adapter(
+    description: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
+) -> ModelAdapter:
+    """The inverse of ``describe_adapter``, low-rank updates merged.
+
+    Args:
+        description: What that gave.
+        weights: The adapter's state dict.
+        where: What messages call the place that both are from.
+
+    Raises:
+        InputError: The weights are not those of such a model.
+    """
+    settings = dict(description["config"])
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    with explained(Reference(where)):
+        model = _kind(config).from_config(config, dtype=getattr(torch, description["dtype"]))
+        trained = [name for name, each in model.named_parameters() if each.requires_grad]
+        fixed = {name: each.clone() for name, each in model.named_parameters() if not each.requires_grad}
+        if description["low_rank"] is not None:
+            add_low_rank(model, *description["low_rank"])
+        model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    merge_low_rank(model)
+    for name in trained:
+        model.get_parameter(name).requires_grad_(True)
+    for name, values in fixed.items():
+        # Sinusoids, which averaging of weights rounds and save_pretrained does not write.
+        parameter = model.get_parameter(name)
+        if torch.allclose(parameter, values, atol=1e-5):
+            parameter.data.copy_(values)
+    model.generation_config = transformers.GenerationConfig(**description["generation_config"])
+    return adapt(model, description["longest_prompt"])
+
+
+def save_adapter(adapter: ModelAdapter, folder: Path) -> None:
+    """Write the model as ``save_pretrained`` does, its weights as safetensors."""
+    with quiet():
+        adapter.model.save_pretrained(folder)
+
+
+def _kind(config: Any) -> Any:
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
+
+
+def _check_weights(reference: Reference) -> None:
+    folder = reference.folder
+    if folder is None or any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")):
+        raise InputError(
+            f"{folder} holds its weights pickled alone (*.bin), which may run code when they are read: where you trust "
+            "them, load the model with transformers and write it once more by save_pretrained, which makes safetensors"
+        )
+    raise InputError(f"{folder} holds a config.json and no weights (no *.safetensors): copy them there too")
