@@ -11,7 +11,7 @@ from typing import NamedTuple
 from lightning_bpd.benchmark.report_document import Figure, Panel
 
 WIDTH, HEIGHT = 440, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
 LETTER, LINE = 7.1, 12.0  # width and height of a character of a label
 
 
