@@ -110,6 +110,12 @@ class Adapter(nn.Module):
         """What ``project`` adds to the products with ``output_weight``, [V]; None for nothing."""
         return output_layer(self.model)[1]
 
+    def keep_layers(self) -> None:
+        """Let training drop no layers whole (layerdrop): processes would differ in what they train."""
+        for module in self.model.modules():
+            if hasattr(module, "layerdrop"):
+                module.layerdrop = 0.0
+
     def train_low_rank(self, rank: int, alpha: float) -> None:
         """Let low-rank updates be all that is trained; ``rebuild_adapter`` merges them."""
         add_low_rank(self.model, rank, alpha)

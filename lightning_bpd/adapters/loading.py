@@ -105,6 +105,7 @@ def load_adapter(reference: Reference) -> ModelAdapter:
             f"the tokenizer of {reference} has {tokens} tokens and the model knows {rows}: they do not belong "
             "together; give the tokenizer that the model was trained with"
         )
+    _fix_parameters(model, config)
     model.generation_config = load_generation(reference, config, tokenizer)
     return adapt(model, reference.longest_prompt)
 
@@ -174,6 +175,14 @@ def _kind(config: Any) -> Any:
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
     return transformers.AutoModelForCausalLM
+
+
+def _fix_parameters(model: Any, config: Any) -> None:
+    """Let sinusoids not be trained, which from_pretrained forgets."""
+    with torch.device("meta"):
+        fresh = _kind(config).from_config(config)
+    for name, parameter in fresh.named_parameters():
+        model.get_parameter(name).requires_grad_(parameter.requires_grad)
 
 
 def _check_weights(reference: Reference) -> None:

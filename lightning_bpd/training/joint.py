@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
-from lightning_bpd.models import Architecture, ImageArchitecture
+from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe, fingerprint, read_base
 from lightning_bpd.tasks.network import LoraShape
@@ -115,8 +115,10 @@ class JointFineTuning(pl.LightningModule):
             self.fingerprint = fingerprint(network)
             self.heads = build_heads(self.parts, heads, self.seed)
             self.drift = BaseDrift(copy.deepcopy(network), self.parts.codec, decode.extra_length)
-            # The library hands its models out in eval mode.
+            # Hugging Face models come in eval mode.
             network.train()
+            if not isinstance(network, EncoderDecoder | ImageTransformer):
+                network.keep_layers()
         if gradient_checkpointing:
             compute_layers_again(self.network)
         if lora is not None:

@@ -136,7 +136,7 @@ def nllb(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = transformers.M2M100Config(
         **SEQ2SEQ, vocab_size=len(tokenizer), pad_token_id=1, bos_token_id=0, eos_token_id=2,
-        decoder_start_token_id=2, forced_bos_token_id=None,
+        decoder_start_token_id=2, forced_bos_token_id=None, encoder_layerdrop=0.4, decoder_layerdrop=0.4,
     )  # fmt: skip
     transformers.M2M100ForConditionalGeneration(config).save_pretrained(folder)
     return folder
