@@ -57,7 +57,9 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
         return
     metrics = checkpoint_metrics(checkpoint)
     training = training_summary(trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
-    parts = read_checkpoint(checkpoint)
+    base = getattr(trainer.lightning_module, "base", None)
+    # Named once more: leave to run a base's own code is the user's, and no checkpoint's.
+    parts = read_checkpoint(checkpoint, base if isinstance(base, str) else None)
     write_folder(parts, folder / "model", {**metrics, "training": training, "provenance": provenance()})
     of_text = parts.codec.kind == "text"
     draw_curves(

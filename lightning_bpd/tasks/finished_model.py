@@ -231,6 +231,8 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
     heads_only = not any(name.startswith("network.") for name in weights)
     if heads_only:
         where = base or description["heads"]["path"]
+        if base is None and hugging_face.is_reference(where):
+            where = hugging_face.stored_reference(str(where))
         network, _, _, origin = read_base(where)
         remedy = "name the one that they were trained on with --base"
         check_base(description["heads"]["base"], fingerprint(network), str(where), remedy)

@@ -196,11 +196,21 @@ def write_base(
     return {"base": base, **codec.config()}
 
 
-def base_reference(folder: Path, config: Mapping[str, Any]) -> str:
-    """Where the base of a finished model is; one inside its folder is named with it."""
+def stored_reference(reference: str) -> str:
+    """A reference that a file holds, without leave to run code: that is for the user to give, not for the file."""
     from lightning_bpd import adapters
 
-    parsed = adapters.parse_reference(config["base"]["hugging_face"])
+    parsed = adapters.parse_reference(reference)
+    return (
+        str(dataclasses.replace(parsed, trust_remote_code=False)) if parsed.trust_remote_code else reference
+    )
+
+
+def base_reference(folder: Path, config: Mapping[str, Any]) -> str:
+    """Where the base of a finished model is; one inside its folder is named with it. Its code is not trusted."""
+    from lightning_bpd import adapters
+
+    parsed = adapters.parse_reference(stored_reference(config["base"]["hugging_face"]))
     if config["base"]["inside"]:
         parsed = dataclasses.replace(parsed, name=str(folder / parsed.name))
     return str(parsed)

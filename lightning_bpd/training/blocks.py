@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_bpd.heads import BlockHeads, HeadLosses, HeadShape
 from lightning_bpd.interfaces import InputError
@@ -128,6 +128,17 @@ def check_averaging(trainer: pl.Trainer, frozen_base: bool) -> None:
             raise InputError(
                 f"{name} would average the list of candidates: give it use_buffers: false in trainer.callbacks"
             )
+
+
+def check_precision(network: nn.Module) -> None:
+    """Raise InputError, saying what to do, if what is trained is of a type too narrow to add up small steps."""
+    narrow = {each.dtype for each in network.parameters() if each.requires_grad and each.dtype.itemsize < 4}
+    if narrow:
+        kind = str(narrow.pop()).removeprefix("torch.")
+        raise InputError(
+            f"a base in {kind} cannot be trained: most steps would be rounded away. Leave its dtype out and compute in "
+            "bfloat16 by --trainer.precision bf16-mixed, or train low-rank updates of it: --model.lora.rank 16"
+        )
 
 
 def check_vocabulary(base: Parts, data: TrainingData, path: str) -> None:

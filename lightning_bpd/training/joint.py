@@ -26,6 +26,7 @@ from lightning_bpd.training.blocks import (
     build_heads,
     check_averaging,
     check_lengths,
+    check_precision,
     check_teacher,
     check_vocabulary,
     compute_layers_again,
@@ -123,6 +124,8 @@ class JointFineTuning(pl.LightningModule):
             compute_layers_again(self.network)
         if lora is not None:
             train_low_rank(self.network, lora, self.seed)
+        if self.network is not None:
+            check_precision(self.network)
         self.head_weights = weights_of_heads(head_weights, heads.block_size)
         self.loss: LossKind = loss
         self.make_optimizer = optimizer

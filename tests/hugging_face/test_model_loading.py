@@ -13,7 +13,7 @@ from small_models import pairs
 from lightning_bpd.adapters import parse_reference
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.finished_model import read_base
-from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, open_codec
+from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, base_reference, open_codec, open_network
 from lightning_bpd.tasks.text import whole_row
 
 LINES, TARGETS = map(list, zip(*pairs(7, seed=8), strict=True))
@@ -139,6 +139,21 @@ def test_code_of_the_model_is_not_run(t5, tmp_path):
         InputError, match=r"comes with code of its own, which is not run: .*trust_remote_code=true"
     ):
         read_base(f"hf:{folder}")
+
+
+def test_no_file_gives_leave_to_run_code(tmp_path):
+    """A finished model that somebody hands over names its base, and says that its code is to be trusted."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "own.py").write_text("raise SystemExit('was run')\n")
+    maps = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": maps}))
+    for name, inside in ((str(folder), False), ("base", True)):
+        base = {"hugging_face": f"hf:{name},trust_remote_code=true", "inside": inside}
+        reference = base_reference(tmp_path, {"base": base})
+        assert "trust_remote_code" not in reference
+        with pytest.raises(InputError, match="comes with code of its own, which is not run"):
+            open_network(reference)
 
 
 @pytest.mark.parametrize(

@@ -343,6 +343,8 @@ def test_what_is_refused(corpus, marian, tmp_path):
     capped = small_models.causal(tmp_path / "gemma2", "gemma2", head_dim=8)
     with pytest.raises(InputError, match=r"caps its logits \(final_logit_softcapping 30.0\)"):
         module(FrozenBaseHeadDistillation, f"hf:{capped}")
+    with pytest.raises(InputError, match="a base in bfloat16 cannot be trained: most steps"):
+        module(JointFineTuning, f"hf:{marian},dtype=bfloat16")
     with pytest.raises(InputError, match="gradient_checkpointing is for Hugging Face bases"):
         JointFineTuning(Architecture(d_model=16, heads=2), gradient_checkpointing=True)
     with pytest.raises(InputError, match="lora is for Hugging Face bases"):
