@@ -235,10 +235,11 @@ def _heads(grid: Grid, regime: Regime, mix: Mix, block_size: int, seed: int) -> 
 
 def _compare(grid: Grid, model: Step, trainings: Sequence[Step]) -> Step:
     folder = grid.folder / model.name
+    # Where images are, the model's own run says; that of a base made elsewhere may say something else.
+    data = grid.data if grid.kind == "text" or model.given is not None else None
     arguments = [
         *("compare", "--model", str(folder / "model")),
-        # Where images are, the model's own run says.
-        *(() if grid.kind == "images" else _data(grid)),
+        *(() if data is None else ("--data", data)),
         *("--corpus", grid.corpus),
         *("--rules", json.dumps(grid.rules), "--timed", str(grid.timed)),
         *grid.compare_arguments,
@@ -263,7 +264,8 @@ def _report(grid: Grid, compares: Sequence[Step]) -> Step:
     return Step(
         "report",
         "report",
-        ("report", str(grid.folder), "--output", str(folder)),
+        # Models of the grid may have been measured on other corpora, too.
+        ("report", str(grid.folder), "--output", str(folder), "--corpus", grid.corpus),
         result=folder / "report.html",
         own=folder,
         after=tuple(step.name for step in compares),

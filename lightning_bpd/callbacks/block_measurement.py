@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
@@ -113,7 +113,7 @@ class Measurement:
         stage: val or test.
         rules: Ways to decode.
         trained: The largest block that the heads propose.
-        rows: How many rows of the corpus, from the first, are taken.
+        rows: Places in the corpus of the rows that are taken.
         traced: Places in the corpus of the rows that are traced under the first rule.
         module: The module that is measured.
     """
@@ -123,7 +123,7 @@ class Measurement:
         stage: Stage,
         rules: list[MeasuredRule],
         trained: int,
-        rows: int,
+        rows: Container[int],
         traced: list[int],
         module: BlockModule,
     ) -> None:
@@ -198,12 +198,14 @@ class Measurement:
         return blockwise(*self.decoder, source, rule.block_size, rule.acceptance, extra)
 
     def _taken(self, batch: ParallelBatch) -> tuple[TokenRows, list[int]]:
-        """The sources of the batch that are among the first rows, and their places in the corpus."""
-        kept = (batch.index < self.rows).nonzero().squeeze(1)
-        if len(kept) in (0, len(batch.index)):
-            return batch.source, batch.index[kept].tolist()
+        """The sources of the batch that are measured, and their places in the corpus."""
+        index = batch.index.tolist()
+        kept = [place for place, row in enumerate(index) if row in self.rows]
+        taken = [index[place] for place in kept]
+        if len(kept) in (0, len(index)):
+            return batch.source, taken
         lengths = batch.source.lengths[kept]
-        return TokenRows(batch.source.tokens[kept, : int(lengths.max())], lengths), batch.index[kept].tolist()
+        return TokenRows(batch.source.tokens[kept, : int(lengths.max())], lengths), taken
 
 
 def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, int]:

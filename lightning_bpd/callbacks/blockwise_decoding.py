@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,7 +47,8 @@ class BlockwiseDecoding(Callback):
             of the trained size by the exact rule, unless they say otherwise.
         every_n_epochs: In training, measure in the first of every so many epochs. The first validation of a training
             that is started or resumed is always measured, so that there is something to monitor.
-        rows: Measure only the first so many rows of the corpus; all if not given.
+        rows: Measure only the first so many rows of the corpus, or of those that the trainer's limit_val_batches or
+            limit_test_batches leaves of it; all if not given.
         traces: Rows to trace, spread evenly over those that are measured.
 
     Raises:
@@ -106,11 +108,11 @@ class BlockwiseDecoding(Callback):
         """Begin a pass, if this validation is to be measured."""
         due = trainer.state.fn != "fit" or not self._warm or trainer.current_epoch % self.every_n_epochs == 0
         if due and not trainer.sanity_checking:
-            self._begin(pl_module, "val")
+            self._begin(trainer, pl_module, "val")
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a pass."""
-        self._begin(pl_module, "test")
+        self._begin(trainer, pl_module, "test")
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ParallelBatch, *_: Any
@@ -145,14 +147,13 @@ class BlockwiseDecoding(Callback):
             raise InputError(f"blockwise decoding is given the rule {twice[0]} twice: leave one out")
         return rules, trained
 
-    def _begin(self, pl_module: pl.LightningModule, stage: Stage) -> None:
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
         if not hasattr(pl_module, "block_decoder"):
             return
         module = cast(BlockModule, pl_module)
-        rows = len(module.data.references(PARTS[stage]))
-        rows = rows if self.rows is None else min(rows, self.rows)
-        traced = spread(list(range(rows)), self.traces)
-        self._measurement = Measurement(stage, *self._fitting_rules(pl_module), rows, traced, module)
+        rows = _rows_to_come(trainer, module, stage)[: self.rows]
+        traced = spread(rows, self.traces)
+        self._measurement = Measurement(stage, *self._fitting_rules(pl_module), set(rows), traced, module)
 
     def _measure(self, trainer: pl.Trainer, batch: ParallelBatch) -> None:
         if self._measurement is None:
@@ -199,6 +200,22 @@ class BlockwiseDecoding(Callback):
                 each.log_metrics(histograms(stage, counts), step)
                 if lines:
                     each.log_table(f"{stage}/traces", COLUMNS, lines, step=step)
+
+
+def _rows_to_come(trainer: pl.Trainer, module: BlockModule, stage: Stage) -> list[int]:
+    """Places in the corpus of the rows that a pass goes over, in order, those of all ranks. All ranks call it."""
+    limit = trainer.limit_val_batches if stage == "val" else trainer.limit_test_batches
+    if isinstance(limit, float) and limit == 1.0:
+        return list(range(len(module.data.references(PARTS[stage]))))
+    # Batches do not come in the order of the corpus: the first ones need not hold its first rows.
+    loader: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
+    (batches,) = trainer.num_val_batches if stage == "val" else trainer.num_test_batches
+    own = [row for batch in islice(loader, int(batches)) for row in batch.index.tolist()]
+    parts = [own]
+    if trainer.world_size > 1:
+        parts = [[]] * trainer.world_size
+        torch.distributed.all_gather_object(parts, own)
+    return sorted(row for part in parts for row in part)
 
 
 def _writes(trainer: pl.Trainer) -> bool:

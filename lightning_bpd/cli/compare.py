@@ -83,13 +83,21 @@ def compare(
         timed: Rows that are timed, evenly spread over those that are measured on; 0 for none.
         timed_batch_size: Rows decoded together when timed.
         threads: Of torch; as many as it takes by itself if not given.
-        output: File to write; compare_CORPUS.json beside the model's folder by default.
+        output: File to write; compare_CORPUS.json beside the model's folder by default. A measurement that is there is
+            replaced by one of the same settings alone.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
     """
     for rule in rules:
         parse_acceptance(rule)
-    if rows is not None and rows < 1:
-        raise InputError(f"--rows {rows}: at least one must be measured on")
+    for flag, value, least in (
+        ("rows", rows, 1),
+        ("batch_size", batch_size, 1),
+        ("timed", timed, 0),
+        ("timed_batch_size", timed_batch_size, 1),
+        ("threads", threads, 1),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"--{flag} {value}: it must be at least {least}")
     if threads is not None:
         torch.set_num_threads(threads)
     place, name = find_device(device), f"compare_{corpus}.json"
@@ -107,12 +115,7 @@ def compare(
     arms = rules_of(subject.block_size, rules, block_sizes)
     words, count = KINDS[subject.codec.kind], len(subject.references)
     chosen = spread(list(range(count)), timed)
-    with progress_bar("Compared", words.rows, count + len(chosen)) as report:
-        whole = compare_decoders(subject, arms, batch_size, report, timing=False)
-        if chosen:
-            some = compare_decoders(measured.some(chosen), arms, timed_batch_size, report)
-            whole = [arm._replace(seconds=timing.seconds) for arm, timing in zip(whole, some, strict=True)]
-    record = {
+    record: dict[str, Any] = {
         "format": FORMAT,
         "kind": subject.codec.kind,
         "model": model,
@@ -132,9 +135,15 @@ def compare(
         "signature": subject.codec.signature(),
         "provenance": provenance(),
         **measured.references,
-        "arms": [_arm(arm, whole[0]) for arm in whole],
-        **_of_heads(subject, batch_size, whole),
     }
+    _check_earlier(path, record, arms)
+    with progress_bar("Compared", words.rows, count + len(chosen)) as report:
+        whole = compare_decoders(subject, arms, batch_size, report, timing=False)
+        if chosen:
+            some = compare_decoders(measured.some(chosen), arms, timed_batch_size, report)
+            whole = [arm._replace(seconds=timing.seconds) for arm, timing in zip(whole, some, strict=True)]
+    record["arms"] = [_arm(arm, whole[0]) for arm in whole]
+    record |= _of_heads(subject, batch_size, whole)
     write_atomically(path, json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
     together = f", batches of {timed_batch_size}" if chosen else ""
     title = f"{model} on {corpus}: {count} {words.rows}; calls and time by {words.row}{together}"
@@ -264,6 +273,43 @@ def training_of(folder: Path, trained: int | None) -> dict[str, Any]:
         "data": known.get("data", "unknown"),
         "block_size": trained or 1,
         "seed": known.get("seed"),
+    }
+
+
+def _check_earlier(path: Path, record: Mapping[str, Any], arms: Sequence[tuple[int, str]]) -> None:
+    """Raise InputError if ``path`` holds what was measured otherwise, such as a cell of a grid.
+
+    ``record`` is what is to be written there, without results, and ``arms`` are the rules after greedy decoding.
+    """
+    try:
+        earlier = json.loads(path.read_bytes())
+        if earlier["format"] != FORMAT:
+            return
+        made = _made_by(earlier, [(arm["block_size"], arm["acceptance"]) for arm in earlier["arms"][1:]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # There is none, or none that report would read.
+    making = _made_by(record, arms)
+    if different := [
+        f"{name} {made.get(name)} there, {making.get(name)} now"
+        for name in made | making
+        if made.get(name) != making.get(name)
+    ]:
+        raise InputError(
+            f"{path} was measured otherwise ({'; '.join(different)}) and is kept: give --output OTHER, or move it away"
+        )
+
+
+def _made_by(record: Mapping[str, Any], arms: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    """All that a record's numbers hang on, by name."""
+    model, corpus = Path(record["model"]), record["corpus"]
+    return {
+        # A name that is no path, such as hf:NAME, is the same everywhere.
+        "model": str(model.resolve() if model.exists() else model),
+        "corpus": corpus["name"],
+        "rows": corpus["rows"],
+        "hash of the corpus": corpus["hash"][:12],
+        "rules": ", ".join(f"k = {size} {acceptance}" for size, acceptance in arms),
+        **record["settings"],
     }
 
 

@@ -141,6 +141,14 @@ def _check_inputs(configuration: Grid) -> None:
     for setting, folder, file, kind in given:
         if folder is not None and not (Path(folder).expanduser() / file).is_file():
             raise InputError(f"--{setting} {folder}: no {kind} is there (it has no {file})")
+    if configuration.kind == "images" and configuration.base is not None and data is None:
+        config = Path(configuration.base).expanduser().resolve().parent / "config.yaml"
+        said = any(argument.startswith("--data") for argument in configuration.compare_arguments)
+        if not config.is_file() and not said:
+            raise InputError(
+                f"--base {configuration.base}: there is no {config}, which would say what images it is measured on: "
+                "give --data, or for scikit-learn's digits --compare_arguments '[--data=digits]'"
+            )
 
 
 def _slots(configuration: Grid) -> tuple[int, list[dict[str, str]]]:

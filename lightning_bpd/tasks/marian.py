@@ -6,13 +6,12 @@ What transformers' MarianMTModel computes and MarianTokenizer cuts, read from th
 from __future__ import annotations
 
 import json
+import zipfile
 from itertools import product
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -110,11 +109,15 @@ def read_marian(folder: str | Path) -> Parts:
                 f"{folder}: the {side} vocabulary has {tokenizer.vocab_size} pieces and the model {tokens} tokens: "
                 "they do not belong together; give the tokenizer that the model was trained with"
             )
-    if codec.target.eos_id != network.eos_id:
-        raise InputError(
-            f"{folder}: rows end with token {network.eos_id} in the model and {codec.target.eos_id} in the target "
-            "vocabulary: they do not belong together"
-        )
+    for verb, ours, theirs in (
+        ("start", network.bos_id, codec.target.bos_id),
+        ("end", network.eos_id, codec.target.eos_id),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"{folder}: rows {verb} with token {ours} in the model and {theirs} in the target vocabulary: they do "
+                "not belong together"
+            )
     return Parts(network.eval(), codec)
 
 
@@ -166,7 +169,7 @@ def _build(config: dict[str, Any], generation: dict[str, Any], weights: dict[str
     except RuntimeError as error:
         raise InputError(f"its weights do not fit its configuration: {error}") from None
     assert network.output_bias is not None
-    network.output_bias[_forbidden(generation, network.eos_id)] = SUPPRESSED
+    network.output_bias[_forbidden(generation, network.eos_id, network.target_vocabulary)] = SUPPRESSED
     return network
 
 
@@ -226,16 +229,22 @@ def _check_positions(weights: dict[str, Tensor], width: int) -> None:
             raise InputError(f"its positions ({name}) are not Marian's sines and cosines")
 
 
-def _forbidden(generation: dict[str, Any], eos_id: int) -> list[int]:
+def _forbidden(generation: dict[str, Any], eos_id: int, vocabulary: int) -> list[int]:
     """Tokens that are never generated."""
     words = generation.get("bad_words_ids") or []
-    if longer := [word for word in words if len(word) != 1]:
+    if others := [word for word in words if not isinstance(word, list) or len(word) != 1]:
         raise InputError(
-            f"it forbids words of several tokens (bad_words_ids {longer[:3]}), which depends on more than the last "
+            f"it forbids words of several tokens (bad_words_ids {others[:3]}), which depends on more than the last "
             "hidden state: take them out of generation_config.json to decode without it"
         )
     # As generate does: the end token is never a bad word.
-    return [*(generation.get("suppress_tokens") or []), *(word[0] for word in words if word != [eos_id])]
+    tokens = [*(generation.get("suppress_tokens") or []), *(word[0] for word in words if word != [eos_id])]
+    if unknown := [token for token in tokens if type(token) is not int or not 0 <= token < vocabulary]:
+        raise InputError(
+            f"it forbids tokens that it does not have (bad_words_ids or suppress_tokens {unknown[:3]}): there are 0 to "
+            f"{vocabulary - 1}"
+        )
+    return tokens
 
 
 def _token(generation: dict[str, Any], config: dict[str, Any], name: str) -> int:
@@ -248,18 +257,19 @@ def _token(generation: dict[str, Any], config: dict[str, Any], name: str) -> int
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
+    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    if not safe.is_file() and not pickled.is_file():
+        raise InputError("it has no weights, neither model.safetensors nor pytorch_model.bin")
     try:
-        if (folder / "model.safetensors").is_file():
-            weights = load_file(folder / "model.safetensors")
-        elif (folder / "pytorch_model.bin").is_file():
-            weights = torch.load(
-                folder / "pytorch_model.bin", map_location="cpu", weights_only=True, mmap=True
-            )
+        if safe.is_file():
+            weights = load_file(safe)
         else:
-            raise InputError("it has no weights, neither model.safetensors nor pytorch_model.bin")
-    except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError) as error:
+            # What torch wrote before version 1.6 is no archive and cannot be mapped.
+            mapped = zipfile.is_zipfile(pickled)
+            weights = torch.load(pickled, map_location="cpu", weights_only=True, mmap=mapped)
+        return {name: tensor.float() for name, tensor in weights.items()}
+    except Exception as error:  # Of a damaged file it may be any.
         raise InputError(f"its weights are damaged: {error}") from error
-    return {name: tensor.float() for name, tensor in weights.items()}
 
 
 def read_codec(folder: Path) -> TextCodec:
@@ -304,12 +314,12 @@ def read_codec(folder: Path) -> TextCodec:
 
 def _in_order(vocabulary: dict[str, Any]) -> tuple[str, ...]:
     """The pieces of a vocabulary in the order of their ids."""
-    pieces = {number: piece for piece, number in vocabulary.items()}
-    if pieces.keys() != set(range(len(vocabulary))):
+    ids = list(vocabulary.values())
+    if any(type(number) is not int for number in ids) or sorted(ids) != list(range(len(ids))):
         raise InputError(
-            f"the ids of its {len(vocabulary)} pieces are not 0 to {len(vocabulary) - 1}, each once"
+            f"the ids of its {len(ids)} pieces are not 0 to {len(ids) - 1}, each once and a whole number"
         )
-    return tuple(pieces[number] for number in range(len(pieces)))
+    return tuple(sorted(vocabulary, key=vocabulary.__getitem__))
 
 
 def _text(token: Any) -> str:

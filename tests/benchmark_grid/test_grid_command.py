@@ -85,6 +85,31 @@ def test_a_grid_of_images(tmp_path, monkeypatch, capsys):
     assert f"--data.path {tmp_path / 'images.zip'}" in planned(*cifar10, str(tmp_path / "images.zip"))
 
 
+def test_a_base_of_images_from_elsewhere(tmp_path, monkeypatch, capsys):
+    """Its own run, or a flag, says what it is measured on."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(command, "_gpus", list)
+    base = tmp_path / "elsewhere" / "model"
+    base.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    (tmp_path / "link").symlink_to(base)
+
+    def planned(grid_file, *args):
+        options = ["--config", f"configs/grids/{grid_file}.yaml", "--runs", str(tmp_path / "runs"), *args]
+        options += ["--base", str(tmp_path / "link"), "--dry_run", "true"]
+        auto_cli(grid, args=options, as_positional=False, exit_on_error=False, prog="grid")
+        return capsys.readouterr().out
+
+    with pytest.raises(InputError, match=r"link: there is no .*elsewhere/config\.yaml, .*: give --data, or"):
+        planned("digits")
+    assert "--timed 50 --data=digits" in planned("digits", "--compare_arguments", "[--data=digits]")
+    (tmp_path / "images.zip").touch()
+    printed = planned("cifar10_small", "--data", str(tmp_path / "images.zip"))
+    assert f"/base/model --data {tmp_path / 'images.zip'} --corpus validation" in printed
+    (base.parent / "config.yaml").touch()
+    assert "--data" not in planned("digits")
+
+
 FAKE = """
 import json, sys
 from pathlib import Path
@@ -100,6 +125,8 @@ if sys.argv[1] == "fit":
 if sys.argv[1] == "compare":
     arms = [{"acceptance": "exact", "block_size": 1, "quality": {"bleu": 20.0}}]
     place = Path(options["--model"]).parent / f"compare_{options['--corpus']}.json"
+    # As compare refuses to replace what was measured otherwise.
+    assert not place.exists()
     place.write_text(json.dumps({"arms": arms}))
 if sys.argv[1] == "report":
     Path(options["--output"]).mkdir(exist_ok=True)
@@ -134,6 +161,10 @@ def test_a_grid_from_start_to_report(call, tmp_path, monkeypatch):
     assert "\nbase: started" not in printed
     assert f"Report: {folder / 'report' / 'report.html'}" in printed
     assert "all 9 steps are done" in call(*small)
+    call(*small, "--timed", "7")
+    assert (folder / "earlier" / "compare_base.1").is_file()
+    assert (folder / "base" / "compare_test_2016_flickr.json").is_file()
+    call(*small)
     assert "joint_gold_k1_s1  " in call(*small, "--dry_run", "true")
 
 

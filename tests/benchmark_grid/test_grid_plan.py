@@ -80,7 +80,9 @@ def test_command_lines():
     compare = steps["compare_joint_gold_k1_s3"]
     assert json.loads(options(compare)["--rules"]) == ["exact", "top-2", "top-3", "minimum-2", "minimum-3"]
     assert compare.result == Path("runs/g/joint_gold_k1_s3/compare_test_2016_flickr.json")
-    assert steps["report"].arguments == ("report", "runs/g", "--output", "runs/g/report")
+    assert steps["report"].arguments == (
+        *("report", "runs/g", "--output", "runs/g/report", "--corpus", "test_2016_flickr"),
+    )
 
 
 def images(**settings):
@@ -99,8 +101,12 @@ def test_command_lines_of_images():
     steps = by_name(images(data="images.zip"))
     assert options(steps["base"])["--data.path"] == "images.zip"
     assert options(steps["joint_gold_k2_s1"])["--data.path"] == "images.zip"
-    # The model's own run says where they are.
+    # The model's own run says where they are, but for a base that another run made.
     assert "images.zip" not in steps["compare_base"].arguments
+    steps = by_name(images(data="images.zip", base="some/model"))
+    assert options(steps["compare_base"])["--data"] == "images.zip"
+    assert "images.zip" not in steps["compare_joint_gold_k2_s1"].arguments
+    assert "--data" not in by_name(images(base="some/model"))["compare_base"].arguments
 
 
 def test_what_is_timed_runs_alone_after_all_trainings():

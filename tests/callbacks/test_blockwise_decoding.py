@@ -92,6 +92,47 @@ def test_only_the_first_rows_of_the_corpus_are_measured(tmp_path):
     ]
 
 
+class Backwards(Data):
+    """The corpus's first rows come in the last batch."""
+
+    def batches(self):
+        return super().batches()[::-1]
+
+
+@pytest.mark.parametrize(
+    ("batches", "rows", "measured"),
+    [(1, 3, [4]), (2, 1, [2]), (2, None, [2, 4, 5]), (0.5, 2, [2, 4]), (9, 3, [0, 1, 2])],
+)
+def test_a_limit_leaves_rows_of_its_own(tmp_path, batches, rows, measured):
+    """The first ones of those that come, whatever their places in the corpus."""
+    limits = {"limit_val_batches": batches, "limit_test_batches": batches}
+    loop = trainer(tmp_path, BlockwiseDecoding(rows=rows, traces=10), **limits)
+    for measure, stage in ((loop.validate, "val"), (loop.test, "test")):
+        measure(Module(), datamodule=Backwards(), verbose=False)
+        metrics = {name: float(value) for name, value in loop.callback_metrics.items()}
+        assert metrics[f"{stage}/mean_accepted_block_size"] == mean([SIZES[row] for row in measured])
+        model_calls = sum(CALLS[row] for row in measured) / len(measured)
+        assert metrics[f"{stage}/k3_exact/model_calls"] == model_calls
+        traces = (tmp_path / "traces.md").read_text()
+        traced = [int(line.split()[-1]) - 1 for line in traces.splitlines() if line.startswith("## ")]
+        assert traced == measured
+
+
+def test_a_limit_of_two_ranks(tmp_path):
+    """As many rows as one process takes of as many batches."""
+    for name, options in (
+        ("one", {"limit_val_batches": 2}),
+        ("two", {"limit_val_batches": 1, "devices": 2, "strategy": "ddp_spawn"}),
+    ):
+        loop = trainer(tmp_path / name, BlockwiseDecoding(rows=2), **options)
+        loop.validate(Module(tmp_path / name), datamodule=Backwards(), verbose=False)
+    found = [
+        json.loads((tmp_path / file).read_text())["val/mean_accepted_block_size"]
+        for file in ("one/0.json", "two/0.json", "two/1.json")
+    ]
+    assert found == [mean([SIZES[2], SIZES[4]])] * 3
+
+
 def test_testing_is_measured_under_its_own_name(tmp_path):
     loop = trainer(tmp_path, BlockwiseDecoding())
     loop.test(Module(), datamodule=Data(), verbose=False)

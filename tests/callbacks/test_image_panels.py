@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_bpd.callbacks import panels
+from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.callbacks.panels import Panels, decode_panels, shown_sizes
 from lightning_bpd.datamodules import Digits
 from lightning_bpd.decoding import DecodingOptions, Distance, Exact, blockwise, greedy
@@ -61,6 +62,15 @@ def check_rows(rows, places, trained, data, rules):
             assert panel.sizes[block_starts(panel.sizes)].tolist() == [
                 size for size in accepted.tolist() if size
             ]
+
+
+def test_images_that_a_limit_leaves_are_measured(tmp_path):
+    """Validation begins with the last images of the corpus."""
+    loop = fitted(tmp_path, BlockwiseDecoding(rows=8), module=module())
+    metrics = loop.callback_metrics
+    measured = [name for name in metrics if name.startswith(("val/k4", "val/replay", "val/mean"))]
+    assert len(measured) > 8
+    assert all(metrics[name].isfinite() for name in measured)
 
 
 @pytest.fixture

@@ -116,6 +116,39 @@ def test_some_rows_of_a_corpus(folder, tmp_path):
     assert measured["references"] == [targets[place] for place in (0, 4, 9, 13, 18)]
 
 
+def test_what_was_measured_otherwise_is_kept(folder, tmp_path):
+    output = tmp_path / "cell.json"
+
+    def measure(model="heads", data=folder, **options):
+        options = {"rows": 3, "timed": 0, "output": str(output), "device": "cpu", **options}
+        compare(str(folder / model / "model"), str(data), **options)
+        return json.loads(output.read_text())
+
+    measured = measure()
+    before = output.read_bytes()
+    (tmp_path / "test.tsv").write_text((folder / "test.tsv").read_text() + "one\tmore\n")
+    for options, words in (
+        ({"rules": ["top-2"]}, "rules k = 2 exact, k = 4 exact, k = 5 exact there, k = 2 top-2, .* now"),
+        ({"block_sizes": [5]}, "rules k = 2 exact, .* there, k = 5 exact now"),
+        ({"rows": 4}, "rows 3 there, 4 now"),
+        ({"timed": 1}, "timed_rows 0 there, 1 now"),
+        ({"timed_batch_size": 2}, "timed_batch_size 1 there, 2 now"),
+        ({"batch_size": 2, "rows": 2}, "rows 3 there, 2 now; batch_size 64 there, 2 now"),
+        ({"data": tmp_path}, "hash of the corpus "),
+        ({"model": "base"}, "model .*/heads/model there, .*/base/model now"),
+    ):
+        with pytest.raises(InputError, match=rf"cell.json was measured otherwise \({words}.*--output OTHER"):
+            measure(**options)
+        assert output.read_bytes() == before
+    # The same again takes its place, and so does anything where there is nothing to lose.
+    output.write_text(json.dumps(measured | {"signature": "of before"}))
+    assert measure()["arms"] == measured["arms"]
+    assert json.loads(output.read_text())["signature"] == bleu_signature()
+    for damaged in ("{", "[]", '{"format": 1}', '{"format": 2}'):
+        output.write_text(damaged)
+        assert measure(rows=2)["corpus"]["rows"] == 2
+
+
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
@@ -126,11 +159,19 @@ def test_some_rows_of_a_corpus(folder, tmp_path):
         ("heads", {"corpus": "dev"}, "no files for 'dev'"),
         ("heads", {"output": "."}, "is a folder"),
         ("heads", {"data": None}, "--data is missing"),
-        ("heads", {"rows": 0}, "--rows 0"),
-        ("heads", {"batch_size": 0}, "batch_size must be at least 1"),
         ("none", {}, "no finished model"),
+        # Before anything is looked for.
+        ("none", {"rows": 0}, "--rows 0: it must be at least 1"),
+        ("none", {"batch_size": 0}, "--batch_size 0: it must be at least 1"),
+        ("none", {"timed": -1}, "--timed -1: it must be at least 0"),
+        ("none", {"timed_batch_size": 0}, "--timed_batch_size 0: it must be at least 1"),
+        ("none", {"threads": 0}, "--threads 0: it must be at least 1"),
     ],
 )
-def test_what_cannot_be_compared(folder, model, options, words):
+def test_what_cannot_be_compared(folder, tmp_path, model, options, words):
+    output = str(tmp_path / "none.json")
     with pytest.raises(InputError, match=words):
-        compare(str(folder / model / "model"), **{"data": str(folder), "device": "cpu", **options})
+        compare(
+            str(folder / model / "model"),
+            **{"data": str(folder), "device": "cpu", "output": output, **options},
+        )

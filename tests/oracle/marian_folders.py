@@ -50,6 +50,11 @@ def vocabulary(*sides: str) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
+def change(file: Path, **settings: Any) -> None:
+    """Set some keys of a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
 def write_tokenizer(folder: Path, separate: bool = False, **settings: Any) -> transformers.MarianTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     for side in ("source", "target"):
