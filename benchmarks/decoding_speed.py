@@ -60,7 +60,7 @@ def hugging_face_rows(model: PreTrainedModel, batches: Sequence[TokenRows], beam
             num_beams=beam,
             **({} if beam == 1 else {"length_penalty": ALPHA}),
         )
-        rows += [_until(row, model.generation_config.eos_token_id) for row in output[:, 1:].tolist()]
+        rows += [until(row, model.generation_config.eos_token_id) for row in output[:, 1:].tolist()]
     return rows
 
 
@@ -74,7 +74,7 @@ def ctranslate2_rows(
         results = model.translate_batch(
             batch, beam_size=beam, length_penalty=ALPHA, max_decoding_length=limit, return_end_token=True
         )
-        rows += [_until([int(token) for token in result.hypotheses[0]], eos_id) for result in results]
+        rows += [until([int(token) for token in result.hypotheses[0]], eos_id) for result in results]
     return rows
 
 
@@ -86,7 +86,8 @@ def text_rows(batch: TokenRows) -> list[list[str]]:
     ]
 
 
-def _until(row: list[int], eos_id: int) -> list[int]:
+def until(row: list[int], eos_id: int) -> list[int]:
+    """A row up to its end token, that included."""
     return row[: row.index(eos_id) + 1] if eos_id in row else row
 
 

@@ -95,20 +95,31 @@ def save_for_ctranslate2(network: EncoderDecoder, folder: Path) -> None:
     vocabulary. Its parts work without either.
     """
     model = hugging_face_model(network, "eager")
-    model.config.normalize_before = network.architecture.norm == "pre"
+    save_model_for_ctranslate2(model, folder, network.architecture.norm == "pre")
+
+
+def save_model_for_ctranslate2(model: PreTrainedModel, folder: Path, pre_norm: bool) -> None:
+    """The same of a Marian model (or, with ``pre_norm``, a Pegasus model) of one vocabulary for both sides."""
+    model.config.normalize_before = pre_norm
     model.config.normalize_embedding = False
     specification = BartLoader().get_model_spec(model)
-    tokens = [str(id_) for id_ in range(network.target_vocabulary)]
+    tokens = [str(id_) for id_ in range(model.config.vocab_size)]
     specification.register_source_vocabulary(tokens)
     specification.register_target_vocabulary(tokens)
-    specification.config.unk_token = str(UNKNOWN_ID)
-    specification.config.bos_token = str(network.bos_id)
-    specification.config.eos_token = str(network.eos_id)
-    specification.config.decoder_start_token = str(network.bos_id)
+    generation = model.generation_config
+    register_ids(specification, generation.decoder_start_token_id, generation.eos_token_id)
+    specification.config.decoder_start_token = str(generation.decoder_start_token_id)
     specification.validate()
     specification.optimize(quantization="float32")
     folder.mkdir(parents=True, exist_ok=True)
     specification.save(str(folder))
+
+
+def register_ids(specification: Any, start_id: int, end_id: int) -> None:
+    """Tell CTranslate2 the special tokens, ids in decimal."""
+    specification.config.unk_token = str(UNKNOWN_ID)
+    specification.config.bos_token = str(start_id)
+    specification.config.eos_token = str(end_id)
 
 
 def _weights(network: EncoderDecoder) -> dict[str, Tensor]:

@@ -18,17 +18,23 @@ from lightning_bpd.tracking.provenance import processor
 
 
 def interleaved_seconds(
-    arms: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+    arms: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, list[float]]:
     """Wall-clock seconds of each arm's ``repeats`` runs, after one run each that is not counted.
 
-    The arms take turns, each round in another order, so that what else the machine does falls on all alike.
+    The arms take turns, each round in another order, so that what else the machine does falls on all alike. Before
+    each round ``progress`` is told which it is.
     """
     names = list(arms)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    progress("warm-up")
     for arm in arms.values():
         arm()
     for number in range(repeats):
+        progress(f"round {number + 1} of {repeats}")
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             wait(device)
