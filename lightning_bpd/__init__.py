@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_bpd.tasks.generation import blockwise
     from lightning_bpd.tasks.translation import Translator, load
 
-__all__ = ["Translator", "load"]
+__all__ = ["Translator", "blockwise", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # On first use, so that the command line can show its help without waiting for torch.
     if name in __all__:
-        from lightning_bpd.tasks import translation
+        from lightning_bpd.tasks import generation, translation
 
-        return getattr(translation, name)
+        return getattr(generation if name == "blockwise" else translation, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +32,7 @@ def blockwise(
     block_size: int,
     acceptance: Acceptance = _EXACT,
     extra_length: int = 50,
+    further_ends: Collection[int] = (),
 ) -> DecodeResult:
     """Several tokens a model call, where what ``drafter`` proposes is what the model lets stand.
 
@@ -46,6 +48,7 @@ def blockwise(
         block_size: Tokens verified in one call; 1 is greedy decoding.
         acceptance: Which proposals stay.
         extra_length: Tokens that a row may be longer than its source.
+        further_ends: Tokens that end a row beside the model's own end token.
 
     Raises:
         InputError: ``block_size`` is less than 1 or more than the drafter can propose.
@@ -53,7 +56,8 @@ def blockwise(
     if not 1 <= block_size <= drafter.block_size:
         raise InputError(_wrong_block_size(block_size, drafter.block_size))
     device = source.lengths.device
-    rows = [_Row(limit, model.eos_id) for limit in length_limits(model, source, extra_length).tolist()]
+    ends = frozenset((model.eos_id, *further_ends))
+    rows = [_Row(limit, ends) for limit in length_limits(model, source, extra_length).tolist()]
     longest = max(row.limit for row in rows)
     # A block is fed whole, even where it sticks out over the end of its row.
     state = model.start(source, None, longest + block_size - 1)
@@ -97,7 +101,7 @@ class _Row:
     """What is known of one row, on the host."""
 
     limit: int
-    eos_id: int
+    ends: frozenset[int]
     tokens: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     calls: int = 0
@@ -108,16 +112,16 @@ class _Row:
         self.calls += 1
         if self.calls > 1:  # the first call read the start token
             self._append(tokens)
-        if not self.ended and (certain == self.eos_id or len(self.tokens) + 1 == self.limit):
+        if not self.ended and (certain in self.ends or len(self.tokens) + 1 == self.limit):
             self._append([certain])
 
     def _append(self, tokens: list[int]) -> None:
         tokens = tokens[: self.limit - len(self.tokens)]
-        if self.eos_id in tokens:
-            tokens = tokens[: tokens.index(self.eos_id) + 1]
+        first = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        tokens = tokens[: first + 1]
         self.tokens += tokens
         self.sizes.append(len(tokens))
-        self.ended = tokens[-1] == self.eos_id or len(self.tokens) == self.limit
+        self.ended = tokens[-1] in self.ends or len(self.tokens) == self.limit
 
 
 def _result(rows: list[_Row], device: torch.device) -> DecodeResult:

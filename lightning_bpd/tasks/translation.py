@@ -15,6 +15,7 @@ from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
 from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import Parts, read_base, read_checkpoint, read_folder, write_folder
+from lightning_bpd.tasks.generation import make_generation
 from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, is_reference
 from lightning_bpd.tasks.network import longest_source
 from lightning_bpd.tasks.text import TextSide, whole_row
@@ -142,6 +143,43 @@ class Translator:
             if progress is not None:
                 progress(len(places))
         return outputs
+
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        block_size: int | None = None,
+        acceptance: str = "exact",
+        **settings: Any,
+    ) -> Any:
+        """What transformers' greedy ``generate`` gives for rows of a Hugging Face model's own tokenizer, by blocks.
+
+        Args:
+            input_ids: int64 [B, S], sources or prompts, padded at either end, on the model's device.
+            attention_mask: [B, S], 0 on padding; nothing is padding if not given, but what ``generate`` itself takes
+                for it in prompts.
+            block_size: Tokens of a block; as many as the heads were trained for by default.
+            acceptance: Which proposals stay; see ``translate``.
+            settings: Others of ``generate``, such as ``max_new_tokens``, ``max_length``, ``forced_bos_token_id`` and
+                ``return_dict_in_generate`` (see ``lightning_bpd.blockwise``). Lengths are by default the model's own.
+
+        Returns:
+            int64 [B, L]: start tokens or prompts, what comes after them, and padding.
+
+        Raises:
+            InputError: The network is none of Hugging Face, has no block heads, or a setting cannot be honoured.
+        """
+        network: Any = self.network
+        if not isinstance(self.codec, HuggingFaceCodec):
+            raise InputError("generate is for Hugging Face models, and this model takes text: use translate")
+        if self.drafter is None:
+            raise InputError("this model has no block heads, which generate needs: use translate")
+        generation = make_generation(network, self.drafter, block_size, acceptance)
+        chosen = {"do_sample": False, "num_beams": 1, **settings}
+        return network.model.generate(
+            input_ids=input_ids, attention_mask=attention_mask, custom_generate=generation, **chosen
+        )
 
     def batches(
         self, lines: Sequence[str], batch_size: int, max_source_length: int = 1024
