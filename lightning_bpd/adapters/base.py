@@ -107,8 +107,15 @@ class Adapter(nn.Module):
 
     @property
     def output_bias(self) -> Tensor | None:
-        """What ``project`` adds to the products with ``output_weight``, [V]; None for nothing."""
-        return output_layer(self.model)[1]
+        """What ``project`` adds to the products with ``output_weight``, [V]; None for nothing.
+
+        It is -inf for suppressed tokens, so that heads neither propose them nor learn of them.
+        """
+        weight, bias = output_layer(self.model)
+        if not self.suppressed:
+            return bias
+        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        return bias.index_fill(0, torch.tensor(self.suppressed, device=bias.device), -torch.inf)
 
     def keep_layers(self) -> None:
         """Let training drop no layers whole (layerdrop): processes would differ in what they train."""

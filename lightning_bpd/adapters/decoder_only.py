@@ -136,6 +136,10 @@ class CausalAdapter(Adapter):
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> PromptState:
         """Read each prompt once, all but its last token, and preallocate the cache (SequenceModel.start)."""
         self._check_prompts(source)
+        return self.begin(source, rows, max_length)
+
+    def begin(self, source: TokenRows, rows: Tensor | None, max_length: int) -> PromptState:
+        """``start`` for prompts of any length."""
         tokens, lengths = source
         read = int(lengths.max()) - 1
         cache = RowCache(len(tokens), read + max_length, tokens.device)

@@ -126,10 +126,7 @@ class Seq2SeqAdapter(Adapter):
         tokens, inside = readable(source, length, self.filler)
         seen = torch.ones_like(tokens) if inside is None else inside.long()
         memory = encoder(input_ids=tokens, attention_mask=seen).last_hidden_state
-        if inside is None:
-            return memory, None
-        hidden = torch.zeros(inside.shape, dtype=memory.dtype, device=memory.device)
-        return memory, hidden.masked_fill_(~inside, -torch.inf)[:, None, None]
+        return memory, None if inside is None else hiding(inside, memory.dtype)
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
         """Hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with ``bos_id``).
@@ -150,11 +147,27 @@ class Seq2SeqAdapter(Adapter):
         """Encode each source once and preallocate the cache (SequenceModel.start)."""
         memory, mask = self.encode(source)
         count = len(memory) if rows is None else len(rows)
-        cache = RowCache(count, max_length + len(self.prefix), memory.device)
+        prefix = torch.tensor([self.prefix], dtype=torch.long, device=memory.device).expand(count, -1)
+        return self.begin(memory, mask, rows, prefix, max_length)
+
+    def begin(
+        self, memory: Tensor, mask: Tensor | None, rows: Tensor | None, prefix: Tensor, max_length: int
+    ) -> Seq2SeqState:
+        """Rows that look at an encoded source, as ``encode`` gives it, and have read ``prefix`` (int64 [B, P]).
+
+        Args:
+            memory: [S, L, D].
+            mask: [S, 1, 1, L] or None.
+            rows: int64 [B], the source of each row; one row a source if None.
+            prefix: What comes before the rows, out of sight; P may be 0.
+            max_length: Tokens of a row to make place for.
+        """
+        count, length = prefix.shape
+        cache = RowCache(count, max_length + length, memory.device)
         state = Seq2SeqState(cache, [0] * count, memory, mask, rows)
-        if self.prefix:
-            self.step(torch.tensor([self.prefix], device=memory.device).expand(count, -1), state)
-            state.prefix = [len(self.prefix)] * count
+        if length:
+            self.step(prefix, state)
+            state.prefix = [length] * count
         return state
 
     def step(self, tokens: Tensor, state: Seq2SeqState) -> Tensor:
@@ -196,6 +209,12 @@ class Seq2SeqAdapter(Adapter):
         ).logits[:, len(prefix[0]) :]
         self.projection = find_projection(self.model, self(source, target), logits)
         check_histories(self, source, target, logits)
+
+
+def hiding(inside: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores to hide all that is not ``inside`` (bool [B, S]): [B, 1, 1, S]."""
+    hidden = torch.zeros(inside.shape, dtype=dtype, device=inside.device)
+    return hidden.masked_fill_(~inside, -torch.inf)[:, None, None]
 
 
 def _for_each_token(mask: Tensor | None, length: int) -> Tensor | None:

@@ -3,18 +3,22 @@
 Respected: ``decoder_start_token_id``, ``forced_bos_token_id``, ``eos_token_id``, ``suppress_tokens``, and
 ``bad_words_ids`` of one token each. Refused, for it makes the next token depend on more than the last hidden state:
 all in ``REFUSED``. Ignored: what concerns lengths at the other end (``max_length``, ``max_new_tokens`` and
-``forced_eos_token_id``, which acts at ``max_length`` alone), for decoding has its own limit; and sampling, beams and
-caches, which are the decoder's own affair.
+``forced_eos_token_id``, which acts at ``max_length`` alone), for decoding has its own limit; and, taken out by
+``greedy_rules``, sampling, beams and caches, which are the decoder's own affair.
 """
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 from lightning_bpd.adapters.projection import family
 from lightning_bpd.adapters.reference import Reference
 from lightning_bpd.adapters.tokenizer import surroundings
 from lightning_bpd.interfaces import InputError
+
+logger = logging.getLogger(__name__)
 
 REFUSED = {
     "min_length": 0,
@@ -33,6 +37,13 @@ REFUSED = {
 }
 """settings of generate that no adapter can respect, and the values at which they do nothing"""
 
+DECODERS_OWN = (
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
+    "num_beams", "early_stopping", "length_penalty", "num_return_sequences", "cache_implementation", "cache_config",
+    "max_cache_len", "output_attentions", "output_hidden_states", "output_scores", "output_logits",
+)  # fmt: skip
+"""settings of how generate searches and what it returns; of some together it refuses to be saved"""
+
 
 def refuse_unknown(model: Any) -> None:
     """Refuse a model that generates by rules which an adapter cannot follow.
@@ -48,6 +59,12 @@ def refuse_unknown(model: Any) -> None:
                 f"state: set model.generation_config.{name} = {harmless!r} to decode without it, or name the model "
                 "with ,plain=true"
             )
+
+
+def greedy_rules(generation: Any) -> None:
+    """Take out of a generation_config what is the decoder's own affair: then it says what is done here."""
+    for name in DECODERS_OWN:
+        setattr(generation, name, None)
 
 
 def plain_rules(generation: Any) -> None:
@@ -82,6 +99,51 @@ def end_token(model: Any, chosen: int | None) -> int:
     return int(known[0])
 
 
+def choose_end(generation: Any, config: Any, tokenizer: Any, reference: Reference) -> None:
+    """Let a generation_config have one end token: the reference's, or the model's, of several the tokenizer's own.
+
+    Args:
+        generation: The generation_config, which is changed; it keeps none where the model has none.
+        config: The model's configuration.
+        tokenizer: The model's tokenizer.
+        reference: What may name the token.
+
+    Raises:
+        InputError: The tokenizer does not know the token that is named; or none is, and the tokenizer's own is none of
+            several.
+    """
+    known = tokenizer.get_vocab()
+    if reference.eos is not None:
+        if reference.eos not in known:
+            raise InputError(
+                f"{reference}: its tokenizer has no token {reference.eos!r}: give eos as it stands in its vocabulary"
+            )
+        generation.eos_token_id = known[reference.eos]
+        return
+    ends = config.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
+    several = sorted(set(ends)) if isinstance(ends, list | tuple) else [ends]
+    own = tokenizer.eos_token_id
+    if len(several) > 1:
+        names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(several)))
+        if own not in several:
+            raise InputError(
+                f"{reference} has several end tokens, {names}, and its tokenizer's own is none of them: rows need "
+                f"exactly one; choose it by {reference},eos=TOKEN"
+            )
+        warn_once(
+            f"{reference} has several end tokens, {names}: rows end with {tokenizer.eos_token} alone; choose another "
+            f"by {reference},eos=TOKEN"
+        )
+        several = [own]
+    generation.eos_token_id = next(iter(several), None)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning that has not been logged before: a model is opened several times in a run."""
+    logger.warning("%s", message)
+
+
 def suppressed_tokens(model: Any, eos_id: int) -> list[int]:
     """Tokens that are never generated.
 
@@ -108,7 +170,8 @@ def given_languages(generation: Any, tokenizer: Any, reference: Reference) -> No
         reference: What names the languages.
 
     Raises:
-        InputError: A target language is needed and not named, or named and not known.
+        InputError: A target language is needed and not named, or named and not known; or it is named without the
+            source language.
     """
     if reference.tgt_lang is None:
         ordinary = (None, generation.pad_token_id, generation.bos_token_id, generation.eos_token_id)
@@ -119,6 +182,11 @@ def given_languages(generation: Any, tokenizer: Any, reference: Reference) -> No
                 f"eng_Latn or en_XX: hf:{reference.name},src_lang=CODE,tgt_lang=CODE"
             )
         return
+    if reference.src_lang is None and hasattr(tokenizer, "src_lang"):
+        raise InputError(
+            f"{reference} names the target language alone, and its tokenizer would take sources for "
+            f"{tokenizer.src_lang or 'no language'}: give both, src_lang=CODE,tgt_lang={reference.tgt_lang}"
+        )
     before, after = surroundings(tokenizer, "target")
     if before:
         generation.forced_bos_token_id = before[-1]

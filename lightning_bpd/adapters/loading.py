@@ -8,17 +8,29 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from lightning_bpd.adapters.decoder_only import CausalAdapter
 from lightning_bpd.adapters.encoder_decoder import Seq2SeqAdapter
-from lightning_bpd.adapters.generation import given_languages, plain_rules
+from lightning_bpd.adapters.generation import (
+    DECODERS_OWN,
+    choose_end,
+    given_languages,
+    greedy_rules,
+    plain_rules,
+    warn_once,
+)
 from lightning_bpd.adapters.low_rank import add_low_rank, merge_low_rank
-from lightning_bpd.adapters.reference import Reference, explained, from_pretrained, quiet
+from lightning_bpd.adapters.reference import Reference, caused_by, explained, from_pretrained, quiet
 from lightning_bpd.adapters.tokenizer import RowSettings, load_tokenizer, vocabulary_size
 from lightning_bpd.interfaces import InputError
 
 ModelAdapter = Seq2SeqAdapter | CausalAdapter
+
+# Where the library puts classes of code that comes with a model.
+DYNAMIC_MODULES = "transformers_modules"
 
 
 def load_config(reference: Reference) -> Any:
@@ -39,37 +51,51 @@ def load_generation(reference: Reference, config: Any, tokenizer: Any) -> Any:
     """How the model generates: its own generation_config, with the reference's target language and one end token.
 
     Raises:
-        InputError: The model needs a target language that is not named, or knows none.
+        InputError: The file is damaged; the model needs a target language that is not named, or knows none; or it is
+            not said which of several tokens ends a row.
     """
-    try:
-        generation = from_pretrained(transformers.GenerationConfig, reference)
-    except InputError:
-        # Not every model has such a file; then its configuration says all.
+    generation = _stored_generation(reference)
+    if generation is None:
         generation = transformers.GenerationConfig.from_model_config(config)
+    greedy_rules(generation)
     if reference.plain:
         plain_rules(generation)
     given_languages(generation, tokenizer, reference)
-    ends = generation.eos_token_id
-    if isinstance(ends, list) and tokenizer.eos_token_id in ends:
-        # Several end turns and texts. The tokenizer's own is what completions are made to end with.
-        generation.eos_token_id = tokenizer.eos_token_id
+    choose_end(generation, config, tokenizer, reference)
     return generation
+
+
+def _stored_generation(reference: Reference) -> Any:
+    """The model's generation_config; None for a model without, whose configuration says all."""
+    folder = reference.folder
+    if folder is not None and not (folder / GENERATION_CONFIG_NAME).is_file():
+        return None
+    try:
+        return from_pretrained(transformers.GenerationConfig, reference)
+    except InputError as error:
+        if folder is None and "does not appear to have a file named" in str(error.__cause__):
+            return None
+        if folder is None and caused_by(error, LocalEntryNotFoundError):
+            warn_once(
+                f"{reference}: there is no {GENERATION_CONFIG_NAME} in the local cache, and the hub cannot be asked: "
+                "rows begin and end as its config.json says"
+            )
+            return None
+        raise
 
 
 def row_settings(reference: Reference, config: Any, generation: Any) -> RowSettings:
     """How text becomes rows of a model that generates by ``generation``.
 
     Raises:
-        InputError: It has no end token, or several.
+        InputError: It has no end token.
     """
-    ends = config.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
-    if not isinstance(ends, int):
+    if generation.eos_token_id is None:
         raise InputError(
-            f"{reference} has the end tokens {ends}, and its tokenizer's own is none of them: rows need exactly one; "
-            "set eos_token_id in its generation_config.json"
+            f"{reference} has no end token, and rows need one: choose it by {reference},eos=TOKEN"
         )
     return RowSettings(
-        ends,
+        generation.eos_token_id,
         generation.forced_bos_token_id,
         not config.is_encoder_decoder,
         reference.src_lang,
@@ -145,8 +171,12 @@ def rebuild_adapter(
         InputError: The weights are not those of such a model.
     """
     settings = dict(description["config"])
-    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     with explained(Reference(where)):
+        config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+        rules = description["generation_config"]
+        generation = transformers.GenerationConfig(
+            **{name: value for name, value in rules.items() if name not in DECODERS_OWN}
+        )
         model = _kind(config).from_config(config, dtype=getattr(torch, description["dtype"]))
         trained = [name for name, each in model.named_parameters() if each.requires_grad]
         fixed = {name: each.clone() for name, each in model.named_parameters() if not each.requires_grad}
@@ -161,8 +191,18 @@ def rebuild_adapter(
         parameter = model.get_parameter(name)
         if torch.allclose(parameter, values, atol=1e-5):
             parameter.data.copy_(values)
-    model.generation_config = transformers.GenerationConfig(**description["generation_config"])
+    model.generation_config = generation
     return adapt(model, description["longest_prompt"])
+
+
+def refuse_own_code(adapter: ModelAdapter, tokenizer: Any, reference: str) -> None:
+    """Raise InputError if a model needs code of its own, which no finished model's folder gives leave to run."""
+    parts = (adapter.model, adapter.model.config, tokenizer)
+    if own := [type(each).__name__ for each in parts if type(each).__module__.startswith(DYNAMIC_MODULES)]:
+        raise InputError(
+            f"{reference} needs code of its own ({', '.join(own)}), and what is trained of it could not be read again: "
+            "train heads on the base as it is, with FrozenBaseHeadDistillation"
+        )
 
 
 def save_adapter(adapter: ModelAdapter, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import transformers
+from jinja2 import TemplateError
 
 from lightning_bpd.adapters.reference import Reference, explained, from_pretrained, quiet
 from lightning_bpd.interfaces import InputError
+
+logger = logging.getLogger(__name__)
 
 # Found again between the special tokens that a tokenizer puts around it.
 _PROBE = "a"
@@ -22,6 +26,7 @@ _PROBE = "a"
 SOURCE = "{source}"
 # The template that is the tokenizer's own.
 CHAT = "chat"
+_ANSWER = "An answer."
 
 Side = Literal["source", "target"]
 
@@ -128,6 +133,28 @@ def check_template(tokenizer: Any, template: str) -> None:
         )
 
 
+def warn_of_turns(side: ModelTokenizer) -> None:
+    """Warn if the chat template ends what the assistant says with another token than rows end with."""
+    tokenizer, eos_id = side.tokenizer, side.eos_id
+    after = _encode(tokenizer, [side.completion(_ANSWER).partition(_ANSWER)[2]], "source", special=False)[0]
+    if eos_id in after:
+        return
+    found = next((token for token in after if token in tokenizer.added_tokens_decoder), None)
+    own, ends = tokenizer.convert_ids_to_tokens([eos_id, eos_id if found is None else found])
+    if found is None:
+        logger.warning(
+            "The chat template puts no token after what the assistant says, and rows end with %s", own
+        )
+        return
+    logger.warning(
+        "The chat template ends what the assistant says with %s, and rows end with %s: name the model with "
+        "the option ,eos=%s",
+        ends,
+        own,
+        ends,
+    )
+
+
 class ModelTokenizer:
     """One side of a Hugging Face tokenizer; what tasks.text.TextSide asks for.
 
@@ -160,6 +187,8 @@ class ModelTokenizer:
                 before = before[1:]
             after = [settings.eos_id]
         self.prefix, self.suffix = before, after
+        # What is asked for, and who is to answer, stands at the end of a prompt.
+        self.keeps_end = settings.prompts and side == "source"
 
     @cached_property
     def identity(self) -> str:
@@ -178,10 +207,17 @@ class ModelTokenizer:
         whole = [self.identity, self.side, self.settings.template]
         if self.settings.template == CHAT:
             whole.append(str(self.tokenizer.chat_template))
+        if self.keeps_end:
+            # Corpora that were encoded otherwise are not to be taken for these.
+            whole.append("keeps its end")
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """The token ids of each line, without what stands around them in a row. An empty line has none."""
+        """The token ids of each line, without what stands around them in a row. An empty line has none.
+
+        Raises:
+            InputError: The chat template makes nothing of a line.
+        """
         wanted = [self._text(line) for line in lines if line]
         side: Side = "source" if self.settings.prompts else self.side
         found = _encode(self.tokenizer, wanted, side, special=False) if wanted else []
@@ -197,8 +233,10 @@ class ModelTokenizer:
             return line
         if template != CHAT:
             return template.replace(SOURCE, line)
-        if self.side == "source":
-            return self._rendered(conversation(line))
+        return self._rendered(conversation(line)) if self.side == "source" else self.completion(line)
+
+    def completion(self, line: str) -> str:
+        """What the chat template makes of a line that the assistant says, and what it puts after it."""
         # As the template writes an answer, whatever was asked: some put a space or a mark before it.
         asked = [{"role": "user", "content": "?"}]
         before = self._rendered(asked)
@@ -206,10 +244,16 @@ class ModelTokenizer:
         return whole.removeprefix(before) if whole.startswith(before) else line
 
     def _rendered(self, messages: list[dict[str, str]]) -> str:
-        with explained(Reference("the chat template")):
+        try:
             return self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=messages[-1]["role"] != "assistant"
             )
+        # It is a program that comes with the model, and refuses by errors of its own: of roles, of their order.
+        except (TemplateError, ImportError, ValueError, TypeError) as error:
+            said = json.dumps(messages, ensure_ascii=False)
+            raise InputError(
+                f"the model's chat template cannot be filled with {said[:80]}{'...' * (len(said) > 80)}: {error}"
+            ) from error
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of token ids, without special tokens; always one line."""

@@ -33,7 +33,8 @@ class Prompts(ParallelText):
         tokenizer: The Hugging Face model whose tokens are wanted, ``hf:NAME_OR_FOLDER``; the base's by default.
         batch_tokens: The most tokens in a training batch, padding included, on its longer side.
         validation_batch_tokens: The same for validation, test and prediction; ``batch_tokens`` if not given.
-        max_length: The most tokens of a prompt, and of a completion with its end token.
+        max_length: The most tokens of a prompt, and of a completion with its end token. A longer pair is left out of
+            training; elsewhere a prompt loses its beginning and a completion its end.
         cache: Where encoded text is kept, as for ParallelText.
         workers: Processes that prepare batches.
         seed: Decides the order of the training pairs.

@@ -56,7 +56,8 @@ def head_losses(
     once, and gives no second derivatives.
 
     Where heads propose among candidates, all but head 1 learn to choose among these alone, which costs as much less: a
-    target that is no candidate is none, and a teacher's distribution is over candidates too.
+    target that is no candidate is none, and a teacher's distribution is over candidates too. Nor is a token whose bias
+    is -inf a target: p_1 never gives it.
 
     With a temperature T the heads learn from the teacher instead of the data: head i at position t from
     p_1 = softmax((hidden @ weight.T + bias) / T) at position t + i - 1, held fixed; the loss is
@@ -81,17 +82,22 @@ def head_losses(
         raise InputError(f"head_weights must be {len(which)} numbers, one for each head, not {head_weights}")
     if temperature is not None and temperature <= 0:
         raise InputError(f"the temperature of distillation must be above 0, not {temperature}")
-    # Of a token that never comes: -inf times its probability, 0, would be no number.
-    bias = None if bias is None else bias.clamp(min=LEAST_BIAS)
+    inside = shifted_targets(rows, 1)[1].squeeze(2)
+    tokens = torch.where(inside, rows.tokens, 0)
+    # What each word is as a target; -1 for one that never comes.
+    words = torch.arange(len(weight), device=weight.device)
+    if bias is not None:
+        words = words.masked_fill(bias.isneginf(), -1)
+        # -inf times its probability, 0, would be no number.
+        bias = bias.clamp(min=LEAST_BIAS)
     candidates = None if heads.shape.candidates is None else heads.candidates
     over_words = partial(_losses_over, heads, hidden, temperature=temperature, most_logits=most_logits)
     if candidates is None or which.stop == 2:
-        return over_words(weight, bias, rows.tokens, rows.lengths, which, head_weights)
+        return over_words(weight, bias, words[tokens], rows.lengths, which, head_weights)
     # Where each word is among the candidates; -1 for one that is not.
     places = torch.full((len(weight),), -1, device=candidates.device)
     places[candidates] = torch.arange(len(candidates), device=candidates.device)
-    inside = shifted_targets(rows, 1)[1].squeeze(2)
-    tokens = torch.where(inside, rows.tokens, 0)
+    places = torch.where(words < 0, -1, places)
     shares = torch.ones(len(which)) if head_weights is None else head_weights
     others = range(max(which.start, 2), which.stop)
     other = over_words(
@@ -104,7 +110,7 @@ def head_losses(
     )
     if which.start > 1:
         return other
-    first = over_words(weight, bias, rows.tokens, rows.lengths, range(1, 2), None)
+    first = over_words(weight, bias, words[tokens], rows.lengths, range(1, 2), None)
     share = (shares[0] / shares.sum()).to(first.loss)
     return HeadLosses(
         share * first.loss + (1 - share) * other.loss,

@@ -28,6 +28,7 @@ from lightning_bpd.tasks.model_card import model_card
 from lightning_bpd.tasks.text_codec import TextCodec
 
 if TYPE_CHECKING:
+    from lightning_bpd.adapters import ModelAdapter
     from lightning_bpd.tasks.network import Network
 
 FORMAT = 1
@@ -47,10 +48,14 @@ class Parts(NamedTuple):
     """the Hugging Face model that the network is, unchanged; None for any other network"""
 
 
-def fingerprint(network: nn.Module) -> str:
-    """Twelve hexadecimal digits that tell networks apart: of the names, shapes and values of all weights."""
+def fingerprint(network: nn.Module, types: Mapping[torch.dtype, torch.dtype] | None = None) -> str:
+    """Twelve hexadecimal digits that tell networks apart: of the names, shapes and values of all weights.
+
+    Weights of a type in ``types`` count as if they were of the type that it names.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
+        tensor = tensor.to((types or {}).get(tensor.dtype, tensor.dtype))
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
@@ -84,31 +89,49 @@ def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise InputError(f"{folder} cannot be written as a folder: {error.strerror}") from error
+    try:
+        _write_parts(parts, unfinished, metrics)
+        _take_place(unfinished, folder)
+    finally:
+        # Whatever stopped it; where nothing did, there is none any more.
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _take_place(unfinished: Path, folder: Path) -> None:
+    """Let what was written be ``folder``, in the place of what may be there."""
+    if not folder.exists():
+        os.replace(unfinished, folder)
+        return
+    earlier = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)) / folder.name
+    try:
+        os.replace(folder, earlier)
+        os.replace(unfinished, folder)
+    finally:
+        if not folder.exists():
+            os.replace(earlier, folder)
+        shutil.rmtree(earlier.parent)
+
+
+def _write_parts(parts: Parts, folder: Path, metrics: Mapping[str, Any]) -> None:
+    """The files of ``write_folder``, into a folder that is there and empty."""
     config: dict[str, Any] = {"format": FORMAT}
+    own = fingerprint(parts.network)
     if isinstance(parts.codec, HuggingFaceCodec):
         network: Any = parts.network
-        own = fingerprint(network)
-        config |= hugging_face.write_base(network, parts.codec, parts.origin, own, unfinished)
+        config |= hugging_face.write_base(network, parts.codec, parts.origin, own, folder)
     else:
-        save_file(parts.network.state_dict(), unfinished / "model.safetensors")
-        config |= {"network": network_config(parts.network), **parts.codec.write(unfinished)}
+        save_file(parts.network.state_dict(), folder / "model.safetensors")
+        config |= {"network": network_config(parts.network), **parts.codec.write(folder)}
     if parts.heads is not None:
-        save_file(parts.heads.state_dict(), unfinished / "heads.safetensors")
-        config["heads"] = heads_config(parts.heads, parts.network)
+        save_file(parts.heads.state_dict(), folder / "heads.safetensors")
+        config["heads"] = {"shape": dataclasses.asdict(parts.heads.shape), "base": own}
     if "base" in config:
-        (unfinished / "README.md").write_text(model_card(config, metrics), encoding="utf-8")
-    _write_json(unfinished / "config.json", config)
-    _write_json(unfinished / "metrics.json", metrics)
+        (folder / "README.md").write_text(model_card(config, metrics), encoding="utf-8")
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "metrics.json", metrics)
     # Temporary folders and safetensors files are for their owner alone; a finished model is not.
-    for path in (unfinished, *unfinished.rglob("*")):
+    for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    if folder.exists():
-        replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)) / folder.name
-        os.replace(folder, replaced)
-        os.replace(unfinished, folder)
-        shutil.rmtree(replaced.parent)
-    else:
-        os.replace(unfinished, folder)
 
 
 def read_folder(folder: str | Path, base: str | None = None) -> Parts:
@@ -176,7 +199,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_hugging_face(folder: Path, config: Mapping[str, Any], base: str | None) -> Parts:
-    where = base or hugging_face.base_reference(folder, config)
+    where = hugging_face.base_reference(folder, config, base)
     codec = hugging_face.read_codec(folder, config, where)
     network = hugging_face.open_network(where)
     remedy = "name the one that they were trained on, hf:NAME_OR_FOLDER, as base"
@@ -188,23 +211,51 @@ def _read_hugging_face(folder: Path, config: Mapping[str, Any], base: str | None
     return Parts(network, codec, heads, None if inside else where)
 
 
-def describe(parts: Parts, base: str | None = None) -> dict[str, Any]:
+def read_heads(folder: str | Path, network: ModelAdapter) -> BlockHeads:
+    """A finished model's block heads, for a Hugging Face base that is loaded already, on the CPU.
+
+    Args:
+        folder: The finished model.
+        network: Its base. It may be of another type than in training if its weights have the same values there.
+
+    Raises:
+        InputError: The folder is not a finished model, is damaged or has no such heads, or they belong to another base.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    if "base" not in config or "heads" not in config:
+        raise InputError(
+            f"{folder} has no block heads of a Hugging Face model: give the folder that a training run with "
+            "--model.base hf:NAME ends with"
+        )
+    try:
+        base = hugging_face.base_reference(folder, config)
+        trained = hugging_face.weight_type(base)
+        own = network.output_weight.dtype
+        found = fingerprint(network, {own: trained})
+        where = f"the {type(network.model).__name__} that was given, in {own},"
+        remedy = f"give {base} as it was then, loaded with dtype={trained}"
+        check_base(config["base"]["fingerprint"], found, where, remedy)
+        return _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
+    except (KeyError, TypeError, SafetensorError, OSError) as error:
+        raise InputError(f"the finished model in {folder} is damaged: {error}") from error
+
+
+def describe(parts: Parts, base: tuple[str, str] | None = None) -> dict[str, Any]:
     """What rebuilds a model, weights aside: plain data and tensors of bytes, fit for a checkpoint.
 
     Args:
         parts: The model.
-        base: Path of the base, where the checkpoint holds its heads alone.
+        base: Path and fingerprint of the base, where the checkpoint holds its heads alone.
     """
     description: dict[str, Any] = {
         "network": network_config(parts.network),
         **parts.codec.describe(),
     }
     if parts.heads is not None:
-        # The fingerprint matters only where the base is elsewhere, and takes a second for a large one.
-        shape = dataclasses.asdict(parts.heads.shape)
-        description["heads"] = (
-            {"shape": shape} if base is None else {**heads_config(parts.heads, parts.network), "path": base}
-        )
+        description["heads"] = {"shape": dataclasses.asdict(parts.heads.shape)}
+        if base is not None:
+            description["heads"] |= {"path": base[0], "base": base[1]}
     return description
 
 
@@ -230,9 +281,10 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
     weights: dict[str, Tensor] = checkpoint["state_dict"]
     heads_only = not any(name.startswith("network.") for name in weights)
     if heads_only:
-        where = base or description["heads"]["path"]
-        if base is None and hugging_face.is_reference(where):
-            where = hugging_face.stored_reference(str(where))
+        stored = description["heads"]["path"]
+        where = base or stored
+        if hugging_face.is_reference(where) and hugging_face.is_reference(stored):
+            where = hugging_face.stored_reference(stored, None if base is None else str(base))
         network, _, _, origin = read_base(where)
         remedy = "name the one that they were trained on with --base"
         check_base(description["heads"]["base"], fingerprint(network), str(where), remedy)
@@ -278,11 +330,6 @@ def build_network(config: Mapping[str, Any], weights: dict[str, Tensor], where: 
         network = EncoderDecoder(**{**config, "architecture": Architecture(**config["architecture"])})
     _load_weights(network, weights, where)
     return network
-
-
-def heads_config(heads: BlockHeads, network: Network) -> dict[str, Any]:
-    """The heads' shape and the base that they belong to, as plain data."""
-    return {"shape": dataclasses.asdict(heads.shape), "base": fingerprint(network)}
 
 
 def _heads(config: Mapping[str, Any], network: Network, weights: dict[str, Tensor], where: str) -> BlockHeads:

@@ -133,7 +133,10 @@ def with_template(codec: HuggingFaceCodec, template: str) -> HuggingFaceCodec:
             "the base is an encoder-decoder, which takes no prompts: use ParallelText for its data"
         )
     adapters.check_template(codec.source.tokenizer, template)
-    return make_codec(codec.source.tokenizer, dataclasses.replace(settings, template=template))
+    made = make_codec(codec.source.tokenizer, dataclasses.replace(settings, template=template))
+    if template == adapters.CHAT:
+        adapters.warn_of_turns(made.target)
+    return made
 
 
 def open_codec(reference: str) -> HuggingFaceCodec:
@@ -196,24 +199,58 @@ def write_base(
     return {"base": base, **codec.config()}
 
 
-def stored_reference(reference: str) -> str:
-    """A reference that a file holds, without leave to run code: that is for the user to give, not for the file."""
+def refuse_own_code(network: ModelAdapter, codec: HuggingFaceCodec, reference: str) -> None:
+    """Raise InputError if a base is to be trained whose finished model could not be read without code of its own."""
     from lightning_bpd import adapters
 
-    parsed = adapters.parse_reference(reference)
-    return (
-        str(dataclasses.replace(parsed, trust_remote_code=False)) if parsed.trust_remote_code else reference
-    )
+    adapters.refuse_own_code(network, codec.source.tokenizer, reference)
 
 
-def base_reference(folder: Path, config: Mapping[str, Any]) -> str:
-    """Where the base of a finished model is; one inside its folder is named with it. Its code is not trusted."""
+def name_of(reference: str) -> str:
+    """The folder or the hub's name in a reference."""
     from lightning_bpd import adapters
 
-    parsed = adapters.parse_reference(stored_reference(config["base"]["hugging_face"]))
-    if config["base"]["inside"]:
-        parsed = dataclasses.replace(parsed, name=str(folder / parsed.name))
-    return str(parsed)
+    return adapters.parse_reference(reference).name
+
+
+def stored_reference(reference: str, moved: str | None = None) -> str:
+    """A reference that a file holds, without leave to run code: that is for the user to give, not for the file.
+
+    Args:
+        reference: What the file holds.
+        moved: Where the model is now, if it has moved; what options this gives hold, and the stored ones else.
+    """
+    from lightning_bpd import adapters
+
+    stored = adapters.parse_reference(reference)
+    if moved is None and not stored.trust_remote_code:
+        return reference
+    stored = dataclasses.replace(stored, trust_remote_code=False)
+    return str(stored if moved is None else adapters.parse_reference(moved, stored))
+
+
+def weight_type(reference: str) -> torch.dtype:
+    """The type that the weights of a referenced model are loaded in."""
+    from lightning_bpd import adapters
+
+    return getattr(torch, adapters.parse_reference(reference).dtype)
+
+
+def base_reference(folder: Path, config: Mapping[str, Any], moved: str | None = None) -> str:
+    """Where the base of a finished model is; one inside its folder is named with it. Its code is not trusted.
+
+    Args:
+        folder: The finished model's.
+        config: Its configuration.
+        moved: Where its base is now, if it has moved.
+    """
+    from lightning_bpd import adapters
+
+    where = stored_reference(config["base"]["hugging_face"], moved)
+    if moved is None and config["base"]["inside"]:
+        parsed = adapters.parse_reference(where)
+        where = str(dataclasses.replace(parsed, name=str(folder / parsed.name)))
+    return where
 
 
 def read_codec(folder: Path, config: Mapping[str, Any], reference: str | None = None) -> HuggingFaceCodec:

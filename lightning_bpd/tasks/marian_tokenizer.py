@@ -61,6 +61,7 @@ class MarianTokenizer:
     eos_id: int
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...]
+    keeps_end: bool = False
     """the end token"""
     fingerprint: str
     """16 hexadecimal digits that differ between different tokenizers"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_bpd.tasks.hugging_face import PREFIX
+from lightning_bpd.tasks.hugging_face import name_of
 
 # Measured figures that say most, if they were measured.
 FIGURES = {
@@ -23,7 +23,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         metrics: Its metrics.json.
     """
     base = config["base"]
-    name = base["hugging_face"].removeprefix(PREFIX).split(",")[0]
+    name = name_of(base["hugging_face"])
     heads = config.get("heads")
     size = 1 if heads is None else heads["shape"]["block_size"]
     inside = base["inside"]

@@ -46,6 +46,10 @@ class TextSide(Protocol):
         """What stands after them."""
 
     @property
+    def keeps_end(self) -> bool:
+        """Whether a row that is too long loses the beginning of its text, not the end."""
+
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that differ between different tokenizers."""
 
@@ -58,8 +62,9 @@ class TextSide(Protocol):
 
 def whole_row(side: TextSide, tokens: Sequence[int], max_length: int) -> list[int]:
     """The row of a line's ``tokens``, at most ``max_length`` long: as many of them as fit, and what stands around."""
-    around = len(side.prefix) + len(side.suffix)
-    row = [*side.prefix, *tokens[: max_length - around], *side.suffix]
+    most = max_length - len(side.prefix) - len(side.suffix)
+    first = max(len(tokens) - most, 0) if side.keeps_end else 0
+    row = [*side.prefix, *tokens[first : first + most], *side.suffix]
     # No model reads a row of nothing.
     return row or [side.bos_id]
 
@@ -91,6 +96,7 @@ class Tokenizer:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...]
     """the end token"""
+    keeps_end: bool = False
     fingerprint: str
     """16 hexadecimal digits that differ between different models"""
 

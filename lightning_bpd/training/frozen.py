@@ -223,7 +223,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         }
         checkpoint[CHECKPOINT_KEY] = describe(
             Parts(self.network, self.data.codec, self.heads),
-            self.base,
+            (self.base, self.fingerprint),
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

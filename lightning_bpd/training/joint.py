@@ -18,6 +18,7 @@ from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe, fingerprint, read_base
+from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, refuse_own_code
 from lightning_bpd.tasks.network import LoraShape
 from lightning_bpd.tasks.translation import block_decoder
 from lightning_bpd.training.base import build_network
@@ -113,6 +114,8 @@ class JointFineTuning(pl.LightningModule):
         if isinstance(self.base, str):
             self.parts = read_base(self.base)
             self.network = network = self.parts.network
+            if isinstance(self.parts.codec, HuggingFaceCodec):
+                refuse_own_code(network, self.parts.codec, self.base)  # type: ignore[arg-type]
             self.fingerprint = fingerprint(network)
             self.heads = build_heads(self.parts, heads, self.seed)
             self.drift = BaseDrift(copy.deepcopy(network), self.parts.codec, decode.extra_length)
