@@ -5,7 +5,8 @@
 
 ``marian`` is an encoder-decoder in the form of the opus-mt models; ``llama`` continues ``translate: SOURCE =``. The
 folder is what ``save_pretrained`` writes: nothing of this project is in it. ``--shape draft`` makes the small models
-that draft for them in assisted generation, with the tokenizer of ``--tokenizer``.
+that draft for them in assisted generation, with the tokenizer of ``--tokenizer``. ``--prompts FOLDER`` writes the
+corpus as ``llama`` was trained on it, for ``--data Prompts``: completions of a byte-level tokenizer begin with a space.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     text = {part: read_pairs(options.folder, part) for part in ("train", "val")}
+    if options.prompts is not None:
+        write_prompts(options.prompts, {**text, "test": read_pairs(options.folder, "test_2016_flickr")})
     options.output.mkdir(parents=True, exist_ok=True)
     make = marian_tokenizer if options.family == "marian" else llama_tokenizer
     if options.tokenizer is None:
@@ -74,6 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("data/multi30k"), help="folder of the text")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="base")
     parser.add_argument("--tokenizer", type=Path, help="folder of a model whose tokenizer to take")
+    parser.add_argument("--prompts", type=Path, help="folder for the corpus as prompts and completions")
     parser.add_argument("--vocabulary", type=int, default=6000)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch_tokens", type=int, default=3072, help="padding included")
@@ -92,6 +96,16 @@ def read_pairs(folder: Path, part: str) -> list[tuple[str, str]]:
         with gzip.open(folder / f"{part}.{language}.gz", "rt", encoding="utf-8") as file:
             sides.append([line.strip() for line in file])
     return list(zip(*sides, strict=True))
+
+
+def write_prompts(folder: Path, text: dict[str, list[tuple[str, str]]]) -> None:
+    """One JSON object a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, lines in text.items():
+        with (folder / f"{part}.jsonl").open("w", encoding="utf-8") as file:
+            for source, target in lines:
+                pair = {"prompt": TEMPLATE.format(source=source), "completion": f" {target}"}
+                file.write(json.dumps(pair, ensure_ascii=False) + "\n")
 
 
 def marian_tokenizer(lines: list[tuple[str, str]], size: int, folder: Path) -> Any:

@@ -2,7 +2,7 @@
 
 python benchmarks/hugging_face_speed.py --model runs/hf_marian_heads/model --draft runs/hugging_face/marian_draft
 python benchmarks/hugging_face_speed.py --model runs/hf_llama_heads/model --draft runs/hugging_face/llama_draft \
-    --sentences 200 --json runs/hf_llama_heads/speed.json
+    --source runs/hugging_face/prompts/test.jsonl --json runs/hf_llama_heads/speed.json
 
 All arms compute in float32 on the same rows of tokens, and take turns. The yardstick is ``generate`` without sampling
 and beams. What an arm cannot do is named under the table with its reason.
@@ -114,8 +114,8 @@ def main(
 
     Args:
         model: A finished model's folder, whose base is a Hugging Face model and which has block heads.
-        source: Source text, one sentence a line, plain or .gz.
-        reference: Its translations, line by line.
+        source: Source text, one sentence a line, plain or .gz; or JSON lines of prompts and completions.
+        reference: Its translations, line by line; not read with JSON lines.
         draft: Folder of a small model with the base's tokenizer, for assisted generation.
         sentences: How many lines to take from the start of the text.
         batch_sizes: Rows decoded together.
@@ -144,9 +144,13 @@ def main(
     sizes = [largest] if block_sizes is None else list(block_sizes)
     if not sizes or not all(1 <= size <= largest for size in sizes):
         raise InputError(f"the heads of {model} propose blocks of 1 to {largest} tokens, not {sizes}")
-    pairs = [pair for pair in read_pairs(PairFiles(source, reference, "lines")) if pair[0].strip()][
-        :sentences
-    ]
+    prompts = source.name.endswith((".jsonl", ".jsonl.gz"))
+    files = (
+        PairFiles(source, None, "jsonl", "prompt", "completion")
+        if prompts
+        else PairFiles(source, reference, "lines")
+    )
+    pairs = [pair for pair in read_pairs(files) if pair[0].strip()][:sentences]
     if not pairs:
         raise InputError(f"{source} has no sentence to decode: give another file")
     plain_greedy(translator.network.model)
