@@ -17,7 +17,11 @@ from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, Joi
 
 CONFIGS = Path(app.DEFAULT_CONFIG).parent
 # What stacks on a configuration of data, and needs a base.
-HEADS = {"translation/frozen.yaml": FrozenBaseHeadDistillation, "translation/joint.yaml": JointFineTuning}
+HEADS = {
+    "translation/few_sentences.yaml": FrozenBaseHeadDistillation,
+    "translation/frozen.yaml": FrozenBaseHeadDistillation,
+    "translation/joint.yaml": JointFineTuning,
+}
 # And the data that it is meant for.
 IMAGE_HEADS = {
     "super_resolution/frozen.yaml": (FrozenBaseHeadDistillation, "super_resolution/cifar10.yaml"),
@@ -27,8 +31,8 @@ IMAGE_HEADS = {
 }
 # What trains a base and its heads together from random weights.
 FROM_NOTHING = ("default.yaml", "super_resolution/digits.yaml")
-# Configurations of other programs: `grid`, and W&B's sweeps.
-OTHERS = ("grids/", "sweeps/")
+# Configurations of other programs: `grid`, and W&B's sweeps; and what needs a Hugging Face base (tests/hugging_face).
+OTHERS = ("grids/", "sweeps/", "translation/prompts.yaml")
 FILES = sorted(
     name
     for path in CONFIGS.rglob("*.yaml")

@@ -120,8 +120,8 @@ def test_wrong_models_get_one_line(tmp_path, model, message):
 def test_prompts_from_the_command_line(corpus, llama):
     (corpus / "short.yaml").write_text(yaml.safe_dump({"trainer": {"accelerator": "cpu", "max_epochs": 1}}))
     code, _, errors = train_py(
-        corpus, "fit", "-c", str(CONFIGS / "frozen.yaml"), "-c", "short.yaml", "--model.base", f"hf:{llama}",
-        "--model.heads.block_size", "2", "--data", "Prompts",
+        corpus, "fit", "-c", str(CONFIGS / "prompts.yaml"), "-c", str(CONFIGS / "frozen.yaml"), "-c", "short.yaml",
+        "--model.base", f"hf:{llama}", "--model.heads.block_size", "2",
         "--data.folder", ".", "--data.template", "translate: {source} =", "--data.source_language", "en",
         "--data.target_language", "de", "--data.max_length", "120", "--decode.extra_length", "5",
         "--experiment", "prompts", "--wandb", "disabled",
