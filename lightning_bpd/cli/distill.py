@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lightning_bpd.cli.translate import find_device
+from lightning_bpd.datamodules.distilled import read_manifest
 from lightning_bpd.datamodules.encoded_corpus import encode_corpus
 from lightning_bpd.datamodules.parallel_text import CHECKED_PAIRS
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
@@ -54,6 +55,7 @@ def distill(
     extra_length: int = 50,
     max_length: int = 256,
     max_length_ratio: float = 3.0,
+    held_out: int = 0,
     precision: Literal["float32", "bfloat16"] = "float32",
     batch_tokens: int | None = None,
     part_rows: int = 2000,
@@ -67,14 +69,15 @@ def distill(
     files are made of all parts at the end. Interrupted in any way, the same command goes on with the parts that are
     missing; neither that nor the number of processes and machines of one kind changes a byte of the result.
 
-    Train on it with --data.distilled OUTPUT --data.mix distilled (or both).
+    Train on it with --data.distilled OUTPUT --data.mix distilled (or both). With --held_out it is a corpus by itself,
+    which --data OUTPUT takes.
 
     Args:
         teacher: Folder of a finished model, or hf:NAME_OR_FOLDER. The paper's has the base's hyper-parameters and
             another seed.
-        data: Folder of the corpus.
+        data: Folder of the corpus, whose target side is not needed; or a file of sentences, one a line, plain or .gz.
         output: Folder to write: train.SOURCE, train.TARGET, distillation.json, and parts/.
-        corpus: Names of the corpora in ``data``; they are joined.
+        corpus: Names of the corpora in the folder ``data``; they are joined.
         source_language: Ending of source files, as training has it.
         target_language: Ending of target files.
         decoder: Beam search, or greedy decoding.
@@ -84,6 +87,8 @@ def distill(
         extra_length: Tokens that a translation may be longer than its source; those that reach this are left out.
         max_length: Source tokens, end token included, from which a row is left out.
         max_length_ratio: Of the tokens of the longer side to those of the shorter, above which a pair is left out.
+        held_out: Rows, evenly spread over the corpus, to validate on: their pairs are written as val.SOURCE and
+            val.TARGET, and not into train.
         precision: What the teacher computes in.
         batch_tokens: Source tokens decoded together, padding included; 1,024 on a CPU and 32,768 on a GPU by default.
         part_rows: Rows of a part: what is lost at most, for each process, by an interruption.
@@ -92,6 +97,7 @@ def distill(
         processes: Processes to decode in; one for each GPU, or each core, by default.
         device: Such as cpu or cuda; auto takes all GPUs there are.
     """
+    files = _find_files(Path(data), corpus, source_language, target_language)
     kind = find_device(device).type
     read = finished_model.read_base if is_reference(teacher) else finished_model.read_folder
     network, codec, _, _ = read(teacher)
@@ -114,13 +120,14 @@ def distill(
     )
     number, shards = _shard(shard)
     devices = _devices(device, kind, processes)
-    files = find_pair_files(Path(data), corpus, source_language, target_language)
     folder = Path(output)
     if isinstance(codec, TextCodec):
         _check_teacher(codec, teacher, files)
     weights = finished_model.fingerprint(network)
     identity = "-".join((weights, codec.source.fingerprint, codec.target.fingerprint))
     job = Job(identity, fingerprint(files), sum(1 for _ in _sources(files)), settings)
+    if not 0 <= held_out < job.pairs:
+        raise InputError(f"--held_out {held_out}: of {job.pairs} rows 0 to {job.pairs - 1} can be held out")
     about = {
         "teacher": {"path": teacher, "network": weights},
         "corpus": {"path": ", ".join(str(path) for part in files for path in part.paths)},
@@ -163,21 +170,49 @@ def distill(
             "%d parts of other shards are missing: the shard that ends last makes the files", elsewhere
         )
         return
-    names = (f"train.{source_language}", f"train.{target_language}")
-    counts = assemble(folder, job, _sources(files), names, max_length_ratio)
+    languages = (source_language, target_language)
+    counts = assemble(folder, job, _sources(files), languages, max_length_ratio, held_out)
     if not counts["kept"]:
         raise InputError(
             f"{folder}: nothing is left of {job.pairs} rows ({_left_out(counts)}): is {teacher} a trained model of "
             "this task?"
         )
+    if held_out and not 0 < counts["held out"] < counts["kept"]:
+        raise InputError(
+            f"{folder}: {counts['held out']} of {counts['kept']} pairs are held out (left out: {_left_out(counts)}), "
+            "and both train and val need some: give another --held_out; all parts are kept"
+        )
+    if not held_out and "held out" in read_manifest(folder).get("result", {}):
+        # Of an earlier command: train now holds these pairs.
+        for language in languages:
+            (folder / f"val.{language}").unlink(missing_ok=True)
     close_folder(folder, {**counts, "max_length_ratio": max_length_ratio})
     shutil.rmtree(folder / "encoded", ignore_errors=True)
-    logger.info("%s: %d pairs; left out: %s", folder, counts["kept"], _left_out(counts) or "none")
-    logger.info("Train on it: --data.distilled %s --data.mix distilled", folder)
+    held = f", {counts['held out']} of them held out" if held_out else ""
+    logger.info("%s: %d pairs%s; left out: %s", folder, counts["kept"], held, _left_out(counts))
+    how = f"--data {folder}" if held_out else f"--data.distilled {folder} --data.mix distilled"
+    logger.info("Train on it: %s", how)
+
+
+def _find_files(
+    data: Path, corpus: Sequence[str], source_language: str, target_language: str
+) -> list[PairFiles]:
+    """What is to be translated: corpora of a folder, or a file of sentences."""
+    if data.is_dir():
+        return find_pair_files(data, corpus, source_language, target_language, source_alone=True)
+    if not data.exists():
+        raise InputError(f"--data {data}: there is no such folder or file")
+    if data.name.removesuffix(".gz").endswith((".tsv", ".jsonl")):
+        raise InputError(
+            f"--data {data}: a file given by itself has one sentence a line; for {data.name} give --data {data.parent} "
+            f"--corpus '[{data.name}]'"
+        )
+    return [PairFiles(data, None, "source")]
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if name != "kept" and count)
+    left_out = ((name, count) for name, count in counts.items() if name not in ("kept", "held out"))
+    return ", ".join(f"{count} {name}" for name, count in left_out if count) or "none"
 
 
 def _check_teacher(codec: TextCodec, teacher: str, files: Sequence[PairFiles]) -> None:

@@ -196,8 +196,12 @@ def _encode(
         _progress(description, total_bytes) as report,
     ):
         while pairs := list(islice(stream, _CHUNK_PAIRS)):
-            sources = _encode_texts([source for source, _ in pairs], tokenizers[0])
-            targets = _encode_texts([target for _, target in pairs], tokenizers[1])
+            try:
+                sources = _encode_texts([source for source, _ in pairs], tokenizers[0])
+                targets = _encode_texts([target for _, target in pairs], tokenizers[1])
+            except InputError:
+                _name_line(pairs, tokenizers, files, seen)
+                raise
             lengths = np.array([list(map(len, sources)), list(map(len, targets))])
             is_empty = (lengths == 0).any(axis=0)
             is_long = (lengths + around > max_length).any(axis=0)
@@ -234,6 +238,27 @@ def _encode(
 
 def _encode_texts(texts: Sequence[str], tokenizer: TextSide) -> list[list[int]]:
     return tokenizer.encode(["" if text.isspace() else text for text in texts])
+
+
+def _name_line(
+    pairs: Sequence[tuple[str, str]],
+    tokenizers: tuple[TextSide, TextSide],
+    files: Sequence[PairFiles],
+    first: int,
+) -> None:
+    """Raise InputError for what a tokenizer refuses of pairs, of which ``first`` come before, naming file and line."""
+    for number, pair in enumerate(pairs, first):
+        try:
+            for text, tokenizer in zip(pair, tokenizers, strict=True):
+                _encode_texts([text], tokenizer)
+        except InputError as error:
+            raise InputError(f"{_place(files, number)}: {error}") from error
+
+
+def _place(files: Sequence[PairFiles], number: int) -> str:
+    """File and line of a pair, counted from 0 over all files."""
+    lines = (f"{part.source}, line {line}" for part in files for line, _ in enumerate(read_pairs(part), 1))
+    return next(islice(lines, number, None))
 
 
 class _RowsWriter:

@@ -27,8 +27,9 @@ class PairFiles:
     """the source text, or the one file that holds both sides"""
     target: Path | None
     """the target text for "lines", None for the others"""
-    format: Literal["lines", "tsv", "jsonl"]
-    """lines: two files aligned line by line; tsv: source, a tab, target; jsonl: one JSON object a line"""
+    format: Literal["lines", "tsv", "jsonl", "source"]
+    """lines: two files aligned line by line; tsv: source, a tab, target; jsonl: one JSON object a line; source: the
+    source text alone, every target is empty"""
     source_key: str = "source"
     """jsonl only: the key of the source text"""
     target_key: str = "target"
@@ -45,13 +46,17 @@ def _not_counted(_: int) -> None:
 
 
 def find_pair_files(
-    folder: Path, names: Sequence[str], source_language: str, target_language: str
+    folder: Path,
+    names: Sequence[str],
+    source_language: str,
+    target_language: str,
+    source_alone: bool = False,
 ) -> list[PairFiles]:
     """The files of each name in ``folder``, in the order of ``names``.
 
     A name stands for ``name.en`` and ``name.de`` (for languages en and de), for ``name.tsv`` or for
     ``name.jsonl``, each plain or with ``.gz``. A name may carry its extension (``extra.tsv``) and may be an
-    absolute path.
+    absolute path. With ``source_alone``, ``name.en`` suffices where nothing else has that name.
 
     Raises:
         InputError: a name has no files, only one side, or more than one candidate.
@@ -61,6 +66,10 @@ def find_pair_files(
     found = []
     for name in names:
         candidates, looked_for = _candidates(folder / name, source_language, target_language)
+        if source_alone and not candidates:
+            endings = (f".{source_language}", f".{source_language}.gz")
+            sources = [path for path in looked_for if path.is_file() and path.name.endswith(endings)]
+            candidates = [PairFiles(path, None, "source") for path in sources]
         if len(candidates) > 1:
             listed = "; ".join(_listed(candidate.paths) for candidate in candidates)
             raise InputError(
@@ -151,6 +160,9 @@ def read_pairs(files: PairFiles, on_bytes: Callable[[int], None] = _not_counted)
     """
     if files.target is not None:
         yield from _read_aligned(files.source, files.target, on_bytes)
+        return
+    if files.format == "source":
+        yield from ((line, "") for line in read_lines(files.source, on_bytes))
         return
     read_line = _tsv_pair if files.format == "tsv" else _json_pair
     for number, line in enumerate(read_lines(files.source, on_bytes), start=1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +22,44 @@ def assemble(
     folder: Path,
     job: Job,
     sources: Iterable[str],
-    names: tuple[str, str],
+    languages: tuple[str, str],
     max_length_ratio: float,
+    held_out: int = 0,
 ) -> dict[str, int]:
-    """Write the two sides of the corpus, line by line, in the order of the original.
+    """Write the two sides of the corpus, train and perhaps val, line by line, in the order of the original.
 
     Args:
         folder: Where the parts are, all of them, and where the files go.
         job: What was distilled.
         sources: The source lines of the corpus, in order.
-        names: Names of the source file and the target file.
+        languages: Endings of source files and target files.
         max_length_ratio: Of the tokens of the longer side to those of the shorter, end tokens not counted, above
             which a hypothesis is left out.
+        held_out: Rows, evenly spread, that go into val and not into train.
 
     Returns:
-        How many hypotheses were ``kept``, and how many rows or hypotheses were left out for each reason.
+        How many hypotheses were ``kept``, and how many rows or hypotheses were left out for each reason; where rows
+        are held out, also how many of those kept are ``held out``.
 
     Raises:
         InputError: A file cannot be written, or a part is damaged.
     """
     counts = dict.fromkeys(("kept", *REASONS), 0)
+    if held_out:
+        counts["held out"] = 0
+    corpora = ("train", "val") if held_out else ("train",)
+    names = [f"{corpus}.{language}" for corpus in corpora for language in languages]
     partial = [folder / f".{name}.partial" for name in names]
     try:
-        with partial[0].open("wb") as source_file, partial[1].open("wb") as target_file:
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("wb")) for path in partial]
             for line, row in zip(sources, rows_in_order(folder, job), strict=True):
-                for text in kept_texts(row, job.settings, max_length_ratio, counts):
+                texts = kept_texts(row, job.settings, max_length_ratio, counts)
+                source_file, target_file = files[:2]
+                if is_held_out(row.row, job.pairs, held_out):
+                    source_file, target_file = files[2:]
+                    counts["held out"] += len(texts)
+                for text in texts:
                     source_file.write(f"{line}\n".encode())
                     target_file.write(f"{text}\n".encode())
         for path, name in zip(partial, names, strict=True):
@@ -59,6 +73,11 @@ def assemble(
         for path in partial:
             path.unlink(missing_ok=True)
     return counts
+
+
+def is_held_out(row: int, rows: int, held_out: int) -> bool:
+    """Whether a row, counted from 0, is one of ``held_out`` that are evenly spread over ``rows``."""
+    return (row + 1) * held_out // rows > row * held_out // rows
 
 
 def rows_in_order(folder: Path, job: Job) -> Iterator[Row]:

@@ -154,6 +154,7 @@ def test_large_vocabularies_are_stored_wider(tmp_path, english) -> None:
             vocab_size=vocab_size,
             prefix=(),
             suffix=(vocab_size - 1,),
+            keeps_end=False,
             fingerprint=str(vocab_size),
             encode=lambda lines: [[vocab_size - 2] for _ in lines],
         )

@@ -12,11 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
+from small_distillation import QUICK, ROWS, contents, run
 
-from lightning_bpd.cli.distill import distill
 from lightning_bpd.datamodules import ParallelText
-from lightning_bpd.datamodules.demo.corpus import sentence_pairs
 from lightning_bpd.datamodules.text_files import find_pair_files, read_pairs
 from lightning_bpd.distillation import decode_parts, part_files
 from lightning_bpd.distillation.assemble import kept_texts
@@ -27,63 +25,6 @@ from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import train_tokenizer
 from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.tasks.translation import Translator, load
-
-ROWS = 61
-# Parts of 7 rows: 9 of them, the last with 5.
-QUICK = {"extra_length": 6, "part_rows": 7, "batch_tokens": 130, "max_length": 90, "max_length_ratio": 50.0}
-
-
-def write_teacher(folder: Path, sureness: float, lines: list[str]) -> str:
-    tokenizer = train_tokenizer(lines, 400, True, "identity")
-    torch.manual_seed(1)
-    shape = Architecture(
-        d_model=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=32, norm="pre", tie="none"
-    )
-    network = EncoderDecoder(
-        shape, tokenizer.vocab_size, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id
-    )
-    # Random weights are sure of nothing, and seldom end a row: these are surer, and end many rows.
-    torch.nn.init.normal_(network.output.weight, std=0.75 * sureness)
-    network.decoder_norm.bias.data[0] = 1.0
-    network.output.weight.data[tokenizer.eos_id, 0] += 1.5
-    Translator(network, TextCodec(tokenizer, tokenizer)).save(folder, {})
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    pairs = [pair for pair, _ in zip(sentence_pairs(seed=4), range(ROWS), strict=False)]
-    pairs[10] = ("  ", "nichts")
-    pairs[20] = ("word " * 90, "zu lang")
-    (folder / "train.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def teachers(corpus, tmp_path_factory) -> list[str]:
-    folder = tmp_path_factory.mktemp("teachers")
-    (files,) = find_pair_files(corpus, ["train"], "en", "de")
-    lines = [line for pair in read_pairs(files) for line in pair]
-    return [write_teacher(folder / str(sureness), sureness, lines) for sureness in (1.0, 1.1)]
-
-
-@pytest.fixture(scope="module")
-def whole(corpus, teachers, tmp_path_factory) -> dict[str, bytes]:
-    return contents(run(teachers[0], corpus, tmp_path_factory.mktemp("whole") / "out", processes=1))
-
-
-def run(teacher: str, corpus: Path, output: Path, **options) -> Path:
-    distill(teacher, str(corpus), str(output), device="cpu", **{**QUICK, **options})
-    return output
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_a_corpus_in_its_own_order(corpus, teachers, whole):
