@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from lightning_bpd.tasks.finished_model import write_folder
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks import hugging_face
+from lightning_bpd.tasks.finished_model import Parts, is_finished, read_folder, write_folder
 from lightning_bpd.tasks.marian import read_marian
 from lightning_bpd.tracking.provenance import provenance
+
+logger = logging.getLogger(__name__)
 
 
 def convert(model: str, output: str) -> None:
@@ -15,8 +20,25 @@ def convert(model: str, output: str) -> None:
     Greedy decoding gives what generate gives with one beam, token for token.
 
     Args:
-        model: Folder of the Marian model: config.json, weights, source.spm, target.spm and vocab.json.
+        model: Folder of the Marian model: config.json, weights, source.spm, target.spm and vocab.json. Or a finished
+            model with block heads on such a base: the heads come along, for hidden states stay the same.
         output: Folder to write; a finished model that is already there is replaced.
     """
+    parts = _with_heads(Path(model)) if is_finished(Path(model)) else read_marian(model)
     metrics = {"converted_from": str(Path(model).resolve().name), "provenance": provenance()}
-    write_folder(read_marian(model), Path(output), metrics)
+    write_folder(parts, Path(output), metrics)
+    heads = (
+        "no block heads" if parts.heads is None else f"block heads for up to {parts.heads.block_size} tokens"
+    )
+    weights = sum(weight.numel() for weight in parts.network.parameters())
+    logger.info("%s: %s weights, %s", output, f"{weights:,}", heads)
+
+
+def _with_heads(folder: Path) -> Parts:
+    """A finished model whose base is a Marian folder, with that base converted."""
+    found = read_folder(folder)
+    if not isinstance(found.codec, hugging_face.HuggingFaceCodec):
+        raise InputError(f"{folder} holds a network of this project already: there is nothing to convert")
+    base = folder / hugging_face.BASE_FOLDER if found.origin is None else hugging_face.named(found.origin)
+    converted = read_marian(base)
+    return Parts(converted.network, converted.codec, found.heads)

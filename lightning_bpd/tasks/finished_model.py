@@ -83,7 +83,7 @@ def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -
     """
     folder = Path(folder)
     try:
-        if folder.exists() and any(folder.iterdir()) and not _is_finished(folder):
+        if folder.exists() and any(folder.iterdir()) and not is_finished(folder):
             raise InputError(f"{folder} is not empty and holds no finished model: choose another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -361,7 +361,7 @@ def _load_weights(module: nn.Module, weights: dict[str, Tensor], where: str) -> 
         raise InputError(f"the weights in {where} do not fit its own configuration: {error}") from error
 
 
-def _is_finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Whether a folder's config.json is ours: models of other programs have such a file too."""
     try:
         return "format" in json.loads((folder / "config.json").read_text(encoding="utf-8"))

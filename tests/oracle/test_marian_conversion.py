@@ -20,7 +20,8 @@ from lightning_bpd.decoding import Exact, blockwise, greedy
 from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import TokenRows
-from lightning_bpd.tasks.finished_model import read_folder
+from lightning_bpd.models import EncoderDecoder
+from lightning_bpd.tasks.finished_model import Parts, read_base, read_folder, write_folder
 from lightning_bpd.tasks.marian import SUPPRESSED, read_marian
 from lightning_bpd.tasks.translation import Translator, block_decoder
 
@@ -180,6 +181,35 @@ def test_convert_and_translate(tmp_path):
     assert parts.codec.describe()["fingerprints"] == dict(translator.codec.parts())
     described = type(parts.codec).from_description(parts.codec.describe())
     assert described.parts() == parts.codec.parts()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_heads_of_the_base_come_along(tmp_path, inside, capsys):
+    """Hidden states are the same, so heads propose the same and the same is accepted."""
+    write_marian(tmp_path / "marian", seed=1)
+    parts = read_base(f"hf:{tmp_path / 'marian'}")
+    torch.manual_seed(0)
+    heads = BlockHeads(parts.network.architecture.d_model, HeadShape(block_size=3, d_hidden=8))
+    origin = None if inside else parts.origin
+    write_folder(Parts(parts.network, parts.codec, heads, origin), tmp_path / "theirs", {})
+    main(["convert", "--model", str(tmp_path / "theirs"), "--output", str(tmp_path / "ours")])
+    assert "block heads for up to 3 tokens" in capsys.readouterr().err
+    theirs, ours = (read_folder(tmp_path / name) for name in ("theirs", "ours"))
+    assert isinstance(ours.network, EncoderDecoder)
+    outputs = []
+    for model in (theirs, ours):
+        translator = Translator(model.network.double(), model.codec, model.heads.double())
+        outputs.append(translator.translate(ENGLISH[:8], "blockwise", extra_length=8))
+    assert outputs[0] == outputs[1]
+    source = sources(4, 6, seed=0, vocabulary=50)
+    hidden = [model.network(source, torch.full((4, 3), model.network.bos_id)) for model in (theirs, ours)]
+    proposals = [
+        model.heads(states, range(2, 4)) for model, states in zip((theirs, ours), hidden, strict=True)
+    ]
+    torch.testing.assert_close(*proposals, **TOLERANCE)
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", "--model", str(tmp_path / "ours"), "--output", str(tmp_path / "again")])
+    assert "there is nothing to convert" in capsys.readouterr().err
 
 
 def test_output_folders_that_hold_something_else(tmp_path, capsys):
