@@ -12,6 +12,7 @@ if find_spec("transformers") is None:
 from lightning_bpd.adapters.custom_generate import BlockwiseOutput, Request, adopt
 from lightning_bpd.adapters.decoder_only import CausalAdapter
 from lightning_bpd.adapters.encoder_decoder import Seq2SeqAdapter
+from lightning_bpd.adapters.generation import check_languages
 from lightning_bpd.adapters.loading import (
     ModelAdapter,
     describe_adapter,
@@ -46,6 +47,7 @@ __all__ = [
     "RowSettings",
     "Seq2SeqAdapter",
     "adopt",
+    "check_languages",
     "check_template",
     "describe_adapter",
     "load_adapter",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_bpd.adapters.cache import RowCache
-from lightning_bpd.adapters.generation import end_token, refuse_unknown, suppressed_tokens
+from lightning_bpd.adapters.generation import end_token, suppressed_tokens
 from lightning_bpd.adapters.low_rank import add_low_rank
 from lightning_bpd.adapters.projection import Projection, family, output_layer
 from lightning_bpd.interfaces import InputError, TokenRows
@@ -61,23 +61,27 @@ class Widths(NamedTuple):
 class Adapter(nn.Module):
     """A Hugging Face model whose vocabulary projection is known.
 
+    Rules of its generation_config that look further back than the last hidden state are not seen here: whoever loads
+    the model refuses them (``generation.refuse_unknown``).
+
     Args:
         model: The model, with a language modelling head.
         eos_id: The token that ends a row; the model's own if not given.
 
     Attributes:
         eos_id: ends a row.
+        ends: tokens at which the model's own generate ends a row, ``eos_id`` among them.
         suppressed: tokens that the model's generation_config forbids; their logits are -inf.
         low_rank: rank and alpha of the low-rank updates that are trained in the place of its matrices, if they are.
 
     Raises:
-        InputError: The model has several end tokens or none, generates by rules that depend on earlier tokens, or
-            its attention takes no masks.
+        InputError: The model has several end tokens or none, or its attention takes no masks.
     """
+
+    _forbidden: Tensor
 
     def __init__(self, model: Any, eos_id: int | None) -> None:
         super().__init__()
-        refuse_unknown(model)
         attention = model.config._attn_implementation
         if attention not in ("sdpa", "eager"):
             raise InputError(
@@ -86,7 +90,12 @@ class Adapter(nn.Module):
             )
         self.model = model
         self.eos_id = end_token(model, eos_id)
+        self.ends = [self.eos_id]
         self.suppressed = suppressed_tokens(model, self.eos_id)
+        # Not a list of tokens: averaging of weights, which takes buffers along, would round their numbers.
+        forbidden = torch.zeros(len(self.output_weight), dtype=torch.bool, device=self.device)
+        forbidden[self.suppressed] = True
+        self.register_buffer("_forbidden", forbidden, persistent=False)
         self.projection = Projection(1.0, None)
         self.low_rank: tuple[int, float] | None = None
 
@@ -115,7 +124,7 @@ class Adapter(nn.Module):
         if not self.suppressed:
             return bias
         bias = weight.new_zeros(len(weight)) if bias is None else bias
-        return bias.index_fill(0, torch.tensor(self.suppressed, device=bias.device), -torch.inf)
+        return bias.masked_fill(self._forbidden, -torch.inf)
 
     def keep_layers(self) -> None:
         """Let training drop no layers whole (layerdrop): processes would differ in what they train."""
@@ -137,7 +146,7 @@ class Adapter(nn.Module):
         """Hidden states [..., D] to logits [..., V]: the model's own, but -inf for suppressed tokens."""
         logits = self.plain_logits(hidden)
         if self.suppressed:
-            logits = logits.index_fill(-1, torch.tensor(self.suppressed, device=logits.device), -torch.inf)
+            logits = logits.masked_fill(self._forbidden, -torch.inf)
         return logits
 
     def plain_logits(self, hidden: Tensor) -> Tensor:

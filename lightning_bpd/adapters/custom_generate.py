@@ -1,9 +1,9 @@
 """What transformers' ``generate`` hands to a ``custom_generate``, as a SequenceModel, and what it expects back.
 
 Honoured: any batch, attention masks, ``decoder_input_ids``, ``max_length``, ``max_new_tokens``, any number of end
-tokens, ``forced_bos_token_id``, ``forced_eos_token_id``, ``suppress_tokens``, ``bad_words_ids`` of one token each and
-``return_dict_in_generate``. Whatever else could change the tokens is refused by name, a streamer too where one arrives:
-transformers 5.23 keeps it back, and gives it the prompt alone.
+tokens, ``forced_bos_token_id``, ``forced_eos_token_id``, ``suppress_tokens``, ``bad_words_ids`` of one token each,
+``renormalize_logits``, which changes no order, and ``return_dict_in_generate``. Whatever else could change the tokens
+is refused by name, a streamer too where one arrives: transformers 5.23 keeps it back, and gives it the prompt alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers.generation import (
     EosTokenCriteria,
     ForcedBOSTokenLogitsProcessor,
     ForcedEOSTokenLogitsProcessor,
+    LogitNormalization,
     MaxLengthCriteria,
     NoBadWordsLogitsProcessor,
     SuppressTokensLogitsProcessor,
@@ -28,7 +29,7 @@ from transformers.utils import ModelOutput
 from lightning_bpd.adapters.base import RowState
 from lightning_bpd.adapters.decoder_only import CausalAdapter
 from lightning_bpd.adapters.encoder_decoder import Seq2SeqAdapter, hiding
-from lightning_bpd.adapters.generation import setting
+from lightning_bpd.adapters.generation import in_vocabulary, setting
 from lightning_bpd.adapters.loading import ModelAdapter
 from lightning_bpd.adapters.projection import family
 from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
@@ -69,7 +70,7 @@ def adopt(model: Any) -> ModelAdapter:
             f"a {type(model).__name__} is no model of transformers: give what from_pretrained returned"
         )
     _check_mode(model)
-    # Which tokens end rows is said by each call of generate.
+    # Which tokens end rows, and what else is asked for, is said by each call of generate.
     ends = setting(model, "eos_token_id")
     first = ends[0] if isinstance(ends, list | tuple) else ends
     kind = Seq2SeqAdapter if model.config.is_encoder_decoder else CausalAdapter
@@ -224,13 +225,17 @@ class Request:
     def _rules(self, processors: Iterable[Any]) -> int | None:
         """Take in what changes logits; the token that every row begins with, if there is one."""
         first = None
+        suppressed: list[int] = []
         for processor in processors:
+            if type(processor) is LogitNormalization:
+                # The same is taken from all logits of a token.
+                continue
             if type(processor) is SuppressTokensLogitsProcessor:
-                self.suppressed += torch.as_tensor(processor.suppress_tokens).tolist()
+                suppressed += torch.as_tensor(processor.suppress_tokens).tolist()
             elif type(processor) is NoBadWordsLogitsProcessor and all(
                 len(word) == 1 for word in processor.sequence_bias
             ):
-                self.suppressed += [word[0] for word in processor.sequence_bias]
+                suppressed += [word[0] for word in processor.sequence_bias]
             elif type(processor) is ForcedBOSTokenLogitsProcessor:
                 first = int(processor.bos_token_id)
             elif type(processor) is ForcedEOSTokenLogitsProcessor and processor.max_length >= self.limit:
@@ -242,6 +247,7 @@ class Request:
                     "state: leave out what asks for it (such as min_length, repetition_penalty, "
                     "no_repeat_ngram_size, logits_processor)"
                 )
+        self.suppressed = in_vocabulary(suppressed, len(self.adapter.output_weight))
         return first
 
     def _encoded(

@@ -78,11 +78,6 @@ class CausalAdapter(Adapter):
             raise InputError(f"{family(model)} is an encoder-decoder: use Seq2SeqAdapter")
         super().__init__(model, eos_id)
         self.tested = model.config.model_type in TESTED
-        if model.generation_config.forced_bos_token_id is not None:
-            raise InputError(
-                f"{family(model)} generates with forced_bos_token_id, which is for encoder-decoders: set "
-                "model.generation_config.forced_bos_token_id = None"
-            )
         start = setting(model, "bos_token_id")
         self.bos_id = self.eos_id if start is None else int(start)
         if "position_ids" not in inspect.signature(model.base_model.forward).parameters:

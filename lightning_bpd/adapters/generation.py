@@ -10,10 +10,11 @@ all in ``REFUSED``. Ignored: what concerns lengths at the other end (``max_lengt
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from lightning_bpd.adapters.projection import family
+from lightning_bpd.adapters.projection import family, output_layer
 from lightning_bpd.adapters.reference import Reference
 from lightning_bpd.adapters.tokenizer import surroundings
 from lightning_bpd.interfaces import InputError
@@ -49,7 +50,7 @@ def refuse_unknown(model: Any) -> None:
     """Refuse a model that generates by rules which an adapter cannot follow.
 
     Raises:
-        InputError: There is such a setting.
+        InputError: There is such a setting, or a bad word of several tokens.
     """
     for name, harmless in REFUSED.items():
         value = getattr(model.generation_config, name, None)
@@ -59,6 +60,17 @@ def refuse_unknown(model: Any) -> None:
                 f"state: set model.generation_config.{name} = {harmless!r} to decode without it, or name the model "
                 "with ,plain=true"
             )
+    if longer := [word for word in model.generation_config.bad_words_ids or [] if len(word) != 1]:
+        raise InputError(
+            f"{family(model)} forbids words of several tokens (bad_words_ids {longer[:3]}), which depends on more "
+            "than the last hidden state: set model.generation_config.bad_words_ids = None to decode without it, or "
+            "name the model with ,plain=true"
+        )
+    if model.generation_config.forced_bos_token_id is not None and not model.config.is_encoder_decoder:
+        raise InputError(
+            f"{family(model)} generates with forced_bos_token_id, which is for encoder-decoders: set "
+            "model.generation_config.forced_bos_token_id = None"
+        )
 
 
 def greedy_rules(generation: Any) -> None:
@@ -120,7 +132,8 @@ def choose_end(generation: Any, config: Any, tokenizer: Any, reference: Referenc
             )
         generation.eos_token_id = known[reference.eos]
         return
-    ends = config.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
+    ends = generation.eos_token_id
+    ends = getattr(config, "eos_token_id", None) if ends is None else ends
     several = sorted(set(ends)) if isinstance(ends, list | tuple) else [ends]
     own = tokenizer.eos_token_id
     if len(several) > 1:
@@ -145,20 +158,29 @@ def warn_once(message: str) -> None:
 
 
 def suppressed_tokens(model: Any, eos_id: int) -> list[int]:
-    """Tokens that are never generated.
+    """Tokens that are never generated, by the model's own settings: bad words of one token, and suppressed ones."""
+    config = model.generation_config
+    # As generate does: the end token is never a bad word.
+    words = [word[0] for word in config.bad_words_ids or [] if len(word) == 1 and word != [eos_id]]
+    return in_vocabulary([*(config.suppress_tokens or []), *words], len(output_layer(model)[0]))
+
+
+def in_vocabulary(tokens: Iterable[int], size: int) -> list[int]:
+    """The different tokens that a vocabulary of a size has, in order; generate passes over others too."""
+    return sorted({token for token in tokens if 0 <= token < size})
+
+
+def check_languages(tokenizer: Any, reference: Reference) -> None:
+    """Refuse a user's reference that names the target language alone; stored ones may, and are read as they were.
 
     Raises:
-        InputError: A bad word has several tokens.
+        InputError: It does, and the tokenizer knows source languages.
     """
-    config = model.generation_config
-    words = config.bad_words_ids or []
-    if longer := [word for word in words if len(word) != 1]:
+    if reference.tgt_lang is not None and reference.src_lang is None and hasattr(tokenizer, "src_lang"):
         raise InputError(
-            f"{family(model)} forbids words of several tokens (bad_words_ids {longer[:3]}), which depends on more "
-            "than the last hidden state: set model.generation_config.bad_words_ids = None to decode without it"
+            f"{reference} names the target language alone, and its tokenizer would take sources for "
+            f"{tokenizer.src_lang or 'no language'}: give both, src_lang=CODE,tgt_lang={reference.tgt_lang}"
         )
-    # As generate does: the end token is never a bad word.
-    return sorted({*(config.suppress_tokens or []), *(word[0] for word in words if word != [eos_id])})
 
 
 def given_languages(generation: Any, tokenizer: Any, reference: Reference) -> None:
@@ -170,8 +192,7 @@ def given_languages(generation: Any, tokenizer: Any, reference: Reference) -> No
         reference: What names the languages.
 
     Raises:
-        InputError: A target language is needed and not named, or named and not known; or it is named without the
-            source language.
+        InputError: A target language is needed and not named, or named and not known.
     """
     if reference.tgt_lang is None:
         ordinary = (None, generation.pad_token_id, generation.bos_token_id, generation.eos_token_id)
@@ -182,11 +203,6 @@ def given_languages(generation: Any, tokenizer: Any, reference: Reference) -> No
                 f"eng_Latn or en_XX: hf:{reference.name},src_lang=CODE,tgt_lang=CODE"
             )
         return
-    if reference.src_lang is None and hasattr(tokenizer, "src_lang"):
-        raise InputError(
-            f"{reference} names the target language alone, and its tokenizer would take sources for "
-            f"{tokenizer.src_lang or 'no language'}: give both, src_lang=CODE,tgt_lang={reference.tgt_lang}"
-        )
     before, after = surroundings(tokenizer, "target")
     if before:
         generation.forced_bos_token_id = before[-1]

@@ -20,6 +20,8 @@ from lightning_bpd.adapters.generation import (
     given_languages,
     greedy_rules,
     plain_rules,
+    refuse_unknown,
+    setting,
     warn_once,
 )
 from lightning_bpd.adapters.low_rank import add_low_rank, merge_low_rank
@@ -55,8 +57,6 @@ def load_generation(reference: Reference, config: Any, tokenizer: Any) -> Any:
             not said which of several tokens ends a row.
     """
     generation = _stored_generation(reference)
-    if generation is None:
-        generation = transformers.GenerationConfig.from_model_config(config)
     greedy_rules(generation)
     if reference.plain:
         plain_rules(generation)
@@ -66,22 +66,23 @@ def load_generation(reference: Reference, config: Any, tokenizer: Any) -> Any:
 
 
 def _stored_generation(reference: Reference) -> Any:
-    """The model's generation_config; None for a model without, whose configuration says all."""
+    """The model's generation_config, or what the config.json of a model without it says of generating."""
     folder = reference.folder
-    if folder is not None and not (folder / GENERATION_CONFIG_NAME).is_file():
-        return None
-    try:
-        return from_pretrained(transformers.GenerationConfig, reference)
-    except InputError as error:
-        if folder is None and "does not appear to have a file named" in str(error.__cause__):
-            return None
-        if folder is None and caused_by(error, LocalEntryNotFoundError):
-            warn_once(
-                f"{reference}: there is no {GENERATION_CONFIG_NAME} in the local cache, and the hub cannot be asked: "
-                "rows begin and end as its config.json says"
-            )
-            return None
-        raise
+    if folder is None or (folder / GENERATION_CONFIG_NAME).is_file():
+        try:
+            return from_pretrained(transformers.GenerationConfig, reference)
+        except InputError as error:
+            if folder is None and caused_by(error, LocalEntryNotFoundError):
+                warn_once(
+                    f"{reference}: there is no {GENERATION_CONFIG_NAME} in the local cache, and the hub cannot be "
+                    "asked: rows begin and end as its config.json says"
+                )
+            elif folder is not None or "does not appear to have a file named" not in str(error.__cause__):
+                raise
+    # From the file, as transformers does: the configuration that it makes of it has lost these settings.
+    return from_pretrained(
+        transformers.GenerationConfig, reference, config_file_name="config.json", _from_model_config=True
+    )
 
 
 def row_settings(reference: Reference, config: Any, generation: Any) -> RowSettings:
@@ -132,12 +133,21 @@ def load_adapter(reference: Reference) -> ModelAdapter:
             "together; give the tokenizer that the model was trained with"
         )
     _fix_parameters(model, config)
+    ends = setting(model, "eos_token_id")
     model.generation_config = load_generation(reference, config, tokenizer)
-    return adapt(model, reference.longest_prompt)
+    adapter = adapt(model, reference.longest_prompt)
+    own = ends if isinstance(ends, list | tuple) else [] if ends is None else [ends]
+    adapter.ends = list(dict.fromkeys([*own, adapter.eos_id]))
+    return adapter
 
 
 def adapt(model: Any, longest_prompt: int | None = None) -> ModelAdapter:
-    """The adapter for a model, which is put into eval mode."""
+    """The adapter for a model, which is put into eval mode.
+
+    Raises:
+        InputError: It generates by rules that depend on earlier tokens, or cannot be decoded exactly.
+    """
+    refuse_unknown(model)
     model.eval()
     if model.config.is_encoder_decoder:
         return Seq2SeqAdapter(model)

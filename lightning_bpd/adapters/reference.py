@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from safetensors import SafetensorError
+from transformers import GenerationConfig
 from transformers.utils import logging
 
 from lightning_bpd.interfaces import InputError
@@ -115,7 +116,9 @@ def from_pretrained(kind: Any, reference: Reference, **options: Any) -> Any:
         InputError: It is neither here nor there, or cannot be loaded; its cause is what the library raised.
     """
     folder = reference.folder
-    options["trust_remote_code"] = reference.trust_remote_code
+    if kind is not GenerationConfig:
+        # Which would keep it as a setting of its own.
+        options["trust_remote_code"] = reference.trust_remote_code
     with explained(reference), quiet():
         if folder is not None:
             return kind.from_pretrained(folder, local_files_only=True, **options)

@@ -26,6 +26,7 @@ _PROBE = "a"
 SOURCE = "{source}"
 # The template that is the tokenizer's own.
 CHAT = "chat"
+_QUESTION = {"role": "user", "content": "?"}
 _ANSWER = "An answer."
 
 Side = Literal["source", "target"]
@@ -134,9 +135,17 @@ def check_template(tokenizer: Any, template: str) -> None:
 
 
 def warn_of_turns(side: ModelTokenizer) -> None:
-    """Warn if the chat template ends what the assistant says with another token than rows end with."""
+    """Warn if the chat template ends answers with another token than rows end with, or hides where they are."""
     tokenizer, eos_id = side.tokenizer, side.eos_id
-    after = _encode(tokenizer, [side.completion(_ANSWER).partition(_ANSWER)[2]], "source", special=False)[0]
+    answer = side.answer(_ANSWER)
+    if answer is None:
+        logger.warning(
+            "The chat template asks for an answer otherwise than it writes one (its generation prompt does not begin "
+            "what it makes of a whole conversation, as where it opens <think>): answers cannot be found in it, and are "
+            "taken as they are"
+        )
+        return
+    after = _encode(tokenizer, [answer.partition(_ANSWER)[2]], "source", special=False)[0]
     if eos_id in after:
         return
     found = next((token for token in after if token in tokenizer.added_tokens_decoder), None)
@@ -233,15 +242,23 @@ class ModelTokenizer:
             return line
         if template != CHAT:
             return template.replace(SOURCE, line)
-        return self._rendered(conversation(line)) if self.side == "source" else self.completion(line)
+        if self.side == "source":
+            return self._rendered(conversation(line))
+        answer = self.answer(line)
+        return line if answer is None else answer
 
-    def completion(self, line: str) -> str:
-        """What the chat template makes of a line that the assistant says, and what it puts after it."""
-        # As the template writes an answer, whatever was asked: some put a space or a mark before it.
-        asked = [{"role": "user", "content": "?"}]
-        before = self._rendered(asked)
-        whole = self._rendered([*asked, {"role": "assistant", "content": line}])
-        return whole.removeprefix(before) if whole.startswith(before) else line
+    def answer(self, line: str) -> str | None:
+        """What the chat template makes of a line that the assistant says, and what it puts after it.
+
+        As it writes an answer, whatever was asked: some put a space or a mark before it. None where what asks for the
+        answer does not begin what it makes of both.
+        """
+        whole = self._rendered([_QUESTION, {"role": "assistant", "content": line}])
+        return whole.removeprefix(self._asked) if whole.startswith(self._asked) else None
+
+    @cached_property
+    def _asked(self) -> str:
+        return self._rendered([_QUESTION])
 
     def _rendered(self, messages: list[dict[str, str]]) -> str:
         try:

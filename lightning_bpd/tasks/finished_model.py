@@ -91,7 +91,10 @@ def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -
         raise InputError(f"{folder} cannot be written as a folder: {error.strerror}") from error
     try:
         _write_parts(parts, unfinished, metrics)
-        _take_place(unfinished, folder)
+        try:
+            _take_place(unfinished, folder)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written as a folder: {error.strerror or error}") from error
     finally:
         # Whatever stopped it; where nothing did, there is none any more.
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -279,17 +282,23 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
         raise InputError(f"{path} is not a checkpoint of a model of this project: {error}") from error
     weights: dict[str, Tensor] = checkpoint["state_dict"]
+    network: Network
+    origin: str | None = None
     heads_only = not any(name.startswith("network.") for name in weights)
     if heads_only:
         stored = description["heads"]["path"]
         where = base or stored
         if hugging_face.is_reference(where) and hugging_face.is_reference(stored):
             where = hugging_face.stored_reference(stored, None if base is None else str(base))
-        network, _, _, origin = read_base(where)
+        if hugging_face.is_reference(where):
+            # Its tokens are what the checkpoint says.
+            network, origin = hugging_face.open_network(str(where)), str(where)
+        else:
+            network, _, _, origin = read_base(where)
         remedy = "name the one that they were trained on with --base"
         check_base(description["heads"]["base"], fingerprint(network), str(where), remedy)
     else:
-        network, origin = build_network(description["network"], _under("network.", weights), str(path)), None
+        network = build_network(description["network"], _under("network.", weights), str(path))
     heads = None
     if "heads" in description:
         heads = _heads(description["heads"], network, _under("heads.", weights), str(path))
@@ -300,7 +309,8 @@ def read_base(path: str | Path) -> Parts:
     """A model to start from: a finished model's folder, a checkpoint, or ``hf:NAME_OR_FOLDER``."""
     if hugging_face.is_reference(path):
         where = str(path)
-        return Parts(hugging_face.open_network(where), hugging_face.open_codec(where), None, where)
+        codec = hugging_face.open_codec(where)
+        return Parts(hugging_face.open_network(where), codec, None, where)
     return read_checkpoint(path) if Path(path).is_file() else read_folder(path)
 
 

@@ -32,13 +32,15 @@ def blockwise(
     ``model.generate(**inputs, do_sample=False, num_beams=1)`` gives, any batch, in fewer calls (near-ties aside, where
     two tokens are equally probable to the last digits). Prompts may be padded at either end: each row goes on from its
     own last token. With ``return_dict_in_generate=True`` the output has ``calls`` (int64 [B]) and ``accepted`` (int64
-    [B, I]) beside ``sequences``. A setting that cannot be honoured is an InputError that names it. A streamer is not
-    told of the tokens, for transformers keeps it back.
+    [B, I]) beside ``sequences``. A setting that cannot be honoured is an InputError that names it. Two are kept back by
+    transformers: an ``assistant_model`` is left unused, and a streamer gets the prompt and is never ended, so that a
+    thread that reads a TextIteratorStreamer waits for ever.
 
     Args:
         folder: The finished model, of which the heads alone are read.
         model: The Hugging Face model that they were trained on, in eval mode, where it is to stay. It may be of another
-            type than in training if that holds the same weights, such as bfloat16 for a model that was stored so.
+            type than in training if that holds the same weights, such as bfloat16 for a model that was stored so; not
+            a Marian, whose tables of sinusoids are others in each type.
         block_size: Tokens that a call verifies; as many as the heads were trained for by default.
         acceptance: Which proposals stay: ``exact`` for the very tokens of generate, or ``top-2`` and so on.
 

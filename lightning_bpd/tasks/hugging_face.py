@@ -146,13 +146,14 @@ def open_codec(reference: str) -> HuggingFaceCodec:
         reference: ``hf:NAME_OR_FOLDER``, and options.
 
     Raises:
-        InputError: There is no such model, or it has no tokenizer.
+        InputError: There is no such model, or it has no tokenizer; or the target language is named alone.
     """
     from lightning_bpd import adapters
 
     parsed = adapters.parse_reference(reference)
     config = adapters.load_config(parsed)
     tokenizer = adapters.load_tokenizer(parsed)
+    adapters.check_languages(tokenizer, parsed)
     generation = adapters.load_generation(parsed, config, tokenizer)
     return make_codec(tokenizer, adapters.row_settings(parsed, config, generation))
 

@@ -61,8 +61,8 @@ class MarianTokenizer:
     eos_id: int
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...]
-    keeps_end: bool = False
     """the end token"""
+    keeps_end: bool = False
     fingerprint: str
     """16 hexadecimal digits that differ between different tokenizers"""
 

@@ -162,7 +162,8 @@ class Translator:
             block_size: Tokens of a block; as many as the heads were trained for by default.
             acceptance: Which proposals stay; see ``translate``.
             settings: Others of ``generate``, such as ``max_new_tokens``, ``max_length``, ``forced_bos_token_id`` and
-                ``return_dict_in_generate`` (see ``lightning_bpd.blockwise``). Lengths are by default the model's own.
+                ``return_dict_in_generate`` (see ``lightning_bpd.blockwise``). Lengths and end tokens are by default the
+                model's own, all of several end tokens.
 
         Returns:
             int64 [B, L]: start tokens or prompts, what comes after them, and padding.
@@ -176,7 +177,10 @@ class Translator:
         if self.drafter is None:
             raise InputError("this model has no block heads, which generate needs: use translate")
         generation = make_generation(network, self.drafter, block_size, acceptance)
-        chosen = {"do_sample": False, "num_beams": 1, **settings}
+        chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+        if getattr(settings.get("generation_config"), "eos_token_id", None) is None:
+            chosen["eos_token_id"] = network.ends
+        chosen |= settings
         return network.model.generate(
             input_ids=input_ids, attention_mask=attention_mask, custom_generate=generation, **chosen
         )

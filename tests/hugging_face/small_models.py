@@ -67,6 +67,7 @@ def marian(folder: Path, seed: int = 0) -> Path:
     model = transformers.MarianMTModel(config)
     model.final_logits_bias.normal_()
     model.generation_config.bad_words_ids = [[padding]]
+    model.generation_config.renormalize_logits = True
     model.save_pretrained(folder)
     return folder
 

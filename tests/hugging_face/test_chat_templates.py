@@ -80,6 +80,29 @@ def test_a_template_that_ends_no_turn(llama, tmp_path, caplog):
     ]
 
 
+def test_a_template_that_asks_otherwise_than_it_writes(tmp_path, caplog):
+    thinking = STRICT.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    folder = chatty(tmp_path / "model", thinking)
+    with caplog.at_level(logging.WARNING):
+        codec = with_template(open_codec(f"hf:{folder},eos=<|im_end|>"), "chat")
+    assert len(warnings(caplog)) == 1
+    assert "answers cannot be found in it, and are taken as they are" in warnings(caplog)[0]
+    row = whole_row(codec.target, codec.target.encode(["Well"])[0], 100)
+    assert codec.target.tokenizer.decode(row) == "Well<|im_end|>"
+
+
+def test_the_question_before_answers_is_rendered_once(chat, monkeypatch):
+    side = with_template(open_codec(f"hf:{chat},eos=<|im_end|>"), "chat").target
+    before, rendered = side.encode(["One", "Two"]), []
+    render = side.tokenizer.apply_chat_template
+    monkeypatch.setattr(
+        side.tokenizer, "apply_chat_template", lambda *args, **options: (
+            rendered.append(len(args[0])), render(*args, **options))[1]
+    )  # fmt: skip
+    assert side.encode(["One", "Two"]) == before
+    assert rendered == [2, 2]
+
+
 def test_heads_learn_to_end_turns(chat, corpus, tmp_path):
     base = f"hf:{chat},eos=<|im_end|>"
     text = Prompts(str(corpus), "chat", "en", "de", tokenizer=base, max_length=140, batch_tokens=900)

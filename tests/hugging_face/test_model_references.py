@@ -128,9 +128,12 @@ def test_a_damaged_generation_config(t5, tmp_path, content):
 def test_a_model_of_the_hub_without_a_generation_config(t5, monkeypatch, caplog):
     known = Reference(str(t5))
     config, tokenizer = load_config(known), load_tokenizer(known)
+    own = transformers.GenerationConfig.from_pretrained
 
     def read(message, cause=None):
-        def fail(*args, **options):
+        def fail(name, config_file_name=None, **options):
+            if config_file_name == "config.json":
+                return own(t5, config_file_name, **options)
             raise OSError(message) from cause
 
         monkeypatch.setattr(transformers.GenerationConfig, "from_pretrained", fail)

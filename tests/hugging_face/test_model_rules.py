@@ -1,8 +1,11 @@
 """What generation_config and tokenizers say: sampling, several end tokens, languages, tokens that never come."""
 
+import copy
+import dataclasses
 import json
 import logging
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import small_models
@@ -10,13 +13,14 @@ import torch
 import transformers
 from small_models import pairs
 from test_model_training import EXTRA, data, fitted, module, trainer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lightning_bpd import load
-from lightning_bpd.adapters import generation
+from lightning_bpd.adapters import Reference, generation, load_tokenizer
 from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, read_base, write_folder
-from lightning_bpd.tasks.hugging_face import open_codec
+from lightning_bpd.tasks.hugging_face import make_codec, open_codec
 from lightning_bpd.tasks.translation import load_checkpoint
 from lightning_bpd.training import FrozenBaseHeadDistillation, JointFineTuning
 
@@ -82,9 +86,10 @@ def test_a_folder_that_cannot_be_written_leaves_nothing_behind(t5, tmp_path, mon
     def fail(*args):
         raise failure
 
+    wrapped = place == "os.replace" and isinstance(failure, OSError)
     with monkeypatch.context() as patch:
         patch.setattr(place, fail)
-        with pytest.raises(type(failure)):
+        with pytest.raises(InputError if wrapped else type(failure)):
             write_folder(parts, tmp_path / "model", {"number": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert json.loads((tmp_path / "model/metrics.json").read_text()) == {"number": 1}
@@ -104,10 +109,17 @@ def test_a_folder_whose_successor_cannot_take_its_place_stays(t5, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", fail_second)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(InputError, match="model cannot be written as a folder: No space"):
             write_folder(parts, tmp_path / "model", {"number": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert json.loads((tmp_path / "model/metrics.json").read_text()) == {"number": 1}
+
+
+def test_a_link_to_nowhere_is_no_place_for_a_model(t5, tmp_path):
+    (tmp_path / "model").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"model cannot be written as a folder: Not a directory"):
+        write_folder(read_base(f"hf:{t5}"), tmp_path / "model", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_one_of_several_end_tokens(llama, tmp_path, caplog):
@@ -154,12 +166,67 @@ def test_no_end_token(llama, tmp_path):
     assert read_base(f"hf:{folder},eos=</s>").network.eos_id == 1
 
 
+def test_a_configuration_that_names_no_end_token(llama):
+    reference = Reference(str(llama))
+    rules = transformers.GenerationConfig()
+    generation.choose_end(rules, SimpleNamespace(), load_tokenizer(reference), reference)
+    assert rules.eos_token_id is None
+
+
 @pytest.mark.parametrize(("family", "code"), [("nllb", "deu_Latn"), ("mbart", "de_DE")])
 def test_the_target_language_alone_is_not_enough(family, code, tmp_path):
     folder = getattr(small_models, family)(tmp_path / family)
     for read in (read_base, open_codec):
         with pytest.raises(InputError, match=rf"give both, src_lang=CODE,tgt_lang={code}"):
             read(f"hf:{folder},tgt_lang={code}")
+
+
+@pytest.mark.parametrize(("family", "code"), [("nllb", "deu_Latn"), ("mbart", "de_DE")])
+def test_stored_models_that_name_the_target_language_alone_are_read(family, code, corpus, tmp_path):
+    source = {"nllb": "eng_Latn", "mbart": "en_XX"}[family]
+    folder = getattr(small_models, family)(tmp_path / family)
+    whole, alone = f"hf:{folder},src_lang={source},tgt_lang={code}", f"hf:{folder},tgt_lang={code}"
+    _, _, finished = fitted(FrozenBaseHeadDistillation, corpus, whole, tmp_path)
+    before = load(finished)
+    path = finished / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": base_of(finished, alone)}))
+    # Its tokenizer takes sources for the same language by default.
+    after = load(finished)
+    assert after.origin == alone
+    assert after.translate(LINES[:2], "blockwise") == before.translate(LINES[:2], "blockwise")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    checkpoint[CHECKPOINT_KEY]["heads"]["path"] = alone
+    torch.save(checkpoint, tmp_path / "b.ckpt")
+    assert load_checkpoint(tmp_path / "b.ckpt").origin == alone
+    # One that was trained with its heads.
+    parts = read_base(whole)
+    settings = dataclasses.replace(parts.codec.source.settings, src_lang=None)
+    codec = make_codec(parts.codec.source.tokenizer, settings)
+    write_folder(parts._replace(codec=codec, origin=None), tmp_path / "joint", {})
+    assert load(tmp_path / "joint").network.bos_id == before.network.bos_id
+
+
+def base_of(finished, reference):
+    return json.loads((finished / "config.json").read_text())["base"] | {"hugging_face": reference}
+
+
+def test_what_is_written_holds_no_leave_to_run_code(t5, tmp_path):
+    parts = read_base(f"hf:{t5},trust_remote_code=true")
+    write_folder(parts._replace(origin=None), tmp_path / "model", {})
+    assert "trust" not in (tmp_path / "model/base/generation_config.json").read_text()
+
+
+def test_tokens_that_are_never_generated_are_no_weights(t5, tmp_path):
+    network = read_base(f"hf:{suppressing(t5, tmp_path, [7, 9, -1, 416, 10_000])}").network
+    assert network.suppressed == [7, 9]
+    assert network.state_dict().keys() == read_base(f"hf:{t5}").network.state_dict().keys()
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+    for _ in range(20):
+        averaged.update_parameters(network)
+    for each in (network, averaged.module, network.double(), copy.deepcopy(network)):
+        hidden = torch.zeros(2, 16, dtype=each.output_weight.dtype)
+        assert torch.isinf(each.project(hidden)).nonzero().tolist() == [[0, 7], [0, 9], [1, 7], [1, 9]]
+        assert torch.isinf(each.output_bias).nonzero().flatten().tolist() == [7, 9]
 
 
 def suppressing(folder, tmp_path, tokens):

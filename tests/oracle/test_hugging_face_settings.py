@@ -12,6 +12,7 @@ import transformers
 from hugging_face_models import EOS, VOCABULARY, adapted, bare, generated, row_of, sources
 
 from lightning_bpd.adapters import CausalAdapter, Seq2SeqAdapter
+from lightning_bpd.adapters.loading import adapt
 from lightning_bpd.decoding import Exact, blockwise, greedy
 from lightning_bpd.interfaces import InputError, TokenRows
 
@@ -104,14 +105,21 @@ def test_rules_of_generation_that_look_back_are_refused(name, value):
     model = bare("marian")
     setattr(model.generation_config, name, value)
     with pytest.raises(InputError, match=rf"generates with {name} = .*set model.generation_config.{name} = "):
-        adapted(model)
+        adapt(model)
 
 
 def test_bad_words_of_several_tokens_are_refused():
     model = bare("marian")
     model.generation_config.bad_words_ids = [[3], [4, 5]]
     with pytest.raises(InputError, match=r"forbids words of several tokens \(bad_words_ids \[\[4, 5\]\]\)"):
-        adapted(model)
+        adapt(model)
+
+
+def test_a_forced_first_token_of_a_prompt_is_refused():
+    model = bare("llama")
+    model.generation_config.forced_bos_token_id = 4
+    with pytest.raises(InputError, match="generates with forced_bos_token_id, which is for encoder-decoders"):
+        adapt(model)
 
 
 def test_families_that_cannot_be_decoded_row_by_row_are_refused():
