@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.heads.block_heads import BlockHeads
+from lightning_bpd.heads.layer import HeadLayer
 from lightning_bpd.interfaces import InputError, Proposal, SequenceModel, State, TokenRows, VerifiedBlock
 from lightning_bpd.linear import linear
 
@@ -71,6 +72,19 @@ class HeadDrafter:
         """The same in 8 bits, where it is used so."""
         return _EightBits(self.weight, self.bias) if self.eight_bits else None
 
+    @cached_property
+    def folded(self) -> HeadLayer | None:
+        """Heads whose second matrix goes to the logits at once, where words are fewer than hidden dimensions.
+
+        W (O u + b + h) = (W O) u + W b + W h: less to multiply, and one product less to call. Images have few words.
+        """
+        layer, weight = self.heads.layer, self.weight
+        if len(weight) > weight.size(1) or weight.dtype != layer.output_weight.dtype:
+            return None
+        return layer._replace(
+            output_weight=weight @ layer.output_weight, output_bias=layer.output_bias @ weight.t()
+        )
+
     @property
     def block_size(self) -> int:
         """The largest block that can be proposed."""
@@ -94,9 +108,16 @@ class HeadDrafter:
         Raises:
             InputError: There are fewer heads.
         """
-        outputs = _outputs(self.heads, hidden, range(2, count + 2))
-        rounded = self.rounded
-        logits = linear(outputs, self.weight, self.bias) if rounded is None else rounded.products(outputs)
+        which = range(2, count + 2)
+        if self.folded is not None:
+            flat = hidden.reshape(-1, hidden.size(-1))
+            layer = self.folded.of(self.heads.learned(which))
+            logits = layer.outputs(linear(flat, self.weight, self.bias), layer.units(flat))
+            logits = logits.view(*hidden.shape[:-1], count, -1)
+        else:
+            outputs = _outputs(self.heads, hidden, which)
+            rounded = self.rounded
+            logits = linear(outputs, self.weight, self.bias) if rounded is None else rounded.products(outputs)
         best = logits.argmax(-1)
         return best if self.candidates is None else self.candidates[best]
 

@@ -61,6 +61,22 @@ def test_candidates_alone_are_proposed():
     assert tokens.tolist() == logits.masked_fill(others, -torch.inf).argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("words", [5, 16, 17])
+@pytest.mark.parametrize("first_head", ["identity", "learned"])
+@pytest.mark.parametrize("second_matrix", ["per_head", "dense"])
+def test_few_words_are_proposed_through_one_product_less(words, first_head, second_matrix):
+    """Fewer words than hidden dimensions, as intensities are: the same proposals from a matrix made once."""
+    heads = random_heads(first_head=first_head, second_matrix=second_matrix).double()
+    weight, bias = torch.randn(words, 16, dtype=torch.float64), torch.randn(words, dtype=torch.float64)
+    bias[3] = -torch.inf
+    drafter = HeadDrafter(heads, weight, bias=bias)
+    assert (drafter.folded is not None) == (words <= 16)
+    hidden = torch.randn(30, 4, 16, dtype=torch.float64)
+    for count in range(1, 5):
+        logits = heads(hidden, range(2, count + 2)) @ weight.T + bias
+        assert drafter.proposals(hidden, count).tolist() == logits.argmax(-1).tolist()
+
+
 @needs_eight_bits
 @pytest.mark.parametrize("shape", [(), (1,), (3, 4)])
 def test_eight_bits_are_the_product_up_to_rounding(shape):
