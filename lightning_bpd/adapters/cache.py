@@ -42,9 +42,9 @@ class RowCache(Cache):
     of numbers: what is forgotten is hidden by the mask, and later tokens are written over it.
 
     The library's own caches know one length for all rows. Cropping them to the slowest row and feeding the others again
-    takes twice as long where 16 rows accept blocks of different sizes (Marian and T5 of 3 layers, k = 5, one CPU
-    thread); leaving rejected entries in place behind a mask, which families that take ``position_ids`` allow, up to 1.3
-    times as long (Llama of 4 layers, rows of 170 tokens). One row alone takes the same by all three.
+    takes three times as long where 16 rows accept blocks of different sizes; leaving rejected entries in place behind a
+    mask, which families that take ``position_ids`` allow, 1.1 times as long. One row alone takes the same by all three
+    (benchmarks/hugging_face_rewinding.py).
 
     Args:
         rows: B.
