@@ -25,6 +25,7 @@ from lightning_bpd.adapters.generation import (
     warn_once,
 )
 from lightning_bpd.adapters.low_rank import add_low_rank, merge_low_rank
+from lightning_bpd.adapters.projection import family
 from lightning_bpd.adapters.reference import Reference, caused_by, explained, from_pretrained, quiet
 from lightning_bpd.adapters.tokenizer import RowSettings, load_tokenizer, vocabulary_size
 from lightning_bpd.interfaces import InputError
@@ -136,6 +137,11 @@ def load_adapter(reference: Reference) -> ModelAdapter:
     ends = setting(model, "eos_token_id")
     model.generation_config = load_generation(reference, config, tokenizer)
     adapter = adapt(model, reference.longest_prompt)
+    if not adapter.tested:
+        warn_once(
+            f"{family(model)} is of an untested family: it loads, and its logits with a cache are those without, but no "
+            "test holds that it decodes as generate does: compare on your own text, and run certify"
+        )
     own = ends if isinstance(ends, list | tuple) else [] if ends is None else [ends]
     adapter.ends = list(dict.fromkeys([*own, adapter.eos_id]))
     return adapter

@@ -39,6 +39,6 @@ def _with_heads(folder: Path) -> Parts:
     found = read_folder(folder)
     if not isinstance(found.codec, hugging_face.HuggingFaceCodec):
         raise InputError(f"{folder} holds a network of this project already: there is nothing to convert")
-    base = folder / hugging_face.BASE_FOLDER if found.origin is None else hugging_face.named(found.origin)
+    base = folder / hugging_face.BASE_FOLDER if found.origin is None else hugging_face.name_of(found.origin)
     converted = read_marian(base)
     return Parts(converted.network, converted.codec, found.heads)

@@ -214,13 +214,6 @@ def name_of(reference: str) -> str:
     return adapters.parse_reference(reference).name
 
 
-def named(reference: str) -> str:
-    """The name or folder in a reference."""
-    from lightning_bpd import adapters
-
-    return adapters.parse_reference(reference).name
-
-
 def stored_reference(reference: str, moved: str | None = None) -> str:
     """A reference that a file holds, without leave to run code: that is for the user to give, not for the file.
 

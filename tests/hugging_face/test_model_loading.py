@@ -11,6 +11,7 @@ import transformers
 from small_models import pairs
 
 from lightning_bpd.adapters import parse_reference
+from lightning_bpd.adapters.generation import warn_once
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.finished_model import read_base
 from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, base_reference, open_codec, open_network
@@ -195,3 +196,14 @@ def test_rules_of_generation_that_cannot_be_kept(t5, tmp_path):
     with pytest.raises(InputError, match=r"generates with no_repeat_ngram_size = 3.*,plain=true"):
         read_base(f"hf:{folder}")
     assert read_base(f"hf:{folder},plain=true").network.suppressed == [7]
+
+
+def test_a_family_that_no_test_covers_is_said_to_be_untested(tmp_path, llama, caplog):
+    with caplog.at_level("WARNING"):
+        open_network(f"hf:{llama}")
+        assert "untested" not in caplog.text
+        warn_once.cache_clear()
+        other = small_models.causal(tmp_path / "other", "stablelm", head_dim=8)
+        network = open_network(f"hf:{other}")
+    assert not network.tested
+    assert caplog.text.count("StableLmForCausalLM (stablelm) is of an untested family") == 1
