@@ -139,8 +139,8 @@ def load_adapter(reference: Reference) -> ModelAdapter:
     adapter = adapt(model, reference.longest_prompt)
     if not adapter.tested:
         warn_once(
-            f"{family(model)} is of an untested family: it loads, and its logits with a cache are those without, but no "
-            "test holds that it decodes as generate does: compare on your own text, and run certify"
+            f"{family(model)} is of an untested family: it loads, and its logits with a cache are those without, but "
+            "no test holds that it decodes as generate does: compare on your own text, and run certify"
         )
     own = ends if isinstance(ends, list | tuple) else [] if ends is None else [ends]
     adapter.ends = list(dict.fromkeys([*own, adapter.eos_id]))
