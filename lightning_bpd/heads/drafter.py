@@ -25,8 +25,8 @@ class HeadDrafter:
     are the same.
 
     Args:
-        heads: The heads.
-        weight: The base's vocabulary projection, [V, D]. It is prepared by the first proposal, as it is then.
+        heads: The heads. Where words are few (``folded``) they are prepared by the first proposal, as they are then.
+        weight: The base's vocabulary projection, [V, D]; prepared likewise.
         eight_bits: Whether to round; where it pays and the processor can if not given.
         bias: What the base adds to its logits, [V]; nothing if not given.
 

@@ -44,7 +44,10 @@ class HeadLayer(NamedTuple):
         return linear(hidden, self.hidden_weight.flatten(0, 1), self.hidden_bias.flatten()).relu_()
 
     def outputs(self, hidden: Tensor, units: Tensor) -> Tensor:
-        """What the heads give, [M, n, D], from hidden states [M, D] and their ``units``; D is ``output_bias``'s."""
+        """What the heads give, [M, n, D], from hidden states [M, D] and their ``units``.
+
+        Heads whose second matrix gives logits (``HeadDrafter.folded``) have V in the place of D.
+        """
         heads, width = self.output_bias.shape
         if self.dense:
             mapped = linear(units, self.output_weight.flatten(0, 1), self.output_bias.flatten())
