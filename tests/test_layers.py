@@ -12,8 +12,8 @@ FLOORS = [
     {"interfaces", "files", "linear"},
     {"models", "adapters", "heads", "decoding", "metrics"},
     {"tasks"},
-    {"datamodules", "training", "callbacks", "tracking"},
-    {"benchmark", "distillation"},
+    {"datamodules", "training", "measuring", "tracking"},
+    {"callbacks", "distillation", "grid", "report"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

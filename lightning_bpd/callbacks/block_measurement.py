@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,10 +19,10 @@ from lightning_bpd.interfaces import (
     SequenceModel,
     TokenRows,
 )
+from lightning_bpd.measuring.timing import timed
 from lightning_bpd.metrics import AcceptedSizes, GreedyComparison, mean_accepted_block_size
 from lightning_bpd.tasks.codec import Codec, check_decoding
 
-Result = TypeVar("Result")
 Stage = Literal["val", "test"]
 Part = Literal["validation", "test"]
 PARTS: dict[Stage, Part] = {"val": "validation", "test": "test"}
@@ -206,17 +205,3 @@ class Measurement:
             return batch.source, taken
         lengths = batch.source.lengths[kept]
         return TokenRows(batch.source.tokens[kept, : int(lengths.max())], lengths), taken
-
-
-def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
-    """What ``work`` gives, and the wall-clock nanoseconds until the device had it."""
-    _wait_for(device)
-    start = time.perf_counter_ns()
-    result = work()
-    _wait_for(device)
-    return result, time.perf_counter_ns() - start
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

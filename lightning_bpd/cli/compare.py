@@ -16,7 +16,14 @@ import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from lightning_bpd.benchmark.comparison import (
+from lightning_bpd.callbacks.samples import spread
+from lightning_bpd.cli.translate import find_device, progress_bar
+from lightning_bpd.datamodules.images import Digits, Images, SuperResolution
+from lightning_bpd.datamodules.text_files import find_pair_files, fingerprint, read_pairs
+from lightning_bpd.decoding import DecodingOptions, parse_acceptance
+from lightning_bpd.files import write_atomically
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.measuring.comparison import (
     Arm,
     Subject,
     compare_decoders,
@@ -25,15 +32,8 @@ from lightning_bpd.benchmark.comparison import (
     speed_up,
     text_subject,
 )
-from lightning_bpd.benchmark.costs import decoding_costs, replayed_iterations
-from lightning_bpd.benchmark.words import KINDS
-from lightning_bpd.callbacks.samples import spread
-from lightning_bpd.cli.translate import find_device, progress_bar
-from lightning_bpd.datamodules.images import Digits, Images, SuperResolution
-from lightning_bpd.datamodules.text_files import find_pair_files, fingerprint, read_pairs
-from lightning_bpd.decoding import DecodingOptions, parse_acceptance
-from lightning_bpd.files import write_atomically
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.measuring.costs import decoding_costs, replayed_iterations
+from lightning_bpd.measuring.words import KINDS
 from lightning_bpd.tasks.finished_model import Parts, read_base
 from lightning_bpd.tasks.images import ImageCodec
 from lightning_bpd.tasks.translation import make_translator

@@ -13,19 +13,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_bpd.benchmark.comparison import (
-    Arm,
-    compare_decoders,
-    comparison_table,
-    draw_comparison,
-    text_subject,
-)
 from lightning_bpd.callbacks.checkpoints import checkpoint_file
 from lightning_bpd.callbacks.panels import decode_panels, panels_title
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.export import checkpoint_metrics
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import SequenceModel
+from lightning_bpd.measuring.comparison import (
+    Arm,
+    compare_decoders,
+    comparison_table,
+    draw_comparison,
+    text_subject,
+)
 from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, write_folder
 from lightning_bpd.tasks.images import ImageCodec
 from lightning_bpd.tasks.panels import draw_panels

@@ -14,10 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
-from lightning_bpd.benchmark.grid_plan import Grid, Step, plan
-from lightning_bpd.benchmark.grid_run import Outcome, log_path, run_steps
-from lightning_bpd.benchmark.grid_state import estimates, key_figures, states, total
 from lightning_bpd.cli.run_folder import RESULTS, lock
+from lightning_bpd.grid.plan import Grid, Step, plan
+from lightning_bpd.grid.run import Outcome, log_path, run_steps
+from lightning_bpd.grid.state import estimates, key_figures, states, total
 from lightning_bpd.interfaces import InputError
 
 TRAIN = Path(__file__).parents[2] / "train.py"

@@ -8,12 +8,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from lightning_bpd.benchmark.report_data import read_runs
-from lightning_bpd.benchmark.report_markdown import render_markdown
-from lightning_bpd.benchmark.report_page import render_page
-from lightning_bpd.benchmark.report_sections import make_report
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.report.data import read_runs
+from lightning_bpd.report.markdown import render_markdown
+from lightning_bpd.report.page import render_page
+from lightning_bpd.report.sections import make_report
 
 logger = logging.getLogger(__name__)
 

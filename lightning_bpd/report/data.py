@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_bpd.benchmark.report_fields import (
+from lightning_bpd.interfaces import InputError
+from lightning_bpd.measuring.words import KINDS, Kind
+from lightning_bpd.report.fields import (
     AGAIN,
     count,
     counts,
@@ -22,8 +24,6 @@ from lightning_bpd.benchmark.report_fields import (
     numbers,
     strings,
 )
-from lightning_bpd.benchmark.words import KINDS, Kind
-from lightning_bpd.interfaces import InputError
 
 FORMAT = 2
 REGIMES = ("base", "frozen", "joint")

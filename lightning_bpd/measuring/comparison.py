@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 from torchmetrics import Metric
 
-from lightning_bpd.benchmark.words import KINDS, QUALITIES, Quality
-from lightning_bpd.callbacks.block_measurement import timed
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.heads import HeadDrafter
 from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, TokenRows
+from lightning_bpd.measuring.timing import timed
+from lightning_bpd.measuring.words import KINDS, QUALITIES, Quality
 from lightning_bpd.metrics import equal_rows
 from lightning_bpd.tasks.codec import Codec, check_decoding
 from lightning_bpd.tasks.finished_model import Parts

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
 
-from lightning_bpd.benchmark.report_cells import EXACT, Place, Result, paper_columns
-from lightning_bpd.benchmark.report_data import Arm, Run
-from lightning_bpd.benchmark.report_document import MISSING, Cell, Table, number, signed, span
-from lightning_bpd.benchmark.report_prediction import best_measured, best_predicted, predict
-from lightning_bpd.benchmark.words import QUALITIES, Quality
+from lightning_bpd.measuring.words import QUALITIES, Quality
+from lightning_bpd.report.cells import EXACT, Place, Result, paper_columns
+from lightning_bpd.report.data import Arm, Run
+from lightning_bpd.report.document import MISSING, Cell, Table, number, signed, span
+from lightning_bpd.report.prediction import best_measured, best_predicted, predict
 
 Results = dict[Place, Result]
 

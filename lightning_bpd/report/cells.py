@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from lightning_bpd.benchmark.report_data import DATA, Arm, Run
-from lightning_bpd.benchmark.report_statistics import (
+from lightning_bpd.report.data import DATA, Arm, Run
+from lightning_bpd.report.statistics import (
     PairedTest,
     block_size_interval,
     compare_bleu,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from lightning_bpd.benchmark.report_cells import EXACT, Place, Result, columns_of, rules_of, timed_rules
-from lightning_bpd.benchmark.report_data import Run
-from lightning_bpd.benchmark.report_document import Figure, Panel, Point, Series
+from lightning_bpd.report.cells import EXACT, Place, Result, columns_of, rules_of, timed_rules
+from lightning_bpd.report.data import Run
+from lightning_bpd.report.document import Figure, Panel, Point, Series
 
 Results = dict[Place, Result]
 

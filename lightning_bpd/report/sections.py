@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from lightning_bpd.benchmark.report_cells import EXACT, Place, Result, gather, measure, rules_of, timed_rules
-from lightning_bpd.benchmark.report_data import Arm, Run
-from lightning_bpd.benchmark.report_document import MISSING, Block, Cell, Paragraph, Report, Section, Table
-from lightning_bpd.benchmark.report_figures import acceptance_figure, trade_figure, wall_clock_figure
-from lightning_bpd.benchmark.report_prediction import Choice, best_measured, predict
-from lightning_bpd.benchmark.report_statistics import bleu_of, psnr
-from lightning_bpd.benchmark.report_tables import (
+from lightning_bpd.measuring.words import QUALITIES
+from lightning_bpd.report.cells import EXACT, Place, Result, gather, measure, rules_of, timed_rules
+from lightning_bpd.report.data import Arm, Run
+from lightning_bpd.report.document import MISSING, Block, Cell, Paragraph, Report, Section, Table
+from lightning_bpd.report.figures import acceptance_figure, trade_figure, wall_clock_figure
+from lightning_bpd.report.prediction import Choice, best_measured, predict
+from lightning_bpd.report.statistics import bleu_of, psnr
+from lightning_bpd.report.tables import (
     arms_table,
     best_table,
     certainty_table,
@@ -24,7 +25,6 @@ from lightning_bpd.benchmark.report_tables import (
     short,
     speed_table,
 )
-from lightning_bpd.benchmark.words import QUALITIES
 
 # What may differ between runs without making them less comparable.
 VARIES = ("time", "date", "command", "seconds", "started", "host")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_bpd.benchmark.grid_plan import Step
-from lightning_bpd.benchmark.grid_run import log_path, run_steps
-from lightning_bpd.benchmark.grid_state import read_record, states
+from lightning_bpd.grid.plan import Step
+from lightning_bpd.grid.run import log_path, run_steps
+from lightning_bpd.grid.state import read_record, states
 
 # Every fake step notes when it starts and ends.
 NOTE = """
@@ -260,7 +260,7 @@ import json, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[2]]
 from test_grid_run import INTERRUPTIBLE, Silent, fake
-from lightning_bpd.benchmark.grid_run import run_steps
+from lightning_bpd.grid.run import run_steps
 place = Path(sys.argv[1])
 steps = [fake(place, name, INTERRUPTIBLE, resumes_from=place / name / "last") for name in "abc"]
 outcomes, asked = run_steps(steps, place, [sys.executable], [{}, {}], Silent())

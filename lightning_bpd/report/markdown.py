@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lightning_bpd.benchmark.report_document import Block, Cell, Paragraph, Report, Table
+from lightning_bpd.report.document import Block, Cell, Paragraph, Report, Table
 
 
 def render_markdown(report: Report, page: str = "report.html") -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lightning_bpd.benchmark.words import KINDS
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.measuring.words import KINDS
 
 Regime = Literal["frozen", "joint"]
 Mix = Literal["gold", "distilled", "both"]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import small_grid
 
-from lightning_bpd.benchmark.report_cells import Place, gather, measure, timed_rules
-from lightning_bpd.benchmark.report_data import read_run, read_runs
-from lightning_bpd.benchmark.report_sections import unequal_scores
-from lightning_bpd.benchmark.report_statistics import compare_psnr, psnr
 from lightning_bpd.cli.report import report
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.report.cells import Place, gather, measure, timed_rules
+from lightning_bpd.report.data import read_run, read_runs
+from lightning_bpd.report.sections import unequal_scores
+from lightning_bpd.report.statistics import compare_psnr, psnr
 
 
 @pytest.fixture(scope="module")

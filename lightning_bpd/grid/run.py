@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Literal, Protocol
 
-from lightning_bpd.benchmark.grid_plan import Step, recipes
-from lightning_bpd.benchmark.grid_state import Record, has_result, read_record, states, write_record
+from lightning_bpd.grid.plan import Step, recipes
+from lightning_bpd.grid.state import Record, has_result, read_record, states, write_record
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_LINES = 5

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from lightning_bpd.benchmark.report_document import Block, Cell, Figure, Paragraph, Report, Table
-from lightning_bpd.benchmark.report_drawing import draw_panel
+from lightning_bpd.report.document import Block, Cell, Figure, Paragraph, Report, Table
+from lightning_bpd.report.drawing import draw_panel
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, darkened where they are to be read as text.
 LIGHT = ("#0072b2", "#c44e00", "#007a59", "#a8487f", "#8a6a00", "#4a4a4a")

@@ -8,7 +8,7 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-from lightning_bpd.benchmark.report_document import Figure, Panel
+from lightning_bpd.report.document import Figure, Panel
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44

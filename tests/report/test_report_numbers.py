@@ -4,14 +4,14 @@ from dataclasses import replace
 import pytest
 import small_grid
 
-from lightning_bpd.benchmark.report_cells import Place, baseline_of, gather, measure, rules_of
-from lightning_bpd.benchmark.report_data import read_runs
-from lightning_bpd.benchmark.report_document import signed, span
-from lightning_bpd.benchmark.report_drawing import ticks
-from lightning_bpd.benchmark.report_prediction import best_measured, best_predicted, predict
-from lightning_bpd.benchmark.report_sections import differences, unequal_scores
-from lightning_bpd.benchmark.report_statistics import bleu_of, block_size_interval, compare_bleu
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.report.cells import Place, baseline_of, gather, measure, rules_of
+from lightning_bpd.report.data import read_runs
+from lightning_bpd.report.document import signed, span
+from lightning_bpd.report.drawing import ticks
+from lightning_bpd.report.prediction import best_measured, best_predicted, predict
+from lightning_bpd.report.sections import differences, unequal_scores
+from lightning_bpd.report.statistics import bleu_of, block_size_interval, compare_bleu
 
 
 @pytest.fixture(scope="module")

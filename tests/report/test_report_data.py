@@ -3,8 +3,8 @@ import json
 import pytest
 import small_grid
 
-from lightning_bpd.benchmark.report_data import read_run, read_runs
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.report.data import read_run, read_runs
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_bpd.benchmark.grid_plan import Step, recipes
-from lightning_bpd.benchmark.words import QUALITIES
 from lightning_bpd.files import write_atomically
+from lightning_bpd.grid.plan import Step, recipes
+from lightning_bpd.measuring.words import QUALITIES
 
 # Training k heads takes about as long as if the base were this many heads.
 _BASE_IN_HEADS = 4

@@ -10,10 +10,10 @@ import pytest
 from jsonargparse import auto_cli
 
 import lightning_bpd
-from lightning_bpd.benchmark import grid_plan
 from lightning_bpd.cli import grid as command
 from lightning_bpd.cli.grid import duration, grid
 from lightning_bpd.cli.run_folder import lock
+from lightning_bpd.grid import plan as grid_plan
 from lightning_bpd.interfaces import InputError
 
 REPOSITORY = Path(lightning_bpd.__file__).parents[1]
@@ -203,5 +203,5 @@ def test_durations():
 
 def test_planning_needs_no_torch():
     """Only what runs does."""
-    code = "import lightning_bpd.benchmark.grid_run, sys; assert 'torch' not in sys.modules"
+    code = "import lightning_bpd.grid.run, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lightning_bpd.benchmark.report_data import Run
+from lightning_bpd.report.data import Run
 
 
 class Choice(NamedTuple):

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_bpd.benchmark.comparison import Subject
-from lightning_bpd.callbacks.block_measurement import timed
 from lightning_bpd.decoding import Exact, greedy, replay
 from lightning_bpd.interfaces import DecodeState, TokenRows, VerifiedBlock
+from lightning_bpd.measuring.comparison import Subject
+from lightning_bpd.measuring.timing import timed
 
 # Turns of all measured parts, and calls in each.
 TURNS, CALLS = 9, 20

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import lightning_bpd
-from lightning_bpd.benchmark.grid_plan import Grid, plan, recipes
-from lightning_bpd.benchmark.grid_state import Record, estimates, record_path, states, total, write_record
+from lightning_bpd.grid.plan import Grid, plan, recipes
+from lightning_bpd.grid.state import Record, estimates, record_path, states, total, write_record
 from lightning_bpd.interfaces import InputError
 
 REPOSITORY = Path(lightning_bpd.__file__).parents[1]

@@ -1,0 +1,1 @@
+"""Decoding measured: decoders side by side, and what calls and proposals cost."""
