@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_bpd.heads.layer import HeadLayer
 from lightning_bpd.interfaces import InputError
+
+# A token with this bias or less has probability 0. Converted Marian models use -10,000, which bfloat16 rounds up.
+FORBIDDEN_BIAS = -9_000.0
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,9 @@ class HeadShape:
             those of all heads (dense, as in the paper: parameters grow with k squared).
         first_head: Whether head 1 is the base itself (identity: the base's output is unchanged) or has parameters
             like the others (learned, as in the paper's code).
-        candidates: Heads propose only words among so many of the most frequent ones, and learn to choose among these
-            alone, which costs them as much less than p_1's projection to all words; all words if not given.
+        candidates: Heads propose at most this many tokens, the most frequent ones, and are trained on these tokens
+            only, which makes proposals and loss cheaper. A number as large as the vocabulary, or None, is no
+            restriction.
     """
 
     block_size: int = 8
@@ -61,8 +65,8 @@ class BlockHeads(nn.Module):
         shape: The shape, ``d_hidden`` filled in.
         block_size: k.
         first: The number of the first head that has parameters: 2 where head 1 is the identity, else 1.
-        candidates: int64 [C], the words that heads propose, where the shape asks for some; the first ones until
-            ``choose_candidates``.
+        candidates: int64 [C], the distinct tokens that heads propose, in rising order, where the shape has
+            candidates; the first ones until ``choose_candidates``.
     """
 
     candidates: Tensor
@@ -83,18 +87,32 @@ class BlockHeads(nn.Module):
         if shape.candidates is not None:
             self.register_buffer("candidates", torch.arange(shape.candidates))
 
-    def choose_candidates(self, counts: Tensor) -> None:
-        """Take the most frequent words as candidates, where the shape asks for some.
+    def choose_candidates(self, counts: Tensor, bias: Tensor | None = None) -> None:
+        """Take the most frequent tokens as candidates, if the shape has candidates.
 
         Args:
-            counts: int64 [V], how often the training data has each word.
+            counts: int64 [V], how often each token is in the training data.
+            bias: [V], what the base adds to its logits. A token that the bias forbids becomes no candidate.
         """
         if self.shape.candidates is None:
             return
         order = counts.argsort(descending=True, stable=True)
-        # Where there are fewer words than candidates, some are there twice.
-        chosen = order[torch.arange(self.shape.candidates, device=order.device) % len(order)].sort().values
-        self.candidates = chosen.to(self.hidden_weight.device)
+        if bias is not None:
+            order = order[bias.to(order.device)[order] > FORBIDDEN_BIAS]
+        self.candidates = order[: self.shape.candidates].sort().values.to(self.hidden_weight.device)
+
+    def candidates_of(self, vocabulary: int) -> Tensor | None:
+        """The candidates, or None if they do not restrict a vocabulary of this size."""
+        restricted = self.shape.candidates is not None and len(self.candidates) < vocabulary
+        return self.candidates if restricted else None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # The training data decides how many candidates there are, and earlier versions repeated them to fill the list.
+        name = f"{prefix}candidates"
+        if self.shape.candidates is not None and name in state_dict:
+            state_dict[name] = state_dict[name].unique()
+            self.candidates = torch.empty_like(state_dict[name], device=self.candidates.device)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     @property
     def layer(self) -> HeadLayer:

@@ -42,7 +42,7 @@ class HeadDrafter:
         bias: Tensor | None = None,
     ) -> None:
         self.heads = heads
-        self.candidates = None if heads.shape.candidates is None else heads.candidates
+        self.candidates = heads.candidates_of(len(weight))
         self._weight = weight.detach()
         self._bias = None if bias is None else bias.detach()
         possible = weight.is_cpu and weight.dtype == torch.float32 and _multiplies_eight_bits()

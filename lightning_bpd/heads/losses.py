@@ -90,7 +90,7 @@ def head_losses(
         words = words.masked_fill(bias.isneginf(), -1)
         # -inf times its probability, 0, would be no number.
         bias = bias.clamp(min=LEAST_BIAS)
-    candidates = None if heads.shape.candidates is None else heads.candidates
+    candidates = heads.candidates_of(len(weight))
     over_words = partial(_losses_over, heads, hidden, temperature=temperature, most_logits=most_logits)
     if candidates is None or which.stop == 2:
         return over_words(weight, bias, words[tokens], rows.lengths, which, head_weights)

@@ -137,7 +137,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         check_lengths(self.network, self.data, self.base)
         check_teacher(self.fingerprint, self.base, self.data)
         if stage == "fit":
-            self.heads.choose_candidates(self.data.target_counts())
+            self.heads.choose_candidates(self.data.target_counts(), self.network.output_bias)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The configured optimiser over the heads, with the schedule."""
@@ -237,8 +237,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
             )
         remedy = f"name the base that they were trained on ({stored['path']}) with --model.base"
         check_base(stored["base"], self.fingerprint, self.base, remedy)
-        own = {f"heads.{name}": tensor.shape for name, tensor in self.heads.state_dict().items()}
-        if own != {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}:
+        if HeadShape(**stored["shape"]) != self.heads.shape:
             raise InputError(
                 f"the checkpoint holds heads of the shape {stored['shape']}, and model.heads asks for others: "
                 "let model.heads say the same"

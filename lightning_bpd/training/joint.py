@@ -178,7 +178,7 @@ class JointFineTuning(pl.LightningModule):
             self.heads = build_heads(Parts(self.network, self.data.codec), self.shape, self.seed)
         assert self.heads is not None
         if self.trainer.state.fn == "fit":
-            self.heads.choose_candidates(self.data.target_counts())
+            self.heads.choose_candidates(self.data.target_counts(), self.network.output_bias)
         check_decoding(self.decode, self.shape.block_size, self.data.codec)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

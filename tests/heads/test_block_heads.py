@@ -101,3 +101,25 @@ def test_heads_that_do_not_exist_are_refused(heads):
 def test_shapes_that_make_no_sense_are_refused(shape):
     with pytest.raises(InputError, match=next(iter(shape))):
         HeadShape(**shape)
+
+
+@pytest.mark.parametrize("candidates", [1, 7, 10, 11, 500])
+@pytest.mark.parametrize("forbidden", [(), (0, 3)])
+def test_candidates_are_distinct_allowed_and_the_most_frequent(candidates, forbidden):
+    heads = BlockHeads(8, HeadShape(3, candidates=candidates))
+    counts = torch.tensor([50, 3, 9, 80, 0, 9, 1, 0, 2, 4, 6])
+    bias = torch.zeros(11)
+    bias[list(forbidden)] = torch.tensor([-torch.inf, -1e4][: len(forbidden)])
+    heads.choose_candidates(counts, bias.bfloat16())
+    ranked = sorted(set(range(11)) - set(forbidden), key=lambda token: -counts[token])
+    assert heads.candidates.tolist() == sorted(ranked[:candidates])
+    restricted = candidates < 11 or forbidden
+    assert (heads.candidates_of(11) is not None) == bool(restricted)
+
+
+@pytest.mark.parametrize("stored", [[0, 0, 1, 2, 2, 3], [0, 1, 2, 3], [1, 3]])
+def test_stored_candidates_are_taken_over_once_each(stored):
+    """A list is as long as its vocabulary allowed; earlier versions filled it with repetitions."""
+    heads = BlockHeads(8, HeadShape(3, candidates=6))
+    heads.load_state_dict(heads.state_dict() | {"candidates": torch.tensor(stored)})
+    assert heads.candidates.tolist() == sorted(set(stored))

@@ -61,6 +61,15 @@ def test_candidates_alone_are_proposed():
     assert tokens.tolist() == logits.masked_fill(others, -torch.inf).argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("candidates", [40, 41, 100])
+def test_candidates_that_fill_the_vocabulary_are_no_restriction(candidates):
+    heads, weight, hidden = random_heads(candidates=candidates), torch.randn(40, 16), torch.randn(50, 16)
+    expected = HeadDrafter(random_heads(), weight).proposals(hidden, 4)
+    assert torch.equal(HeadDrafter(heads, weight).proposals(hidden, 4), expected)
+    heads.choose_candidates(torch.arange(40))
+    assert torch.equal(HeadDrafter(heads, weight).proposals(hidden, 4), expected)
+
+
 @pytest.mark.parametrize("words", [5, 16, 17])
 @pytest.mark.parametrize("first_head", ["identity", "learned"])
 @pytest.mark.parametrize("second_matrix", ["per_head", "dense"])

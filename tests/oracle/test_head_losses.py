@@ -105,7 +105,7 @@ def test_loss_and_gradients_are_the_mean_of_the_naive_ones(
     st.data(),
 )
 def test_any_lengths_parts_heads_and_weights(lengths, padding, block_size, data):
-    candidates = data.draw(st.sampled_from([None, 3, VOCABULARY]))
+    candidates = data.draw(st.sampled_from([None, 3, VOCABULARY, 2 * VOCABULARY + 3]))
     case = Case(block_size, lengths=tuple(lengths), padding=padding, candidates=candidates)
     start = data.draw(st.integers(1, block_size))
     which = range(start, data.draw(st.integers(start + 1, block_size + 1)))

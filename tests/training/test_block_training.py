@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
+from safetensors.torch import load_file, save_file
 from small_training import SMALL, data, trainer
 from torch.optim import SGD
 
@@ -336,7 +337,42 @@ def test_candidates_are_the_most_frequent_words_and_change_no_output(text, bases
         assert translator.translate(lines, "blockwise") == translator.translate(lines)
         hidden = torch.randn(500, SMALL["d_model"])
         assert set(translator.drafter.proposals(hidden, 3).flatten().tolist()) <= set(chosen)
-    # More candidates than words are all words.
-    module = frozen(bases[0], heads=HeadShape(block_size=4, d_hidden=16, candidates=1000))
-    checkpoint_of(module, text, tmp_path / "all.ckpt", max_steps=1)
-    assert set(module.heads.candidates.tolist()) == set(range(600))
+
+
+@pytest.mark.parametrize("make", [frozen, joint])
+def test_more_candidates_than_tokens_are_no_restriction(text, bases, tmp_path, make):
+    """The same training as without candidates, resumed too, and what earlier versions wrote is read."""
+    shape = HeadShape(block_size=4, d_hidden=16, candidates=1000)
+    average = [EMAWeightAveraging(use_buffers=False, decay=0.5)] if make is joint else []
+    free, wide = make(bases[0]), make(bases[0], heads=shape)
+    for name, module in (("free", free), ("wide", wide)):
+        checkpoint_of(module, text, tmp_path / name, limit_train_batches=4, limit_val_batches=None)
+    assert torch.equal(wide.heads.candidates, torch.arange(600))
+    for name, tensor in free.heads.state_dict().items():
+        assert torch.equal(wide.heads.state_dict()[name], tensor), name
+    metrics = [module.trainer.callback_metrics for module in (free, wide)]
+    for head in range(1, 5):
+        for name in (f"val/head_{head}/loss", f"val/head_{head}/accuracy"):
+            assert metrics[0][name] == metrics[1][name]
+
+    # A checkpoint of an earlier version: the list is filled with repetitions.
+    stored = torch.load(tmp_path / "wide", weights_only=True)
+    stored["state_dict"]["heads.candidates"] = (torch.arange(1000) % 600).sort().values
+    torch.save(stored, tmp_path / "earlier")
+    lines = ["The old man buys a house.", "Where is it?"]
+    expected = load_checkpoint(tmp_path / "free").translate(lines, "blockwise")
+    for name in ("wide", "earlier"):
+        translator = load_checkpoint(tmp_path / name)
+        assert translator.translate(lines, "blockwise") == expected
+        translator.save(tmp_path / "model", {})
+        assert load(tmp_path / "model").translate(lines, "blockwise") == expected
+        for command in ("fit", "validate"):
+            loop = trainer(max_epochs=2, limit_train_batches=4, limit_val_batches=1, callbacks=average)
+            getattr(loop, command)(
+                make(bases[0], heads=shape), datamodule=data(text), ckpt_path=tmp_path / name
+            )
+    heads_file = tmp_path / "model" / "heads.safetensors"
+    weights = load_file(heads_file)
+    weights["candidates"] = stored["state_dict"]["heads.candidates"]
+    save_file(weights, heads_file)
+    assert load(tmp_path / "model").translate(lines, "blockwise") == expected
