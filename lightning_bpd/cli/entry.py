@@ -22,7 +22,7 @@ HELP = """usage: python train.py COMMAND [options]
 Train, decode and measure blockwise parallel decoding models.
 
 commands:
-  fit        train a model; alone, it trains on a generated corpus and needs nothing else
+  fit        train a model; alone, it trains on the demo corpus and needs nothing else
   validate   measure a checkpoint on the validation set
   test       measure a checkpoint on the test set
   predict    write a checkpoint's output for the test set

@@ -176,11 +176,11 @@ def _gpus() -> list[str]:
 
 
 def _generate(configuration: Grid) -> None:
-    from lightning_bpd.datamodules.demo.corpus import write_demo_corpus
+    from lightning_bpd.datamodules.demo import write_demo_corpus
 
     assert configuration.generated_pairs is not None
     assert configuration.data is not None
-    write_demo_corpus(Path(configuration.data), train=configuration.generated_pairs)
+    write_demo_corpus(Path(configuration.data), configuration.generated_pairs)
 
 
 @contextmanager

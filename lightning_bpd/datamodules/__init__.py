@@ -1,6 +1,6 @@
 """Data for training and evaluation: text files or images in, batches of token ids out."""
 
-from lightning_bpd.datamodules.demo.text import DemoText
+from lightning_bpd.datamodules.demo import DemoText
 from lightning_bpd.datamodules.images import Digits, Images
 from lightning_bpd.datamodules.parallel_text import ParallelText
 from lightning_bpd.datamodules.prompts import Prompts

@@ -30,7 +30,7 @@ class Grid:
         runs: Folder that holds the folders of all grids and runs.
         kind: What the models are of, text or images. Images have no teacher: mixes is [gold].
         data: Folder of the text. Of images what --data.path of a training takes; null where the configuration says it.
-        generated_pairs: Write the generated corpus, of so many training pairs, into that folder first.
+        generated_pairs: Write the demo corpus, its first so many training pairs, into that folder before anything else.
         base_configs: Files that configure the base, the teacher and, below the next two, everything else.
         frozen_config: File that is stacked on them for heads on a frozen base.
         joint_config: File that is stacked on them for base and heads together.

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lightning_bpd.cli.compare import compare
-from lightning_bpd.datamodules.demo.corpus import sentence_pairs
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.metrics import bleu_score, bleu_signature, bleu_statistics
@@ -16,6 +15,7 @@ from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import train_tokenizer
 from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.tasks.translation import Translator, load
+from tools.demo_corpus.sentences import sentence_pairs
 
 SENTENCES = 23
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lightning_bpd import load
-from lightning_bpd.datamodules.demo.corpus import sentence_pairs
+from tools.demo_corpus.sentences import sentence_pairs
 
 PROJECT = Path(__file__).parents[2]
 CONFIGS = PROJECT / "configs"

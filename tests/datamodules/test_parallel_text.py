@@ -7,7 +7,6 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentParser
 
-from lightning_bpd.datamodules.demo.text import DemoText
 from lightning_bpd.datamodules.parallel_text import ParallelText
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text import train_tokenizer
@@ -261,14 +260,6 @@ def test_flags_of_the_command_line(folder):
     assert data._names["train"] == ["train", "more"]
     assert not data.joint_vocabulary
     assert parser.instantiate(parser.parse_args(flags[:1])).data._names["train"] == ["train"]
-
-
-def test_demo_text_needs_nothing(tmp_path):
-    data = DemoText(str(tmp_path / "demo"), pairs=300, vocab_size=600)
-    data.prepare_data()
-    data.setup("fit")
-    assert len(data.train_corpus) == 300
-    assert len(data.references("validation")) == len(data.validation_corpus)
 
 
 @pytest.mark.skipif(

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from small_distillation import ROWS, contents, run, write_teacher
 
-from lightning_bpd.datamodules.demo.corpus import sentence_pairs
 from lightning_bpd.datamodules.text_files import find_pair_files, read_pairs
+from tools.demo_corpus.sentences import sentence_pairs
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from lightning_bpd.datamodules.demo.corpus import sentence_pairs
+from tools.demo_corpus.sentences import sentence_pairs
 
 SEQ2SEQ: dict[str, Any] = {
     "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,

@@ -16,7 +16,7 @@ import sentencepiece
 import torch
 import transformers
 
-from lightning_bpd.datamodules.demo.sentences import sentence_pairs
+from tools.demo_corpus.sentences import sentence_pairs
 
 ENGLISH, GERMAN = map(list, zip(*islice(sentence_pairs(3), 400), strict=True))
 LANGUAGE = ">>deu<<"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from lightning_bpd.datamodules import ParallelText
-from lightning_bpd.datamodules.demo.corpus import sentence_pairs
+from tools.demo_corpus.sentences import sentence_pairs
 
 SMALL = {"d_model": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 64}
 

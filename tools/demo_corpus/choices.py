@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lightning_bpd.datamodules.demo import lexicon
-from lightning_bpd.datamodules.demo.grammar import BE, Clause
-from lightning_bpd.datamodules.demo.morphology import (
+from tools.demo_corpus import lexicon
+from tools.demo_corpus.grammar import BE, Clause
+from tools.demo_corpus.morphology import (
     ADJECTIVES,
     NOUN,
     PLACES,
@@ -18,7 +18,7 @@ from lightning_bpd.datamodules.demo.morphology import (
     nouns_of,
     verb,
 )
-from lightning_bpd.datamodules.demo.phrases import (
+from tools.demo_corpus.phrases import (
     BARE,
     NOT_A,
     POSSESSIVES,
@@ -34,7 +34,7 @@ from lightning_bpd.datamodules.demo.phrases import (
     owned_by,
     prepositional,
 )
-from lightning_bpd.datamodules.demo.times import Chooser, time_for
+from tools.demo_corpus.times import Chooser, time_for
 
 Pair = tuple[str, str]
 """English, German"""

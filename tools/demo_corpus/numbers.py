@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lightning_bpd.datamodules.demo import lexicon
-from lightning_bpd.datamodules.demo.choices import (
+from tools.demo_corpus import lexicon
+from tools.demo_corpus.choices import (
     LIVE,
     Pair,
     action,
@@ -16,7 +16,7 @@ from lightning_bpd.datamodules.demo.choices import (
     somebody,
     subject_for,
 )
-from lightning_bpd.datamodules.demo.grammar import (
+from tools.demo_corpus.grammar import (
     Clause,
     english_question,
     english_statement,
@@ -24,21 +24,21 @@ from lightning_bpd.datamodules.demo.grammar import (
     german_question,
     german_statement,
 )
-from lightning_bpd.datamodules.demo.morphology import (
+from tools.demo_corpus.morphology import (
     VERB,
     english_number,
     german_number,
     nouns_of,
     verb,
 )
-from lightning_bpd.datamodules.demo.phrases import (
+from tools.demo_corpus.phrases import (
     THE,
     Adverbial,
     counted,
     followed_by,
     noun_phrase,
 )
-from lightning_bpd.datamodules.demo.times import (
+from tools.demo_corpus.times import (
     Chooser,
     any_clock,
     any_date,

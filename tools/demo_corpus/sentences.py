@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from lightning_bpd.datamodules.demo import lexicon
-from lightning_bpd.datamodules.demo.choices import (
+from tools.demo_corpus import lexicon
+from tools.demo_corpus.choices import (
     Pair,
     action,
     adjectives_for,
@@ -18,7 +18,7 @@ from lightning_bpd.datamodules.demo.choices import (
     wanted_verb,
     with_time,
 )
-from lightning_bpd.datamodules.demo.grammar import (
+from tools.demo_corpus.grammar import (
     BE,
     MODALS,
     Clause,
@@ -30,15 +30,15 @@ from lightning_bpd.datamodules.demo.grammar import (
     german_question,
     german_statement,
 )
-from lightning_bpd.datamodules.demo.morphology import (
+from tools.demo_corpus.morphology import (
     NOUN,
     VERB,
     Verb,
     nouns_of,
     verb,
 )
-from lightning_bpd.datamodules.demo.numbers import numbers, still_going_on, timetable
-from lightning_bpd.datamodules.demo.phrases import (
+from tools.demo_corpus.numbers import numbers, still_going_on, timetable
+from tools.demo_corpus.phrases import (
     NO,
     POSSESSIVES,
     PRONOUNS,
@@ -49,12 +49,12 @@ from lightning_bpd.datamodules.demo.phrases import (
     noun_phrase,
     prepositional,
 )
-from lightning_bpd.datamodules.demo.times import (
+from tools.demo_corpus.times import (
     Chooser,
     long_ago,
     time_for,
 )
-from lightning_bpd.datamodules.demo.two_clauses import because, in_order, intention, relative_clause, report
+from tools.demo_corpus.two_clauses import because, in_order, intention, relative_clause, report
 
 # What one puts somewhere lies there or stands there.
 _LAY = verb("put/put/put/putting | legen | hat gelegt")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_bpd.datamodules.demo.grammar import (
+from tools.demo_corpus.grammar import (
     BE,
     MODALS,
     Clause,
@@ -18,8 +18,8 @@ from lightning_bpd.datamodules.demo.grammar import (
     german_statement,
     german_subordinate,
 )
-from lightning_bpd.datamodules.demo.morphology import NOUN, VERB, english_number, german_number
-from lightning_bpd.datamodules.demo.phrases import (
+from tools.demo_corpus.morphology import NOUN, VERB, english_number, german_number
+from tools.demo_corpus.phrases import (
     BARE,
     IT,
     NOT_A,
@@ -37,7 +37,7 @@ from lightning_bpd.datamodules.demo.phrases import (
     refer_to,
     relative,
 )
-from lightning_bpd.datamodules.demo.times import Chooser, clock, date
+from tools.demo_corpus.times import Chooser, clock, date
 
 MAN = noun_phrase(NOUN["man"], THE)
 WOMAN = noun_phrase(NOUN["woman"], THE)

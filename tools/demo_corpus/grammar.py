@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from lightning_bpd.datamodules.demo.morphology import Verb, verb
-from lightning_bpd.datamodules.demo.phrases import PRONOUNS, Adverbial, Phrase, join, prepositional
+from tools.demo_corpus.morphology import Verb, verb
+from tools.demo_corpus.phrases import PRONOUNS, Adverbial, Phrase, join, prepositional
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lightning_bpd.datamodules.demo import lexicon
+from tools.demo_corpus import lexicon
 
 
 @dataclass(frozen=True)

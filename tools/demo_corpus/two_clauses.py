@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lightning_bpd.datamodules.demo import lexicon
-from lightning_bpd.datamodules.demo.choices import (
+from tools.demo_corpus import lexicon
+from tools.demo_corpus.choices import (
     LIVE,
     Pair,
     action,
@@ -18,7 +18,7 @@ from lightning_bpd.datamodules.demo.choices import (
     wanted_verb,
     with_time,
 )
-from lightning_bpd.datamodules.demo.grammar import (
+from tools.demo_corpus.grammar import (
     BE,
     HAVE,
     MODALS,
@@ -32,13 +32,13 @@ from lightning_bpd.datamodules.demo.grammar import (
     german_statement,
     german_subordinate,
 )
-from lightning_bpd.datamodules.demo.morphology import (
+from tools.demo_corpus.morphology import (
     NOUN,
     VERB,
     nouns_of,
     verb,
 )
-from lightning_bpd.datamodules.demo.phrases import (
+from tools.demo_corpus.phrases import (
     BARE,
     IT,
     NOT_A,
@@ -51,7 +51,7 @@ from lightning_bpd.datamodules.demo.phrases import (
     refer_to,
     relative,
 )
-from lightning_bpd.datamodules.demo.times import (
+from tools.demo_corpus.times import (
     Chooser,
     time_for,
 )

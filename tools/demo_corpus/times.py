@@ -9,9 +9,9 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from lightning_bpd.datamodules.demo import lexicon
-from lightning_bpd.datamodules.demo.morphology import english_number, german_number
-from lightning_bpd.datamodules.demo.phrases import Adverbial
+from tools.demo_corpus import lexicon
+from tools.demo_corpus.morphology import english_number, german_number
+from tools.demo_corpus.phrases import Adverbial
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lightning_bpd.datamodules.demo.morphology import Noun, adjective_stem
+from tools.demo_corpus.morphology import Noun, adjective_stem
 
 Cases = dict[str, str]
 """German forms by case: nom, acc, dat"""
