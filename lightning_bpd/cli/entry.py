@@ -10,11 +10,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
 from importlib import import_module
-from itertools import takewhile
-from typing import get_type_hints
+from itertools import takewhile, zip_longest
+from typing import TextIO, get_type_hints
 
+from lightning_bpd.faults import explain, report_request
 from lightning_bpd.interfaces import InputError
 
 HELP = """usage: python train.py COMMAND [options]
@@ -60,21 +60,37 @@ def main(args: list[str] | None = None) -> None:
         args: What stands after the program's name; the process's own arguments by default.
 
     Raises:
-        SystemExit: With 0 when all went well and only help was asked for, 2 after a mistake of the user (one
-            line on standard error says which), 130 or 143 when the run was interrupted.
+        SystemExit: With 0 when all went well and only help was asked for; 2 after a mistake of the user or an error
+            of the machine, which one line on standard error explains; 1 when whoever read the output has left; 130 or
+            143 when the run was interrupted.
+        Exception: Whatever is a fault of this package, with a note that asks for a report.
     """
     args = sys.argv[1:] if args is None else args
+    _fill_closed_streams()
     _send_log_to_stderr()
     try:
-        _dispatch(args)
-    except InputError as error:
-        _fail(str(error))
+        try:
+            _dispatch(args)
+        finally:
+            # Output that cannot be written is an error here, and not while Python ends.
+            sys.stdout.flush()
+    except SystemExit as error:
+        # Before the first step Lightning turns Ctrl-C into exit code 1.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            sys.exit(130)
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output has left, as `head` does. Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `head` has read enough.
+        _discard(sys.stdout)
         sys.exit(1)
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            error.add_note(report_request())
+            raise
+        _fail(message)
 
 
 def _dispatch(args: list[str]) -> None:
@@ -89,7 +105,7 @@ def _dispatch(args: list[str]) -> None:
         known = ", ".join(TRAINER_COMMANDS + FUNCTION_COMMANDS)
         raise InputError(f"unknown command {command!r}: choose one of {known}")
     app = import_module("lightning_bpd.cli.app")
-    _without_traceback(lambda: app.run(args))
+    app.run(args)
 
 
 def _run_function(command: str, args: list[str]) -> None:
@@ -105,51 +121,45 @@ def _run_function(command: str, args: list[str]) -> None:
     args = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", arg) for arg in args]
     args = _with_true(args, {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool})
     prog = f"{os.path.basename(sys.argv[0])} {command}"
-    _without_traceback(
-        lambda: auto_cli(function, args=args, as_positional=False, exit_on_error=False, prog=prog)
-    )
+    auto_cli(function, args=args, as_positional=False, exit_on_error=False, prog=prog)
 
 
 def _with_true(args: list[str], switches: set[str]) -> list[str]:
     """--dry_run as well as --dry_run true."""
     given = []
-    for argument, following in zip(args, [*args[1:], "--"], strict=True):
+    for argument, following in zip_longest(args, args[1:], fillvalue="--"):
         alone = argument in switches and following.startswith("-")
         given.append(f"{argument}=true" if alone else argument)
     return given
 
 
-def _without_traceback(run: Callable[[], object]) -> None:
-    """Turn the parser's own error into ours, and Lightning's exit after Ctrl-C into the usual code."""
-    from jsonargparse import ArgumentError
-
-    try:
-        run()
-    except InputError:
-        raise
-    except (ArgumentError, ValueError) as error:
-        # What a constructor says of its arguments, the parser wraps in words of its own.
-        own = _input_error(error)
-        if own is None and not isinstance(error, ArgumentError):
-            raise
-        raise InputError(str(own or error)) from error
-    except SystemExit as error:
-        # Before the first step Lightning turns Ctrl-C into exit code 1.
-        if isinstance(error.__context__, KeyboardInterrupt):
-            sys.exit(130)
-        raise
-
-
-def _input_error(error: BaseException | None) -> InputError | None:
-    """The mistake of the user that led to an error, if that is what did."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
 def _fail(message: str) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    try:
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        # What is left in it cannot be written, as the message says: it would be tried once more at the end.
+        sys.stdout.flush()
+    except OSError:
+        _discard(sys.stdout, sys.stderr)
     sys.exit(2)
+
+
+def _fill_closed_streams() -> None:
+    """Give each standard stream that is closed a file of its own, as no file of ours must get its number.
+
+    Nothing can be read from such a file, and what is written to it is lost. ``sys.__stdin__`` and ``sys.__stdout__``
+    still say that a stream was closed.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # The smallest free number: that of this stream, for those before it are filled.
+            number = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", encoding="utf-8"))
+
+
+def _discard(*streams: TextIO) -> None:
+    """Lose what a stream still holds, of which Python would complain when it flushes it at the end."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _send_log_to_stderr() -> None:

@@ -99,7 +99,8 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=name)
+        # To and fro: a device such as meta holds no numbers.
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
     return torch.device(name)
@@ -109,6 +110,8 @@ def find_device(name: str) -> torch.device:
 def open_input(path: str) -> Iterator[BinaryIO]:
     """A file to read, or standard input for -. Raises InputError if it cannot be read."""
     if path == "-":
+        if sys.__stdin__ is None:
+            raise InputError("standard input is closed: give --input FILE")
         yield sys.stdin.buffer
         return
     try:
@@ -123,6 +126,8 @@ def open_input(path: str) -> Iterator[BinaryIO]:
 def _open_output(path: str) -> Iterator[BinaryIO]:
     """Standard output; a pipe or device as it is; or a file that appears under its name only when complete."""
     if path == "-":
+        if sys.__stdout__ is None:
+            raise InputError("standard output is closed: give --output FILE")
         yield sys.stdout.buffer
         return
     # A link stays a link: what it leads to is replaced.
