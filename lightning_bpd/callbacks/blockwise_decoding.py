@@ -178,17 +178,22 @@ class BlockwiseDecoding(Callback):
             short = name == f"{measurement.stage}/mean_accepted_block_size"
             pl_module.log(name, number, prog_bar=short, sync_dist=True, reduce_fx="max")
         traces = gather_traces(measurement.traces, trainer.world_size)
+        # On all ranks, as everything that sums over them.
+        counts = {rule.label: rule.sizes.compute() for rule in measurement.rules}
         if _writes(trainer):
-            self._show(trainer, measurement, traces)
+            self._show(trainer, measurement, traces, counts)
 
     def _show(
-        self, trainer: pl.Trainer, measurement: Measurement, traces: dict[int, list[Iteration]]
+        self,
+        trainer: pl.Trainer,
+        measurement: Measurement,
+        traces: dict[int, list[Iteration]],
+        counts: dict[str, Tensor],
     ) -> None:
         stage, data = measurement.stage, measurement.module.data
         training = trainer.state.fn == "fit" or self._loaded_step is None
         step = trainer.global_step if training else self._loaded_step
         assert step is not None
-        counts = {rule.label: rule.sizes.compute() for rule in measurement.rules}
         add_sizes(_sizes_file(trainer), step, stage, counts)
         lines = table_rows(traces, data.codec)
         if lines:

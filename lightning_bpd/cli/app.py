@@ -44,6 +44,7 @@ from lightning_bpd.tracking.metrics_file import MetricsFile
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.tracking.weights_and_biases import wandb_logger
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
+from lightning_bpd.training.step_loss import close_connections
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +182,8 @@ class CommandLine(LightningCLI):
     def after_fit(self) -> None:
         """Make the finished model and say what was reached."""
         trained = (BaseTraining, FrozenBaseHeadDistillation, JointFineTuning)
+        # The other ranks end here: from now on none may be waited for.
+        close_connections()
         if isinstance(self.model, trained) and self._writes():
             finish(self.trainer, Console())
 

@@ -177,6 +177,9 @@ class _Sums:
         self.codec, self.references = subject.codec, subject.references
         self.size, self.acceptance = size, acceptance
         self.quality, self.to_greedy = self.codec.quality(), self.codec.quality()
+        for metric in (*self.quality.values(), *self.to_greedy.values()):
+            # These rows are decoded by this process alone: other ranks have nothing to add, and would be waited for.
+            metric.distributed_available_fn = lambda: False
         self.rows: dict[str, list[Any]] = {}
         self.tokens, self.iterations, self.sizes = [0] * count, [0] * count, [0] * size
         self.calls = self.same = self.nanoseconds = 0

@@ -80,9 +80,10 @@ def leave_together() -> None:
     Torch's threads that are still running when a process ends abort it, after all its work was done.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        atexit.register(_close)
+        atexit.register(close_connections)
 
 
-def _close() -> None:
-    if torch.distributed.is_initialized():
+def close_connections() -> None:
+    """Close the connections to the other ranks, if there are any. Whatever this process does next, it does alone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,0 +1,130 @@
+"""Every command on two processes ends well, with the numbers of one process."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from rich.console import Console
+
+from lightning_bpd.callbacks.checkpoints import LastCheckpoint
+from lightning_bpd.callbacks.throughput import Throughput
+from lightning_bpd.cli.finish import finish
+from lightning_bpd.datamodules import Digits, ParallelText
+from lightning_bpd.datamodules.demo.corpus import sentence_pairs
+from lightning_bpd.heads import HeadShape
+from lightning_bpd.models import Architecture, ImageArchitecture
+from lightning_bpd.tracking.metrics_file import MetricsFile
+from lightning_bpd.training import JointFineTuning
+
+PROJECT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+COLLECTIVES = (
+    *("barrier", "all_reduce", "reduce", "broadcast"),
+    *("all_gather", "all_gather_into_tensor", "gather", "scatter"),
+)
+TINY = {
+    "d_model": 16,
+    "heads": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "feed_forward": 32,
+    "norm": "pre",
+}
+HEADS = ("--model.heads.block_size", "3", "--model.heads.d_hidden", "16", "--model.head_weights", "[3, 1, 1]")
+KINDS = {
+    "text": {
+        "data": {
+            "class_path": "ParallelText",
+            "init_args": {"folder": ".", "vocab_size": 400, "batch_tokens": 256},
+        },
+        "model": {"architecture": TINY},
+    },
+    "images": {
+        "data": {"class_path": "Digits", "init_args": {"batch_size": 8}},
+        "model": {"images": {**TINY, "height": 8, "width": 8, "channels": 1, "levels": 17, "scale": 2}},
+        "trainer": {"limit_train_batches": 20, "limit_val_batches": 3, "limit_test_batches": 3},
+    },
+}
+
+
+def train_py(folder, *args, **environment):
+    """Runs the command line in a folder; returns what it wrote on standard output."""
+    command = [sys.executable, str(PROJECT / "train.py"), *args]
+    environment = {**ENVIRONMENT, **environment}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def prepare(folder, kind):
+    """A corpus, if it is not generated, and the configuration of a tiny base."""
+    pairs = sentence_pairs(seed=3)
+    for name, count in (("train", 200), ("val", 21), ("test", 17)):
+        part = list(islice(pairs, count))
+        (folder / f"{name}.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in part))
+    settings = KINDS[kind]
+    model = {"class_path": "BaseTraining", "init_args": settings["model"]}
+    trainer = {"accelerator": "cpu", "max_epochs": 2, **settings.get("trainer", {})}
+    configuration = {"data": settings["data"], "model": model, "trainer": trainer}
+    (folder / "base.yaml").write_text(yaml.safe_dump(configuration))
+    return folder
+
+
+def test_fit_with_heads_ends_well(tmp_path):
+    """The shortest run whose end decodes, writes and prints: from random weights."""
+    prepare(tmp_path, "text")
+    joint = ("--model", "JointFineTuning", "--model.base", json.dumps(TINY))
+    output = train_py(
+        tmp_path,
+        "fit",
+        "-c",
+        "base.yaml",
+        *joint,
+        *HEADS,
+        *TWO,
+        "--trainer.max_steps",
+        "2",
+        "--wandb",
+        "disabled",
+    )
+    assert "k = 3, exact" in output
+    assert "Try: echo" in output
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_end_of_a_run_asks_no_other_rank(kind, tmp_path, monkeypatch):
+    """Rank 0 alone writes and shows: whatever needs the others would wait for them in vain."""
+    prepare(tmp_path, kind)
+    shape = KINDS[kind]["model"]
+    heads = HeadShape(block_size=3, d_hidden=16, first_head="learned")
+    if kind == "text":
+        data = ParallelText(str(tmp_path), vocab_size=400, batch_tokens=256)
+        module = JointFineTuning(Architecture(**TINY), heads)
+    else:
+        data, module = (
+            Digits(batch_size=8),
+            JointFineTuning(None, heads, images=ImageArchitecture(**shape["images"])),
+        )
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, default_root_dir=tmp_path, callbacks=[LastCheckpoint(), Throughput()],
+        logger=MetricsFile(tmp_path), max_epochs=1, limit_train_batches=2, limit_val_batches=1, log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    try:
+        for name in COLLECTIVES:
+            monkeypatch.setattr(
+                torch.distributed, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called")
+            )
+        finish(trainer, Console(width=500))
+    finally:
+        torch.distributed.destroy_process_group()
