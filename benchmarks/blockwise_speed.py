@@ -28,7 +28,6 @@ from timing import interleaved_seconds, machine, markdown, wait, write_json
 from torch import Tensor
 
 import lightning_bpd
-from lightning_bpd.datamodules.text_files import read_lines
 from lightning_bpd.decoding import Exact, blockwise, greedy
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import (
@@ -42,6 +41,7 @@ from lightning_bpd.interfaces import (
     VerifiedBlock,
 )
 from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.tasks.text_lines import read_lines
 from lightning_bpd.tasks.translation import block_decoder, pad
 
 # Calls that one turn of an arm of single calls makes.

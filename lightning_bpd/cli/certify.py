@@ -6,10 +6,11 @@ import sys
 from collections import Counter
 from itertools import islice
 
-from lightning_bpd.cli.translate import CHUNK, find_device, open_input, progress_bar, read_lines
+from lightning_bpd.cli.translate import CHUNK, find_device, progress_bar
 from lightning_bpd.decoding import Exact, blockwise, greedy
 from lightning_bpd.decoding.certificate import Verdict, compare
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.text_lines import read_lines
 from lightning_bpd.tasks.translation import load
 
 
@@ -32,7 +33,7 @@ def certify(
 
     Args:
         model: Folder of a finished model with block heads.
-        input: File of source text; - is standard input.
+        input: File or pipe of source text, read as translate reads it; - is standard input.
         block_size: Tokens of a block; as many as the heads were trained for by default.
         batch_size: Lines decoded together.
         extra_length: Tokens that an output may be longer than its source.
@@ -47,10 +48,8 @@ def certify(
         )
     size = translator.drafter.block_size if block_size is None else block_size
     counts: Counter[str] = Counter()
-    name = "standard input" if input == "-" else input
-    with open_input(input) as source, progress_bar("Decoded", "lines") as count:
-        lines = read_lines(source, name)
-        done = 0
+    lines, done = read_lines(input), 0
+    with progress_bar("Decoded", "lines") as count:
         while chunk := list(islice(lines, CHUNK)):
             verdicts: dict[int, Verdict] = {}
             for places, rows in translator.batches(chunk, batch_size):

@@ -19,7 +19,7 @@ from rich.console import Console
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.translate import find_device, progress_bar
 from lightning_bpd.datamodules.images import Digits, Images, SuperResolution
-from lightning_bpd.datamodules.text_files import find_pair_files, fingerprint, read_pairs
+from lightning_bpd.datamodules.text_files import find_corpus, fingerprint, read_pairs
 from lightning_bpd.decoding import DecodingOptions, parse_acceptance
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
@@ -70,8 +70,9 @@ def compare(
 
     Args:
         model: Folder of a finished model, of text or of images; or hf:NAME_OR_FOLDER.
-        data: Folder of the corpus. Of images: a folder, archive or array file; digits for scikit-learn's; by default
-            what the run that made the model was trained on, as config.yaml beside the model's folder says.
+        data: Folder of the corpus; or a file or pipe of pairs, TSV or JSON lines; - is standard input. Of images: a
+            folder, archive or array file; digits for scikit-learn's; by default what the run that made the model was
+            trained on, as config.yaml beside the model's folder says.
         corpus: Its name, such as val or test; of images validation or test.
         source_language: Ending of source files, as training has it.
         target_language: Ending of target files.
@@ -174,9 +175,9 @@ def _text(
 ) -> _Measured:
     """The sentence pairs of a folder. Raises InputError if there are none."""
     if data is None:
-        raise InputError("--data is missing: it takes the folder of the corpus")
+        raise InputError("--data is missing: it takes the folder of the corpus, or a file of sentence pairs")
     translator = make_translator(parts, device)
-    (files,) = find_pair_files(Path(data), [corpus], source_language, target_language)
+    (files,) = find_corpus(data, [corpus], source_language, target_language)
     pairs = list(read_pairs(files))
     pairs = pairs if rows is None else [pairs[place] for place in spread(list(range(len(pairs))), rows)]
 

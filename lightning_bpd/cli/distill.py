@@ -22,7 +22,7 @@ from lightning_bpd.cli.translate import find_device
 from lightning_bpd.datamodules.distilled import read_manifest
 from lightning_bpd.datamodules.encoded_corpus import encode_corpus
 from lightning_bpd.datamodules.parallel_text import CHECKED_PAIRS
-from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
+from lightning_bpd.datamodules.text_files import PairFiles, find_corpus, fingerprint, read_pairs
 from lightning_bpd.distillation.assemble import assemble
 from lightning_bpd.distillation.decode_parts import Work, make_parts
 from lightning_bpd.distillation.part_files import missing_parts
@@ -75,7 +75,8 @@ def distill(
     Args:
         teacher: Folder of a finished model, or hf:NAME_OR_FOLDER. The paper's has the base's hyper-parameters and
             another seed.
-        data: Folder of the corpus, whose target side is not needed; or a file of sentences, one a line, plain or .gz.
+        data: Folder of the corpus, whose target side is not needed; or a file or pipe of sentences, one a line, plain
+            or compressed; - is standard input.
         output: Folder to write: train.SOURCE, train.TARGET, distillation.json, and parts/.
         corpus: Names of the corpora in the folder ``data``; they are joined.
         source_language: Ending of source files, as training has it.
@@ -97,7 +98,7 @@ def distill(
         processes: Processes to decode in; one for each GPU, or each core, by default.
         device: Such as cpu or cuda; auto takes all GPUs there are.
     """
-    files = _find_files(Path(data), corpus, source_language, target_language)
+    files = find_corpus(data, corpus, source_language, target_language, source_alone=True)
     kind = find_device(device).type
     read = finished_model.read_base if is_reference(teacher) else finished_model.read_folder
     network, codec, _, _ = read(teacher)
@@ -192,22 +193,6 @@ def distill(
     logger.info("%s: %d pairs%s; left out: %s", folder, counts["kept"], held, _left_out(counts))
     how = f"--data {folder}" if held_out else f"--data.distilled {folder} --data.mix distilled"
     logger.info("Train on it: %s", how)
-
-
-def _find_files(
-    data: Path, corpus: Sequence[str], source_language: str, target_language: str
-) -> list[PairFiles]:
-    """What is to be translated: corpora of a folder, or a file of sentences."""
-    if data.is_dir():
-        return find_pair_files(data, corpus, source_language, target_language, source_alone=True)
-    if not data.exists():
-        raise InputError(f"--data {data}: there is no such folder or file")
-    if data.name.removesuffix(".gz").endswith((".tsv", ".jsonl")):
-        raise InputError(
-            f"--data {data}: a file given by itself has one sentence a line; for {data.name} give --data {data.parent} "
-            f"--corpus '[{data.name}]'"
-        )
-    return [PairFiles(data, None, "source")]
 
 
 def _left_out(counts: Mapping[str, int]) -> str:

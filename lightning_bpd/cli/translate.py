@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.text_lines import read_lines
 from lightning_bpd.tasks.translation import load
 
 # Lines read, translated and written at a time: enough for batches of like length, little enough for any memory.
@@ -37,12 +38,12 @@ def translate(
 ) -> None:
     """Translate text, line for line, with a finished model.
 
-    Lines end with a line feed and are UTF-8. Whatever else breaks lines elsewhere (a carriage return, U+2028) is
-    part of the line.
+    The text is UTF-8, plain or compressed by gzip, xz or bzip2. A line ends with a line feed, or with a carriage
+    return and a line feed; any other character, such as U+2028, is part of the line.
 
     Args:
         model: Folder of the finished model, such as runs/default/model; or a Hugging Face model, hf:NAME_OR_FOLDER.
-        input: File to translate; - is standard input.
+        input: File or pipe to translate; - is standard input.
         output: File to write, complete or not at all (a pipe or device is written as it is); - is standard output.
         decoder: blockwise gives, by the exact rule, what greedy gives, in fewer calls; beam is a little better.
         batch_size: Lines decoded together.
@@ -55,13 +56,8 @@ def translate(
         base: Where the Hugging Face model is that the heads were trained on, hf:NAME_OR_FOLDER, if it has moved.
     """
     translator = load(model, find_device(device), base)
-    name = "standard input" if input == "-" else input
-    with (
-        open_input(input) as source,
-        _open_output(output) as target,
-        progress_bar("Translated", "lines") as count,
-    ):
-        lines = read_lines(source, name)
+    lines = read_lines(input)
+    with _open_output(output) as target, progress_bar("Translated", "lines") as count:
         while chunk := list(islice(lines, CHUNK)):
             translations = translator.translate(
                 chunk,
@@ -78,22 +74,6 @@ def translate(
             target.flush()
 
 
-def read_lines(source: BinaryIO, name: str) -> Iterator[str]:
-    """The lines of a UTF-8 stream, split at line feeds alone.
-
-    Raises:
-        InputError: A line is not UTF-8.
-    """
-    for number, line in enumerate(source, start=1):
-        try:
-            yield line.removesuffix(b"\n").decode()
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{name}, line {number}: not UTF-8 (byte {error.start + 1} of the line); convert it first, "
-                "for example with iconv"
-            ) from error
-
-
 def find_device(name: str) -> torch.device:
     """The device of that name; auto is a GPU if there is one. Raises InputError for one that is not here."""
     if name == "auto":
@@ -104,22 +84,6 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
     return torch.device(name)
-
-
-@contextmanager
-def open_input(path: str) -> Iterator[BinaryIO]:
-    """A file to read, or standard input for -. Raises InputError if it cannot be read."""
-    if path == "-":
-        if sys.__stdin__ is None:
-            raise InputError("standard input is closed: give --input FILE")
-        yield sys.stdin.buffer
-        return
-    try:
-        file = open(path, "rb")  # noqa: SIM115  # closed below; only opening it is the user's mistake
-    except OSError as error:
-        raise InputError(f"--input {path} cannot be read: {error.strerror}") from error
-    with file:
-        yield file
 
 
 @contextmanager

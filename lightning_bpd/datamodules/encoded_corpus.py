@@ -23,6 +23,7 @@ from lightning_bpd.datamodules.cache_folder import whole_folder
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text import TextSide, whole_row
+from lightning_bpd.tasks.text_lines import called, repeatable
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ def _encode(
         bytes_read += count
 
     stream = chain.from_iterable(read_pairs(part, on_bytes) for part in files)
-    total_bytes = sum(path.stat().st_size for part in files for path in part.paths)
+    total_bytes = sum(repeatable(path).stat().st_size for part in files for path in part.paths)
     with (
         _RowsWriter(folder / "source", tokenizers[0].vocab_size) as source_writer,
         _RowsWriter(folder / "target", tokenizers[1].vocab_size) as target_writer,
@@ -220,7 +221,7 @@ def _encode(
             kept += len(rows)
             report(bytes_read, seen)
     if not kept:
-        names = ", ".join(path.name for part in files for path in part.paths)
+        names = ", ".join(called(path.name) for part in files for path in part.paths)
         raise InputError(
             f"{description}: no pair is left of {names}: "
             f"{empty} empty and {long} longer than {max_length} tokens were dropped"
@@ -257,7 +258,9 @@ def _name_line(
 
 def _place(files: Sequence[PairFiles], number: int) -> str:
     """File and line of a pair, counted from 0 over all files."""
-    lines = (f"{part.source}, line {line}" for part in files for line, _ in enumerate(read_pairs(part), 1))
+    lines = (
+        f"{called(part.source)}, line {line}" for part in files for line, _ in enumerate(read_pairs(part), 1)
+    )
     return next(islice(lines, number, None))
 
 

@@ -26,6 +26,7 @@ from lightning_bpd.tasks.finished_model import read_codec
 from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, is_reference, open_codec
 from lightning_bpd.tasks.text import Normalization, TextSide, Tokenizer, check_knows, train_tokenizer
 from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.tasks.text_lines import called, is_stream
 from lightning_bpd.tasks.tokenizer_files import StoredTokenizer, load_tokenizer
 
 Part = Literal["train", "validation", "test"]
@@ -50,7 +51,8 @@ class ParallelText(pl.LightningDataModule):
     """Sentence pairs from a folder of text files, in batches by token count.
 
     A corpus called NAME is two files aligned line by line, ``NAME.<source language>`` and ``NAME.<target language>``,
-    or ``NAME.tsv`` or ``NAME.jsonl``; each may be compressed (``.gz``). Tokenizers are trained on the training text
+    or ``NAME.tsv`` or ``NAME.jsonl``; each may be compressed (``.gz``, ``.xz``, ``.bz2``). A name may also be a pipe,
+    or ``-`` for standard input, that gives pairs as TSV or JSON lines. Tokenizers are trained on the training text
     unless they are given. Text is encoded once, and found again by its content. An interrupted training goes on with
     the batch after its checkpoint.
 
@@ -238,7 +240,13 @@ class ParallelText(pl.LightningDataModule):
         return batch_loader(_Batches(corpus), sampler, self.workers)
 
     def _files(self, part: Part) -> list[PairFiles]:
-        return find_pair_files(self.folder, self._names[part], self.source_language, self.target_language)
+        files = find_pair_files(self.folder, self._names[part], self.source_language, self.target_language)
+        streams = [path for each in files for path in each.paths if is_stream(path)]
+        if streams and self.trainer is not None and self.trainer.world_size > 1:
+            raise InputError(
+                f"{called(streams[0])} can be read by one process only: write it to a file to train in several"
+            )
+        return files
 
     def _exists(self, part: Part) -> bool:
         try:

@@ -1,39 +1,37 @@
-"""Parallel text on disk, read as a stream: two line-aligned files, TSV or JSONL, plain or gzip (floor 3)."""
+"""Parallel text on disk, read as a stream: two line-aligned files, TSV or JSON lines (floor 3)."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.text_lines import PACKED, STANDARD_INPUT, called, is_stream, read_lines, repeatable
 
-_BOM = b"\xef\xbb\xbf"
-_READ_BYTES = 1 << 20
+_PACKED = ("", *PACKED)
 
 
 @dataclass(frozen=True)
 class PairFiles:
-    """How one part of a corpus is stored. A file whose name ends in ``.gz`` is compressed."""
+    """How one part of a corpus is stored, in files or streams, compressed or not."""
 
     source: Path
     """the source text, or the one file that holds both sides"""
     target: Path | None
     """the target text for "lines", None for the others"""
-    format: Literal["lines", "tsv", "jsonl", "source"]
-    """lines: two files aligned line by line; tsv: source, a tab, target; jsonl: one JSON object a line; source: the
-    source text alone, every target is empty"""
+    format: Literal["lines", "tsv", "jsonl", "pairs", "source"]
+    """lines: two files aligned line by line; tsv: source, a tab, target; jsonl: one JSON object a line; pairs: one of
+    these two, as the first line shows; source: the source text alone, every target is empty"""
     source_key: str = "source"
-    """jsonl only: the key of the source text"""
+    """of JSON only: the key of the source text"""
     target_key: str = "target"
-    """jsonl only: the key of the target text"""
+    """of JSON only: the key of the target text"""
 
     @property
     def paths(self) -> list[Path]:
@@ -41,8 +39,36 @@ class PairFiles:
         return [self.source] if self.target is None else [self.source, self.target]
 
 
-def _not_counted(_: int) -> None:
-    """The default of ``on_bytes``: nobody watches the progress."""
+def find_corpus(
+    data: str, names: Sequence[str], source_language: str, target_language: str, source_alone: bool = False
+) -> list[PairFiles]:
+    """The files of a corpus that a command names: a folder and names in it, or one text of its own.
+
+    Args:
+        data: A folder; or one text of pairs, as in ``.tsv`` or ``.jsonl`` files: a file, a pipe, or ``-`` for standard
+            input.
+        names: What to read of a folder.
+        source_language: As for ``find_pair_files``.
+        target_language: Likewise.
+        source_alone: Whether one text holds sources alone, and whether these suffice in a folder.
+
+    Raises:
+        InputError: There is nothing there, or as ``find_pair_files``.
+    """
+    path = Path(data)
+    if path.is_dir():
+        return find_pair_files(path, names, source_language, target_language, source_alone)
+    if not is_stream(path) and not path.exists():
+        raise InputError(f"--data {data}: there is no such folder or file")
+    pairs = _without_packing(path.name).endswith((".tsv", ".jsonl"))
+    if source_alone and pairs:
+        raise InputError(
+            f"--data {data}: a file given by itself has one sentence a line; for {path.name} give --data {path.parent} "
+            f"--corpus '[{path.name}]'"
+        )
+    if not source_alone and pairs:
+        return find_pair_files(path.parent, [path.name], source_language, target_language)
+    return [_stream(path, source_language, target_language, source_alone)]
 
 
 def find_pair_files(
@@ -55,8 +81,9 @@ def find_pair_files(
     """The files of each name in ``folder``, in the order of ``names``.
 
     A name stands for ``name.en`` and ``name.de`` (for languages en and de), for ``name.tsv`` or for
-    ``name.jsonl``, each plain or with ``.gz``. A name may carry its extension (``extra.tsv``) and may be an
-    absolute path. With ``source_alone``, ``name.en`` suffices where nothing else has that name.
+    ``name.jsonl``, each plain or with ``.gz``, ``.xz`` or ``.bz2``. A name may carry its extension (``extra.tsv``) and
+    may be an absolute path. A pipe, or ``-`` for standard input, holds pairs as TSV or JSON lines. With
+    ``source_alone``, ``name.en`` suffices where nothing else has that name, and a pipe holds sources.
 
     Raises:
         InputError: a name has no files, only one side, or more than one candidate.
@@ -65,10 +92,18 @@ def find_pair_files(
     folder = Path(folder)
     found = []
     for name in names:
-        candidates, looked_for = _candidates(folder / name, source_language, target_language)
+        path = Path(name) if name == STANDARD_INPUT else folder / name
+        if is_stream(path):
+            found.append(_stream(path, source_language, target_language, source_alone))
+            continue
+        candidates, looked_for = _candidates(path, source_language, target_language)
         if source_alone and not candidates:
-            endings = (f".{source_language}", f".{source_language}.gz")
-            sources = [path for path in looked_for if path.is_file() and path.name.endswith(endings)]
+            ending = f".{source_language}"
+            sources = [
+                path
+                for path in looked_for
+                if _is_there(path) and _without_packing(path.name).endswith(ending)
+            ]
             candidates = [PairFiles(path, None, "source") for path in sources]
         if len(candidates) > 1:
             listed = "; ".join(_listed(candidate.paths) for candidate in candidates)
@@ -88,25 +123,42 @@ def _candidates(base: Path, source_language: str, target_language: str) -> tuple
     def with_suffix(*suffixes: str) -> list[Path]:
         return [base.with_name(base.name + suffix) for suffix in suffixes]
 
-    if base.name.endswith((".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz")):
+    def packed(suffix: str) -> list[str]:
+        return [suffix + packing for packing in _PACKED]
+
+    if _without_packing(base.name).endswith((".tsv", ".jsonl")):
         sources, targets, singles = [], [], [base]
     else:
-        sources = with_suffix(f".{source_language}", f".{source_language}.gz")
-        targets = with_suffix(f".{target_language}", f".{target_language}.gz")
-        singles = with_suffix(".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz")
+        sources = with_suffix(*packed(f".{source_language}"))
+        targets = with_suffix(*packed(f".{target_language}"))
+        singles = with_suffix(*packed(".tsv"), *packed(".jsonl"))
     candidates = [
         PairFiles(source, target, "lines")
         for source in sources
         for target in targets
-        if source.is_file() and target.is_file()
+        if _is_there(source) and _is_there(target)
     ]
-    for single in singles:
-        if single.is_file():
-            if single.name.endswith((".tsv", ".tsv.gz")):
-                candidates.append(PairFiles(single, None, "tsv"))
-            else:
-                candidates.append(PairFiles(single, None, "jsonl", source_language, target_language))
+    for single in filter(_is_there, singles):
+        if _without_packing(single.name).endswith(".tsv"):
+            candidates.append(PairFiles(single, None, "tsv"))
+        else:
+            candidates.append(PairFiles(single, None, "jsonl", source_language, target_language))
     return candidates, sources + targets + singles
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() and not path.is_dir()
+
+
+def _without_packing(name: str) -> str:
+    stem, dot, ending = name.rpartition(".")
+    return stem if dot + ending in PACKED else name
+
+
+def _stream(path: Path, source_language: str, target_language: str, source_alone: bool) -> PairFiles:
+    if source_alone:
+        return PairFiles(path, None, "source")
+    return PairFiles(path, None, "pairs", source_language, target_language)
 
 
 def _listed(paths: Sequence[Path]) -> str:
@@ -121,7 +173,7 @@ def _missing(
     if not parent.is_dir():
         return f"{parent}: there is no such folder (looked in it for {name!r}: {_listed(looked_for)})"
     message = f"{folder}: no files for {name!r}; looked for {_listed(looked_for)}"
-    one_side = [path for path in looked_for if path.is_file()]
+    one_side = list(filter(_is_there, looked_for))
     if one_side:
         return f"{message}; found only one side, {_listed(one_side)}"
     held = _pair_names(parent, source_language, target_language)
@@ -134,7 +186,7 @@ def _pair_names(folder: Path, source_language: str, target_language: str) -> lis
     """The names in ``folder`` that :func:`find_pair_files` would accept."""
     names = set()
     for path in folder.iterdir():
-        name = path.name.removesuffix(".gz")
+        name = _without_packing(path.name)
         for suffix in (f".{source_language}", ".tsv", ".jsonl"):
             if name.endswith(suffix):
                 names.add(name.removesuffix(suffix))
@@ -143,11 +195,10 @@ def _pair_names(folder: Path, source_language: str, target_language: str) -> lis
     )
 
 
-def read_pairs(files: PairFiles, on_bytes: Callable[[int], None] = _not_counted) -> Iterator[tuple[str, str]]:
-    """The pairs (source, target), in order, as a stream.
+def read_pairs(files: PairFiles, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[str, str]]:
+    """The pairs (source, target), in order, as a stream of lines by the rules of ``text_lines.read_lines``.
 
-    Only a line feed ends a line; a carriage return before it is dropped, and so is a byte order mark at the
-    start of a file. Every other character is left as it is.
+    Streams are copied first, so that they can be read as often as files.
 
     Args:
         files: what to read.
@@ -155,74 +206,33 @@ def read_pairs(files: PairFiles, on_bytes: Callable[[int], None] = _not_counted)
 
     Raises:
         InputError: names file and line: files of different length, an empty file, invalid UTF-8, damaged
-            gzip, a TSV line without exactly two columns, a JSON line without two texts.
+            compression, a TSV line without exactly two columns, a JSON line without two texts.
 
     """
+    sources = _corpus_lines(files.source, on_bytes)
     if files.target is not None:
-        yield from _read_aligned(files.source, files.target, on_bytes)
+        yield from _aligned(files, sources, _corpus_lines(files.target, on_bytes))
         return
     if files.format == "source":
-        yield from ((line, "") for line in read_lines(files.source, on_bytes))
+        yield from ((line, "") for line in sources)
         return
-    read_line = _tsv_pair if files.format == "tsv" else _json_pair
-    for number, line in enumerate(read_lines(files.source, on_bytes), start=1):
-        yield read_line(line, f"{files.source}, line {number}", files)
+    first = list(islice(sources, 1))
+    is_json = files.format == "jsonl" or (files.format == "pairs" and first[0].startswith("{"))
+    read_line, name = _json_pair if is_json else _tsv_pair, called(files.source)
+    for number, line in enumerate(chain(first, sources), start=1):
+        yield read_line(line, f"{name}, line {number}", files)
 
 
-def read_lines(path: Path, on_bytes: Callable[[int], None] = _not_counted) -> Iterator[str]:
-    """The lines of one text file, plain or ``.gz``, read as :func:`read_pairs` does, with the same errors."""
-    number = 0
-    for number, line in enumerate(_raw_lines(Path(path), on_bytes), start=1):
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path}, line {number}: invalid UTF-8 at byte {error.start + 1} of the line "
-                f"(0x{line[error.start]:02x}); convert the file to UTF-8"
-            ) from None
-    if number == 0:
-        raise InputError(f"{path}: the file is empty; it needs at least one line")
+def _corpus_lines(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[str]:
+    empty = True
+    for line in read_lines(repeatable(path), on_bytes, called(path)):
+        empty = False
+        yield line
+    if empty:
+        raise InputError(f"{called(path)}: the file is empty; it needs at least one line")
 
 
-def _raw_lines(path: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
-    number = 0
-    try:
-        with io.BufferedReader(_CountedFile(path, on_bytes), _READ_BYTES) as stored:
-            # A buffer around GzipFile as well: its own readline is several times slower.
-            handle = (
-                io.BufferedReader(gzip.GzipFile(fileobj=stored), _READ_BYTES)
-                if path.suffix == ".gz"
-                else stored
-            )
-            for number, line in enumerate(handle, start=1):
-                if number == 1:
-                    line = line.removeprefix(_BOM)
-                yield line.removesuffix(b"\n").removesuffix(b"\r")
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path}: damaged gzip after line {number} ({error}); fetch the file again"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: the file cannot be read: {error.strerror}") from None
-
-
-class _CountedFile(io.FileIO):
-    """A file that reports how much of it has been read, for a progress bar."""
-
-    def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
-        super().__init__(path)
-        self._on_bytes = on_bytes
-
-    def readinto(self, buffer: Any) -> int | None:
-        count = super().readinto(buffer)
-        self._on_bytes(count or 0)
-        return count
-
-
-def _read_aligned(source: Path, target: Path, on_bytes: Callable[[int], None]) -> Iterator[tuple[str, str]]:
-    sources, targets = read_lines(source, on_bytes), read_lines(target, on_bytes)
+def _aligned(files: PairFiles, sources: Iterator[str], targets: Iterator[str]) -> Iterator[tuple[str, str]]:
     pairs = 0
     while True:
         # Not zip: it would lose the line that the longer file gave last.
@@ -236,7 +246,7 @@ def _read_aligned(source: Path, target: Path, on_bytes: Callable[[int], None]) -
     source_count = pairs + (source_line is not None) + sum(1 for _ in sources)
     target_count = pairs + (target_line is not None) + sum(1 for _ in targets)
     raise InputError(
-        f"{source} has {source_count} lines and {target.name} {target_count}; "
+        f"{files.source} has {source_count} lines and {_listed(files.paths[1:])} {target_count}; "
         "line i of one must be the translation of line i of the other"
     )
 
@@ -256,6 +266,8 @@ def _json_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{place}: not JSON: {error.msg} at character {error.pos + 1}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON that can be read: {error}") from None
     if isinstance(record, dict) and isinstance(record.get("translation"), dict):
         record = record["translation"]
     if isinstance(record, dict) and isinstance(record.get("messages"), list):
@@ -306,9 +318,9 @@ def fingerprint(files: Sequence[PairFiles]) -> str:
     """
     whole = hashlib.blake2b(digest_size=16)
     for part in files:
-        keys = [part.source_key, part.target_key] if part.format == "jsonl" else []
+        keys = [part.source_key, part.target_key] if part.format in ("jsonl", "pairs") else []
         whole.update(json.dumps([part.format, *keys]).encode())
-        for path in part.paths:
+        for path in map(repeatable, part.paths):
             try:
                 stored = path.stat()
                 whole.update(_digest(path.resolve(), stored.st_size, stored.st_mtime_ns))

@@ -1,4 +1,3 @@
-import io
 import os
 import stat
 import subprocess
@@ -10,7 +9,6 @@ import torch
 
 from lightning_bpd.cli import translate as module
 from lightning_bpd.cli.entry import main
-from lightning_bpd.cli.translate import read_lines
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import train_tokenizer
@@ -46,17 +44,6 @@ def translate(model, text, *args):
     )
 
 
-def test_lines_end_at_line_feeds_alone():
-    text = "a\rb\r\nc\u2028d\x85e\x0bf\n\nlast"
-    assert list(read_lines(io.BytesIO(text.encode()), "x")) == ["a\rb\r", "c\u2028d\x85e\x0bf", "", "last"]
-    assert list(read_lines(io.BytesIO(b""), "x")) == []
-
-
-def test_invalid_utf8_names_the_line():
-    with pytest.raises(InputError, match=r"x, line 2: not UTF-8 \(byte 3 of the line\)"):
-        list(read_lines(io.BytesIO(b"fine\nab\xff\n"), "x"))
-
-
 def test_every_line_comes_back_through_pipes(model):
     text = "a sees b\n\n   \n\U0001f600 c\u2028d\r\n" + "x" * 400 + "\nno line feed at the end"
     done = translate(model, text.encode())
@@ -85,8 +72,8 @@ def test_mistakes_are_one_line_and_leave_no_output(model, tmp_path, capsys):
     (tmp_path / "bad.txt").write_bytes(b"fine\n\xff\n")
     output = str(tmp_path / "out.txt")
     for args, message in (
-        (["--input", str(tmp_path / "bad.txt")], "bad.txt, line 2: not UTF-8"),
-        (["--input", str(tmp_path / "absent.txt")], "absent.txt cannot be read: No such file"),
+        (["--input", str(tmp_path / "bad.txt")], "bad.txt, line 2: invalid UTF-8"),
+        (["--input", str(tmp_path / "absent.txt")], "absent.txt: there is no such file"),
         (["--device", "nonsense"], "--device nonsense cannot be used here"),
         (["--decoder", "nonsense"], "decoder"),
         (["--batch_size", "0"], "batch_size must be at least 1"),

@@ -12,10 +12,10 @@ from lightning_bpd.datamodules.text_files import (
     PairFiles,
     find_pair_files,
     fingerprint,
-    read_lines,
     read_pairs,
 )
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.tasks.text_lines import read_lines
 
 
 def write(path: Path, content: str | bytes) -> Path:
