@@ -29,7 +29,7 @@ class HeadLosses(NamedTuple):
     """The losses of n heads over a batch."""
 
     loss: Tensor
-    """scalar, to minimise: the weighted mean over the heads of each head's mean over its own targets"""
+    """scalar, to minimise: the weighted mean over the heads of each head's sum, divided as ``head_losses`` was told"""
     sums: Tensor
     """[n], nats: each head's loss summed over its targets, detached; float32 or wider, as ``loss``"""
     correct: Tensor
@@ -48,6 +48,7 @@ def head_losses(
     temperature: float | None = None,
     most_logits: int | None = None,
     bias: Tensor | None = None,
+    divisor: Tensor | None = None,
 ) -> HeadLosses:
     """Cross-entropy of a range of heads, or their divergence from the base's own predictions.
 
@@ -69,17 +70,26 @@ def head_losses(
         weight: The vocabulary projection, [V, D].
         rows: Target rows, int64 [B, T] and [B].
         which: Numbers of heads, from 1: all, such as ``range(2, 9)``, or one, such as ``range(3, 4)``.
-        head_weights: [n], one for each head of ``which``; equal if not given.
+        head_weights: [n], one for each head of ``which``, on the CPU; equal if not given. A head with weight 0 is not
+            computed: it has no targets.
         temperature: Of distillation; None for cross-entropy.
         most_logits: Numbers of the logits to hold at once; chosen by the device if not given.
         bias: What is added to the logits, [V]; nothing if not given. Below -30,000 it counts as that.
+        divisor: Scalar by which each head's summed loss is divided; each head's own number of targets if not given.
+            With a divisor of 1, the losses of several batches add up to the loss of their union.
 
     Raises:
-        InputError: There are no such heads, or the weights are not one for each, or a temperature not above 0.
+        InputError: There are no such heads; the weights are not one for each, not finite, negative or all 0; or the
+            temperature is not above 0.
     """
     heads.check(which)
-    if head_weights is not None and head_weights.shape != (len(which),):
-        raise InputError(f"head_weights must be {len(which)} numbers, one for each head, not {head_weights}")
+    shares = torch.ones(len(which)) if head_weights is None else head_weights
+    if shares.shape != (len(which),) or not (shares >= 0).all() or not 0 < shares.sum() < torch.inf:
+        raise InputError(
+            f"head_weights must be {len(which)} numbers, one for each head, finite, at least 0 and not all 0, not "
+            f"{shares.tolist()}"
+        )
+    shares = shares / shares.sum()
     if temperature is not None and temperature <= 0:
         raise InputError(f"the temperature of distillation must be above 0, not {temperature}")
     inside = shifted_targets(rows, 1)[1].squeeze(2)
@@ -91,14 +101,15 @@ def head_losses(
         # -inf times its probability, 0, would be no number.
         bias = bias.clamp(min=LEAST_BIAS)
     candidates = heads.candidates_of(len(weight))
-    over_words = partial(_losses_over, heads, hidden, temperature=temperature, most_logits=most_logits)
+    over_words = partial(
+        _losses_over, heads, hidden, temperature=temperature, most_logits=most_logits, divisor=divisor
+    )
     if candidates is None or which.stop == 2:
-        return over_words(weight, bias, words[tokens], rows.lengths, which, head_weights)
+        return over_words(weight, bias, words[tokens], rows.lengths, which, shares)
     # Where each word is among the candidates; -1 for one that is not.
     places = torch.full((len(weight),), -1, device=candidates.device)
     places[candidates] = torch.arange(len(candidates), device=candidates.device)
     places = torch.where(words < 0, -1, places)
-    shares = torch.ones(len(which)) if head_weights is None else head_weights
     others = range(max(which.start, 2), which.stop)
     other = over_words(
         weight.index_select(0, candidates),
@@ -110,10 +121,9 @@ def head_losses(
     )
     if which.start > 1:
         return other
-    first = over_words(weight, bias, words[tokens], rows.lengths, range(1, 2), None)
-    share = (shares[0] / shares.sum()).to(first.loss)
+    first = over_words(weight, bias, words[tokens], rows.lengths, range(1, 2), shares[:1])
     return HeadLosses(
-        share * first.loss + (1 - share) * other.loss,
+        first.loss + other.loss,
         *(torch.cat(both) for both in zip(first[1:], other[1:], strict=True)),
     )
 
@@ -126,9 +136,10 @@ def _losses_over(
     tokens: Tensor,
     lengths: Tensor,
     which: range,
-    head_weights: Tensor | None,
+    shares: Tensor,
     temperature: float | None,
     most_logits: int | None,
+    divisor: Tensor | None,
 ) -> HeadLosses:
     """``head_losses`` over the words of ``weight``, by which ``tokens`` are numbered; those below 0 are no targets."""
     targets, mask = shifted_targets(TokenRows(tokens, lengths), which.stop - 1)
@@ -139,10 +150,12 @@ def _losses_over(
         mask = mask & (targets >= 0)
     kept = hidden.flatten(0, 1).index_select(0, places)
 
-    counts = mask.sum(0)
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    shares = torch.ones(len(which), device=hidden.device) if head_weights is None else head_weights
-    shares = (shares / shares.sum()).to(hidden.device, wide) / counts.clamp(min=1)
+    shares = shares.to(hidden.device, wide)
+    # A loss that overflows would make NaN of a weight of 0.
+    mask = mask & (shares > 0)
+    counts = mask.sum(0)
+    shares = shares / (counts.clamp(min=1) if divisor is None else divisor)
     # Gradients are taken of a loss that is larger by this factor: float16 would lose shares of 1 / 30,000.
     scale = counts.sum().clamp(min=1).to(wide)
     inputs = (kept, weight, torch.zeros(0) if bias is None else bias, *heads.layer)

@@ -65,7 +65,7 @@ def build_heads(base: Parts, shape: HeadShape, seed: int) -> BlockHeads:
 
 
 def heads_of_step(
-    loss: LossKind, candidates: range, weights: Tensor | None, seed: int, epoch: int, batch_index: int
+    loss: LossKind, trained: range, weights: Tensor | None, seed: int, epoch: int, batch_index: int
 ) -> tuple[range, Tensor | None]:
     """The heads that a micro-batch trains, and what each counts: all of them, or one (paper, section 6).
 
@@ -74,43 +74,61 @@ def heads_of_step(
 
     Args:
         loss: Which of the two.
-        candidates: Numbers of the heads that can be trained.
+        trained: Numbers of the heads that can be trained.
         weights: Of heads 1..k, [k]; None where all count alike.
         seed: Of the run.
         epoch: With ``batch_index``, the micro-batch's place.
         batch_index: The micro-batch's place in the epoch.
     """
-    own = None if weights is None else weights[candidates.start - 1 : candidates.stop - 1]
+    own = None if weights is None else weights[trained.start - 1 : trained.stop - 1]
     if loss == "all":
-        return candidates, own
+        return trained, own
     chances = None if own is None else own.tolist()
-    (head,) = random.Random(f"{seed} {epoch} {batch_index}").choices(candidates, chances)
+    (head,) = random.Random(f"{seed} {epoch} {batch_index}").choices(trained, chances)
     return range(head, head + 1), None
 
 
-def weights_of_heads(head_weights: Sequence[float] | None, block_size: int) -> Tensor | None:
-    """One weight a head, float32 [k].
+def weights_of_heads(head_weights: Sequence[float] | None, block_size: int, trained: range) -> Tensor | None:
+    """One weight for each head, float32 [k]; None if all count alike.
+
+    Args:
+        head_weights: What the user gave.
+        block_size: k.
+        trained: Numbers of the heads that are trained.
 
     Raises:
-        InputError: Another number of weights than heads, or weights that are negative or all zero.
+        InputError: There are more or fewer weights than heads, a weight is negative or not finite, or all trained heads
+            have weight 0.
     """
     if head_weights is None:
         return None
-    if len(head_weights) != block_size or min(head_weights) < 0 or sum(head_weights) == 0:
+    weights = torch.tensor(head_weights, dtype=torch.float32)
+    own = weights[trained.start - 1 : trained.stop - 1]
+    if len(weights) != block_size or not (weights >= 0).all() or not own.any() or weights.sum().isinf():
         raise InputError(
-            f"head_weights {list(head_weights)} must be {block_size} numbers of at least 0, one a head, head 1 first, "
-            "and not all 0"
+            f"head_weights {list(head_weights)} must be {block_size} numbers, one for each head, head 1 first: finite, "
+            f"at least 0, and not all 0 for the trained heads {trained.start} to {trained.stop - 1}"
         )
-    return torch.tensor(head_weights, dtype=torch.float32)
+    return weights
 
 
-def log_training(module: pl.LightningModule, losses: HeadLosses, which: range) -> None:
-    """Log the loss and, for each head that was trained, its own loss and accuracy."""
+def log_training(
+    module: pl.LightningModule, losses: HeadLosses, heads: range, weights: Tensor | None
+) -> None:
+    """Log the loss, and the mean loss and accuracy of each head that was trained.
+
+    Args:
+        module: The module that trains.
+        losses: Of these heads over a micro-batch.
+        heads: Numbers of the heads.
+        weights: [n], of these heads; a head with weight 0 was not trained. None if all count alike.
+    """
     module.log("train/loss", losses.loss.detach(), prog_bar=True)
     counts = losses.counts.clamp(min=1)
-    for place, head in enumerate(which):
-        module.log(f"train/head_{head}/loss", losses.sums[place] / counts[place])
-        module.log(f"train/head_{head}/accuracy", losses.correct[place] / counts[place])
+    for index, head in enumerate(heads):
+        if weights is None or weights[index] > 0:
+            module.log(f"train/head_{head}/loss", losses.sums[index] / counts[index])
+            module.log(f"train/head_{head}/accuracy", losses.correct[index] / counts[index])
 
 
 def check_averaging(trainer: pl.Trainer, frozen_base: bool) -> None:

@@ -54,6 +54,9 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
     The base is in eval mode and takes no gradient; the optimiser holds the heads only, and so do checkpoints, with the
     fingerprint of the base. Optimiser and schedule start anew, as in the paper.
 
+    The loss of an optimiser step is the weighted mean over the heads of each head's loss, summed over all its targets
+    and divided by the number of target tokens of the step (``step_loss``).
+
     Args:
         base: The model to put heads on: the folder of a finished model, a checkpoint, or a Hugging Face model,
             ``hf:NAME_OR_FOLDER`` (with ``,dtype=bfloat16`` and other options of adapters.Reference).
@@ -62,7 +65,8 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         loss: One head a micro-batch, drawn at random (sampled, as the paper), or the mean over all heads (all).
         targets: What heads learn: the data's tokens (data), or the base's own distribution of them (distill).
         temperature: Softens both distributions when ``targets`` is distill.
-        head_weights: Weight of each head in the loss, head 1 first; equal by default.
+        head_weights: Weight of each head in the loss, head 1 first; equal by default. A head with weight 0 is not
+            trained.
         optimizer: Optimiser with its peak learning rate.
         schedule: Learning rate after the warm-up: inverse square root of the step, half a cosine to zero, or constant.
         warmup_steps: Optimiser steps of linear warm-up.
@@ -99,7 +103,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
             raise InputError(
                 "block_size 1 with an identity as first head has nothing to train: raise block_size"
             )
-        self.head_weights = weights_of_heads(head_weights, self.heads.block_size)
+        self.head_weights = weights_of_heads(head_weights, self.heads.block_size, self.trained_heads)
         self.loss: LossKind = loss
         self.temperature = temperature if targets == "distill" else None
         self.make_optimizer = optimizer
@@ -155,6 +159,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         which, weights = heads_of_step(
             self.loss, self.trained_heads, self.head_weights, self.seed, self.current_epoch, batch_idx
         )
+        tokens = batch.target.lengths.sum()
         losses = head_losses(
             self.heads,
             self._hidden(batch),
@@ -164,9 +169,9 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
             weights,
             self.temperature,
             bias=self.network.output_bias,
+            divisor=tokens,
         )
-        log_training(self, losses, which)
-        tokens = batch.target.lengths.sum()
+        log_training(self, losses, which, weights)
         return self.step_loss.share(losses.loss * tokens, tokens)
 
     @torch.no_grad()

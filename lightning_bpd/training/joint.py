@@ -59,6 +59,9 @@ class JointFineTuning(pl.LightningModule):
     Starts from a trained base, whose optimiser and schedule are left behind, as in the paper; then validation logs how
     far p_1 has moved from it (``val/drift``). Or it starts from random weights.
 
+    The loss of an optimiser step is the weighted mean over the heads, p_1 included, of each head's loss, summed over
+    all its targets and divided by the number of target tokens of the step (``step_loss``).
+
     Args:
         base: What to start from: the folder of a finished model, a checkpoint, a Hugging Face model
             (``hf:NAME_OR_FOLDER``), or the shape of a new network for text.
@@ -66,7 +69,7 @@ class JointFineTuning(pl.LightningModule):
             from them.
         loss: One of p_1 and the heads a micro-batch, drawn at random (sampled, as the paper), or the mean over all of
             them (all).
-        head_weights: Weight of each head in the loss, p_1 first; equal by default.
+        head_weights: Weight of each head in the loss, p_1 first; equal by default. A head with weight 0 is not trained.
         optimizer: Optimiser with its peak learning rate.
         base_learning_rate: Peak learning rate of the base; that of the optimiser, which the heads have, by default.
         schedule: Learning rate after the warm-up: inverse square root of the step, half a cosine to zero, or constant.
@@ -129,7 +132,7 @@ class JointFineTuning(pl.LightningModule):
             train_low_rank(self.network, lora, self.seed)
         if self.network is not None:
             check_precision(self.network)
-        self.head_weights = weights_of_heads(head_weights, heads.block_size)
+        self.head_weights = weights_of_heads(head_weights, heads.block_size, range(1, heads.block_size + 1))
         self.loss: LossKind = loss
         self.make_optimizer = optimizer
         self.base_learning_rate = base_learning_rate
@@ -205,9 +208,9 @@ class JointFineTuning(pl.LightningModule):
         which, weights = heads_of_step(
             self.loss, every, self.head_weights, self.seed, self.current_epoch, batch_idx
         )
-        losses = self._losses(batch, self._hidden(batch), which, weights)
-        log_training(self, losses, which)
         tokens = batch.target.lengths.sum()
+        losses = self._losses(batch, self._hidden(batch), which, weights, tokens)
+        log_training(self, losses, which, weights)
         return self.step_loss.share(losses.loss * tokens, tokens)
 
     def _hidden(self, batch: ParallelBatch) -> Tensor:
@@ -215,7 +218,12 @@ class JointFineTuning(pl.LightningModule):
         return self.network(batch.source, decoder_inputs(batch.target, self.network.bos_id))
 
     def _losses(
-        self, batch: ParallelBatch, hidden: Tensor, which: range, weights: Tensor | None
+        self,
+        batch: ParallelBatch,
+        hidden: Tensor,
+        which: range,
+        weights: Tensor | None = None,
+        divisor: Tensor | None = None,
     ) -> HeadLosses:
         assert self.network is not None
         assert self.heads is not None
@@ -227,6 +235,7 @@ class JointFineTuning(pl.LightningModule):
             which,
             weights,
             bias=self.network.output_bias,
+            divisor=divisor,
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -253,7 +262,7 @@ class JointFineTuning(pl.LightningModule):
     def _score(self, stage: Literal["val", "test"], batch: ParallelBatch) -> dict[int, Any]:
         assert self.scores is not None
         hidden = self._hidden(batch)
-        losses = self._losses(batch, hidden, range(1, self.shape.block_size + 1), None)
+        losses = self._losses(batch, hidden, range(1, self.shape.block_size + 1))
         outputs = self.predict_step(batch, 0)
         self.scores.update(self, stage, losses.sums[0], losses.counts[0], outputs)
         self.head_scores.update(self, stage, losses)

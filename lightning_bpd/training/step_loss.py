@@ -24,6 +24,11 @@ CHECK_EVERY = 50
 class StepLoss:
     """Makes the loss of a step the mean over all its target tokens, on all ranks.
 
+    It is exact, because each micro-batch gives a sum. A head has fewer targets than p_1: it has none at the end of a
+    row, and none at a token that is no candidate. How many it has is not known before the last micro-batch, so its sum
+    is divided by the number of target tokens, too. Each target then counts alike, and a head with fewer targets counts
+    less, as in the multi-token prediction of DeepSeek-V3 (arXiv 2412.19437, section 2.2).
+
     A module keeps one, passes each micro-batch's summed loss through ``share`` and calls ``finish`` in
     ``on_before_optimizer_step``.
     """

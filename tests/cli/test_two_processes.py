@@ -11,13 +11,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from lightning_bpd.datamodules.demo.corpus import sentence_pairs
 from rich.console import Console
 
 from lightning_bpd.callbacks.checkpoints import LastCheckpoint
 from lightning_bpd.callbacks.throughput import Throughput
 from lightning_bpd.cli.finish import finish
 from lightning_bpd.datamodules import Digits, ParallelText
-from lightning_bpd.datamodules.demo.corpus import sentence_pairs
 from lightning_bpd.heads import HeadShape
 from lightning_bpd.models import Architecture, ImageArchitecture
 from lightning_bpd.tracking.metrics_file import MetricsFile

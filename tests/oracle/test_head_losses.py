@@ -74,9 +74,11 @@ class Case:
                     correct[index] += int(own.argmax() == target)
         return losses, correct
 
-    def naive_loss(self, which, weights=None, temperature=None):
+    def naive_loss(self, which, weights=None, temperature=None, divisor=None):
         losses, _ = self.naive(which, temperature)
-        means = [torch.stack(own).mean() if own else self.hidden.sum() * 0 for own in losses]
+        means = [
+            torch.stack(own).sum() / (divisor or len(own)) if own else self.hidden.sum() * 0 for own in losses
+        ]
         weights = [1.0] * len(which) if weights is None else weights
         return sum(weight * mean for weight, mean in zip(weights, means, strict=True)) / sum(weights)
 
@@ -95,6 +97,46 @@ def test_loss_and_gradients_are_the_mean_of_the_naive_ones(
         expected = case.naive_loss(which, temperature=temperature)
         torch.testing.assert_close(losses.loss, expected)
         torch.testing.assert_close(case.gradients(losses.loss), case.gradients(expected))
+
+
+@pytest.mark.parametrize("candidates", [None, 6])
+@pytest.mark.parametrize("temperature", [None, 2.0])
+@pytest.mark.parametrize("weights", [None, (3.0, 0.0, 1.0, 2.0), (0.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.0)])
+def test_losses_of_parts_of_a_batch_add_up_to_the_loss_of_the_whole(candidates, temperature, weights):
+    """With one divisor; without, each part is divided by its own number of targets."""
+    case = Case(4, lengths=(6, 2, 4, 1, 9), candidates=candidates)
+    options = {"head_weights": weights and torch.tensor(weights), "temperature": temperature}
+    whole = case.losses(range(1, 5), divisor=torch.tensor(7.0), **options).loss
+    expected = case.naive_loss(range(1, 5), weights, temperature, divisor=7.0)
+    rows, hidden, losses = case.rows, case.hidden, []
+    for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        case.rows = TokenRows(rows.tokens[part], rows.lengths[part])
+        case.hidden = hidden[part]
+        losses.append(case.losses(range(1, 5), divisor=torch.tensor(7.0), **options).loss)
+    case.rows, case.hidden = rows, hidden
+    for loss in (whole, sum(losses)):
+        torch.testing.assert_close(loss, expected)
+    gradients = case.gradients(expected)
+    for loss in (whole, sum(losses)):
+        torch.testing.assert_close(case.gradients(loss), gradients)
+
+
+@pytest.mark.parametrize("candidates", [None, 6])
+@pytest.mark.parametrize("skipped", [1, 2, 4])
+def test_a_head_with_weight_0_never_contributes(candidates, skipped):
+    """Its loss may overflow: the others' loss and gradients are those without it."""
+    case = Case(4, first_head="learned", candidates=candidates)
+    kept = [head for head in range(1, 5) if head != skipped]
+    with torch.no_grad():
+        case.heads.output_bias[skipped - 1] = 1e308
+    weights = torch.tensor([float(head != skipped) for head in range(1, 5)])
+    losses = case.losses(range(1, 5), head_weights=weights)
+    expected = sum(case.losses(range(head, head + 1)).loss for head in kept) / 3
+    torch.testing.assert_close(losses.loss, expected)
+    gradients = case.gradients(losses.loss)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    torch.testing.assert_close(gradients, case.gradients(expected))
+    assert losses.counts[skipped - 1] == 0
 
 
 @settings(deadline=None, max_examples=40)
@@ -231,6 +273,10 @@ def test_gradients_can_be_taken_once():
     [
         (range(2, 6), {}, "there are 1 to 4"),
         (range(2, 5), {"head_weights": torch.ones(4)}, "must be 3 numbers"),
+        (range(2, 5), {"head_weights": torch.zeros(3)}, "must be 3 numbers"),
+        (range(2, 5), {"head_weights": torch.tensor([1, -1, 1])}, "must be 3 numbers"),
+        (range(2, 5), {"head_weights": torch.tensor([1, torch.nan, 1])}, "must be 3 numbers"),
+        (range(2, 5), {"head_weights": torch.tensor([1, torch.inf, 1])}, "must be 3 numbers"),
         (range(2, 5), {"temperature": 0.0}, "above 0"),
     ],
 )

@@ -4,8 +4,11 @@ import itertools
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 
 from lightning_bpd.datamodules import ParallelText
+from lightning_bpd.interfaces import ParallelBatch
+from lightning_bpd.tasks.translation import pad
 from tools.demo_corpus.sentences import sentence_pairs
 
 SMALL = {"d_model": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 64}
@@ -32,3 +35,18 @@ def trainer(**options) -> pl.Trainer:
         "num_sanity_val_steps": 0, "max_epochs": 1, "gradient_clip_val": 1.0,
     }  # fmt: skip
     return pl.Trainer(**{**defaults, **options})
+
+
+def join(batches):
+    """Several batches as one, padded to the longest."""
+
+    def rows(side):
+        return [
+            row[:length]
+            for batch in batches
+            for row, length in zip(
+                getattr(batch, side).tokens.tolist(), getattr(batch, side).lengths.tolist(), strict=True
+            )
+        ]
+
+    return ParallelBatch(pad(rows("source")), pad(rows("target")), torch.cat([b.index for b in batches]))

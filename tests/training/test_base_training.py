@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import SMALL, data, trainer
+from small_training import SMALL, data, join, trainer
 
 from lightning_bpd.datamodules import ParallelText
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.interfaces import InputError, ParallelBatch
+from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture
-from lightning_bpd.tasks.translation import load, load_checkpoint, pad
+from lightning_bpd.tasks.translation import load, load_checkpoint
 from lightning_bpd.training import BaseTraining
 
 
@@ -80,21 +80,6 @@ def test_accumulated_micro_batches_equal_one_large_batch(text, tmp_path):
     (many, many_weights), (one, one_weights) = runs
     assert many["norm"] == pytest.approx(one["norm"], rel=1e-12)
     torch.testing.assert_close(many_weights, one_weights, rtol=0, atol=1e-12)
-
-
-def join(batches):
-    """Several batches as one, padded to the longest."""
-
-    def rows(side):
-        return [
-            row[:length]
-            for batch in batches
-            for row, length in zip(
-                getattr(batch, side).tokens.tolist(), getattr(batch, side).lengths.tolist(), strict=True
-            )
-        ]
-
-    return ParallelBatch(pad(rows("source")), pad(rows("target")), torch.cat([b.index for b in batches]))
 
 
 @pytest.fixture(scope="module")

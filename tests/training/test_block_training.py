@@ -10,7 +10,7 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from safetensors.torch import load_file, save_file
-from small_training import SMALL, data, trainer
+from small_training import SMALL, data, join, trainer
 from torch.optim import SGD
 
 from lightning_bpd.callbacks.blockwise_decoding import BlockRule, BlockwiseDecoding
@@ -123,6 +123,55 @@ def test_frozen_training_learns(text, bases):
         assert after[name] == before[name], "p_1 is the base"
 
 
+def gradient_step(module, batches, text: Path, **options) -> dict[str, torch.Tensor]:
+    """The weights after one optimiser step over these micro-batches: plain descent, so each shows its gradient."""
+    module.network.eval()  # no dropout, which would differ
+    torch.nn.init.normal_(module.heads.output_weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    given = data(text)
+    given.train_dataloader = lambda: torch.utils.data.DataLoader(batches, batch_size=None)
+    options = {
+        "max_steps": 1,
+        "precision": "64-true",
+        "limit_val_batches": 0,
+        "gradient_clip_val": None,
+        **options,
+    }
+    trainer(**options).fit(module, datamodule=given)
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+DESCENT = {"optimizer": partial(SGD, lr=1.0), "schedule": "constant", "warmup_steps": 1}
+
+
+@pytest.mark.parametrize("candidates", [None, 50])
+@pytest.mark.parametrize("make", [frozen, joint, partial(frozen, targets="distill")])
+def test_accumulated_micro_batches_equal_one_large_batch(text, bases, make, candidates):
+    """Heads have different shares of targets in each micro-batch, and the gradient is that of the whole batch."""
+    corpus = data(text, batch_tokens=64)
+    corpus.prepare_data()
+    corpus.setup("fit")
+    batches = sorted(corpus.train_dataloader(), key=lambda batch: batch.target.tokens.size(1))
+    batches = [batches[place] for place in (0, len(batches) // 2, -1)]
+    settings = {"heads": replace(SHAPE, candidates=candidates), "head_weights": [8, 4, 0, 1], **DESCENT}
+    many, one = (
+        gradient_step(make(bases[0], **settings), micro, text, accumulate_grad_batches=len(micro))
+        for micro in (batches, [join(batches)])
+    )
+    torch.testing.assert_close(many, one, rtol=0, atol=1e-12)
+
+
+def test_two_ranks_train_as_one_process_with_twice_the_accumulation(text, bases, tmp_path):
+    weights = []
+    for options in ({"devices": 2, "strategy": "ddp_spawn"}, {"accumulate_grad_batches": 2}):
+        module = joint(bases[0], heads=replace(SHAPE, candidates=50), **DESCENT).double()
+        module.network.eval()
+        options |= {"max_steps": 3, "precision": "64-true", "limit_val_batches": 0, "gradient_clip_val": None}
+        trainer(**options, default_root_dir=tmp_path).fit(module, datamodule=data(text))
+        assert module.heads.output_weight.any()
+        weights.append(dict(module.named_parameters()))
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-12)
+
+
 def test_heads_belong_to_their_base(text, bases, tmp_path):
     path = checkpoint_of(frozen(bases[0]), text, tmp_path / "heads.ckpt", max_steps=3)
     one, other = (fingerprint(load(base).network) for base in bases)
@@ -223,8 +272,6 @@ def test_sampled_heads_are_uniform_and_known_to_every_rank():
 def test_wrong_settings_say_what_to_do(text, bases):
     with pytest.raises(InputError, match="has nothing to train: raise block_size"):
         frozen(bases[0], heads=HeadShape(block_size=1))
-    with pytest.raises(InputError, match=r"head_weights \[1.0, 2.0\] must be 4 numbers"):
-        frozen(bases[0], head_weights=[1.0, 2.0])
     with pytest.raises(InputError, match="temperature must be greater than 0"):
         frozen(bases[0], targets="distill", temperature=0.0)
     with pytest.raises(InputError, match="block_size 5 is larger than the 4 that the heads were trained for"):
@@ -239,6 +286,45 @@ def test_wrong_settings_say_what_to_do(text, bases):
     base = BaseTraining(Architecture(**SMALL), decode=DecodingOptions("blockwise"))
     with pytest.raises(InputError, match="this model has no block heads"):
         trainer().fit(base, datamodule=data(text))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("make", [frozen, joint])
+@pytest.mark.parametrize("loss", ["all", "sampled"])
+@pytest.mark.parametrize("candidates", [None, 50])
+def test_head_weights_give_the_trained_heads_a_share(text, bases, make, loss, candidates):
+    options = {"loss": loss, "heads": replace(SHAPE, candidates=candidates)}
+    useless = [
+        [1.0, 2.0],
+        [],
+        [1.0] * 5,
+        [0.0] * 4,
+        [1, -1, 1, 1],
+        [1, NAN, 1, 1],
+        [1, INF, 1, 1],
+        [3e38] * 4,
+    ]
+    for weights in [*useless, *([[1, 0, 0, 0]] if make is frozen else [])]:
+        with pytest.raises(InputError, match=r"head_weights \[.*\] must be 4 numbers.*heads [12] to 4"):
+            make(bases[0], head_weights=weights, **options)
+    for weights in ([0, 0, 0, 1], [1, 0, 2, 0], *([[1, 0, 0, 0]] if make is joint else [])):
+        module = make(bases[0], head_weights=weights, **options)
+        before = module.heads.hidden_bias.clone()
+        trainer(limit_train_batches=3, limit_val_batches=0).fit(module, datamodule=data(text))
+        moved = (module.heads.hidden_bias != before).any(1).tolist()
+        assert all(parameter.isfinite().all() for parameter in module.parameters())
+        if loss == "all":
+            assert moved == [weight > 0 for weight in weights[1:]]
+            logged = {name for name in module.trainer.callback_metrics if name.startswith("train/head")}
+            trained = range(module.heads.first if make is frozen else 1, 5)
+            assert logged == {
+                f"train/head_{head}/{name}"
+                for head in trained
+                for name in ("loss", "accuracy")
+                if weights[head - 1]
+            }
 
 
 @pytest.mark.parametrize("make", [frozen, joint])
