@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,18 +20,17 @@ from lightning_bpd.cli.translate import find_device, progress_bar
 from lightning_bpd.datamodules.images import Digits, Images, SuperResolution
 from lightning_bpd.datamodules.text_files import find_corpus, fingerprint, read_pairs
 from lightning_bpd.decoding import DecodingOptions, parse_acceptance
-from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.measuring.comparison import (
-    Arm,
     Subject,
     compare_decoders,
     comparison_table,
     image_subject,
-    speed_up,
     text_subject,
+    with_times,
 )
-from lightning_bpd.measuring.costs import decoding_costs, replayed_iterations
+from lightning_bpd.measuring.costs import measure_heads
+from lightning_bpd.measuring.record import Corpus, Record, Training, read_record, write_record
 from lightning_bpd.measuring.words import KINDS
 from lightning_bpd.tasks.finished_model import Parts, read_base
 from lightning_bpd.tasks.images import ImageCodec
@@ -41,7 +39,6 @@ from lightning_bpd.tracking.provenance import processor, provenance
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
 # Tokens that an output may be longer than its source.
 EXTRA_LENGTH = DecodingOptions().extra_length
 
@@ -116,36 +113,37 @@ def compare(
     arms = rules_of(subject.block_size, rules, block_sizes)
     words, count = KINDS[subject.codec.kind], len(subject.references)
     chosen = spread(list(range(count)), timed)
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "kind": subject.codec.kind,
-        "model": model,
-        "training": training_of(Path(model), subject.block_size),
-        "corpus": {"folder": measured.folder, "name": corpus, "rows": count, "hash": measured.hash},
-        "settings": {
-            "device": place.type,
-            "processor": torch.cuda.get_device_name(place) if place.type == "cuda" else processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "precision": str(parts.network.output_weight.dtype).removeprefix("torch."),
-            "batch_size": batch_size,
-            "timed_rows": len(chosen),
-            "timed_batch_size": timed_batch_size,
-            **({"extra_length": EXTRA_LENGTH} if subject.codec.kind == "text" else {}),
-        },
-        "signature": subject.codec.signature(),
-        "provenance": provenance(),
-        **measured.references,
+    settings = {
+        "device": place.type,
+        "processor": torch.cuda.get_device_name(place) if place.type == "cuda" else processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "precision": str(parts.network.output_weight.dtype).removeprefix("torch."),
+        "batch_size": batch_size,
+        "timed_rows": len(chosen),
+        "timed_batch_size": timed_batch_size,
+        **({"extra_length": EXTRA_LENGTH} if subject.codec.kind == "text" else {}),
     }
-    _check_earlier(path, record, arms)
+    of_corpus = Corpus(measured.folder, corpus, count, measured.hash)
+    _check_earlier(path, _made_by(model, of_corpus, settings, arms))
     with progress_bar("Compared", words.rows, count + len(chosen)) as report:
         whole = compare_decoders(subject, arms, batch_size, report, timing=False)
         if chosen:
             some = compare_decoders(measured.some(chosen), arms, timed_batch_size, report)
-            whole = [arm._replace(seconds=timing.seconds) for arm, timing in zip(whole, some, strict=True)]
-    record["arms"] = [_arm(arm, whole[0]) for arm in whole]
-    record |= _of_heads(subject, batch_size, whole)
-    write_atomically(path, json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            whole = with_times(whole, [arm.seconds for arm in some])
+    record = Record(
+        kind=subject.codec.kind,  # type: ignore[arg-type]  # a codec's kind is one of KINDS
+        model=model,
+        training=training_of(Path(model), subject.block_size),
+        corpus=of_corpus,
+        settings=settings,
+        signature=subject.codec.signature() or "",
+        provenance=provenance(),
+        arms=whole,
+        **measured.references,
+        **measure_heads(subject, whole, batch_size, EXTRA_LENGTH),
+    )
+    write_record(path, record)
     together = f", batches of {timed_batch_size}" if chosen else ""
     title = f"{model} on {corpus}: {count} {words.rows}; calls and time by {words.row}{together}"
     Console().print(comparison_table(whole, title))
@@ -264,35 +262,26 @@ def rules_of(
     return [*((size, first) for size in block_sizes), *((max(block_sizes), rule) for rule in others)]
 
 
-def training_of(folder: Path, trained: int | None) -> dict[str, Any]:
+def training_of(folder: Path, trained: int | None) -> Training:
     """How a finished model was trained: regime, data, block size and seed, as its ``metrics.json`` says."""
     known: dict[str, Any] = {}
     if (folder / "metrics.json").is_file():
         known = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("training", {})
-    return {
-        "regime": known.get("regime", "base" if trained is None else "unknown"),
-        "data": known.get("data", "unknown"),
-        "block_size": trained or 1,
-        "seed": known.get("seed"),
-    }
+    regime = known.get("regime", "base" if trained is None else "unknown")
+    return Training(regime, known.get("data", "unknown"), trained or 1, known.get("seed"))
 
 
-def _check_earlier(path: Path, record: Mapping[str, Any], arms: Sequence[tuple[int, str]]) -> None:
-    """Raise InputError if ``path`` holds what was measured otherwise, such as a cell of a grid.
-
-    ``record`` is what is to be written there, without results, and ``arms`` are the rules after greedy decoding.
-    """
+def _check_earlier(path: Path, making: Mapping[str, Any]) -> None:
+    """Raise InputError if ``path`` holds a record that was measured otherwise, such as a cell of a grid."""
     try:
-        earlier = json.loads(path.read_bytes())
-        if earlier["format"] != FORMAT:
-            return
-        made = _made_by(earlier, [(arm["block_size"], arm["acceptance"]) for arm in earlier["arms"][1:]])
-    except (OSError, ValueError, KeyError, TypeError):
+        earlier = read_record(path)
+    except InputError:
         return  # There is none, or none that report would read.
-    making = _made_by(record, arms)
+    rules = [(arm.block_size, arm.acceptance) for arm in earlier.arms[1:]]
+    made = _made_by(earlier.model, earlier.corpus, earlier.settings, rules)
     if different := [
         f"{name} {made.get(name)} there, {making.get(name)} now"
-        for name in made | making
+        for name in {**made, **making}
         if made.get(name) != making.get(name)
     ]:
         raise InputError(
@@ -300,52 +289,17 @@ def _check_earlier(path: Path, record: Mapping[str, Any], arms: Sequence[tuple[i
         )
 
 
-def _made_by(record: Mapping[str, Any], arms: Sequence[tuple[int, str]]) -> dict[str, Any]:
-    """All that a record's numbers hang on, by name."""
-    model, corpus = Path(record["model"]), record["corpus"]
+def _made_by(
+    model: str, corpus: Corpus, settings: Mapping[str, Any], rules: Sequence[tuple[int, str]]
+) -> dict[str, Any]:
+    """Everything that a record's numbers depend on, by name; ``rules`` are those after greedy decoding."""
+    path = Path(model)
     return {
         # A name that is no path, such as hf:NAME, is the same everywhere.
-        "model": str(model.resolve() if model.exists() else model),
-        "corpus": corpus["name"],
-        "rows": corpus["rows"],
-        "hash of the corpus": corpus["hash"][:12],
-        "rules": ", ".join(f"k = {size} {acceptance}" for size, acceptance in arms),
-        **record["settings"],
-    }
-
-
-def _arm(arm: Arm, greedy: Arm) -> dict[str, Any]:
-    named = {name: value for name, value in arm._asdict().items() if name != "rows"}
-    return {
-        "decoder": "greedy" if arm is greedy else "blockwise",
-        **named,
-        "quality": _finite(arm.quality),
-        "to_greedy": None if arm.to_greedy is None else _finite(arm.to_greedy),
-        **arm.rows,
-        "speed_up": speed_up(arm, greedy),
-    }
-
-
-def _finite(quality: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity, which is the PSNR of what is equal: it is null."""
-    return {name: None if math.isinf(value) else value for name, value in quality.items()}
-
-
-def _of_heads(subject: Subject, batch_size: int, arms: Sequence[Arm]) -> dict[str, Any]:
-    """What only a model with proposals has; None for each without."""
-    if subject.block_size in (None, 1):
-        return {"replay": None, "acceptance_by_position": None, "costs": None}
-    whole = (arm.accepted_sizes for arm in arms[1:] if arm[:2] == (subject.block_size, "exact"))
-    sizes = next(whole, None)
-    # A row of the middle length, by itself.
-    alone = [source for _, source in subject.batches(1)]
-    return {
-        "replay": {
-            "tokens": sum(arms[0].tokens),
-            "iterations": replayed_iterations(subject, batch_size, extra_length=EXTRA_LENGTH),
-        },
-        "acceptance_by_position": None
-        if sizes is None
-        else [sum(sizes[place:]) / sum(sizes) for place in range(len(sizes))],
-        "costs": decoding_costs(subject, alone[len(alone) // 2], extra_length=EXTRA_LENGTH),
+        "model": str(path.resolve() if path.exists() else path),
+        "corpus": corpus.name,
+        "rows": corpus.rows,
+        "hash of the corpus": corpus.hash[:12],
+        "rules": ", ".join(f"k = {size} {acceptance}" for size, acceptance in rules),
+        **settings,
     }

@@ -20,12 +20,12 @@ from lightning_bpd.cli.export import checkpoint_metrics
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import SequenceModel
 from lightning_bpd.measuring.comparison import (
-    Arm,
     compare_decoders,
     comparison_table,
     draw_comparison,
     text_subject,
 )
+from lightning_bpd.measuring.record import Arm
 from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, write_folder
 from lightning_bpd.tasks.images import ImageCodec
 from lightning_bpd.tasks.panels import draw_panels

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,6 +19,7 @@ from torchmetrics import Metric
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.heads import HeadDrafter
 from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, TokenRows
+from lightning_bpd.measuring.record import Arm
 from lightning_bpd.measuring.timing import timed
 from lightning_bpd.measuring.words import KINDS, QUALITIES, Quality
 from lightning_bpd.metrics import equal_rows
@@ -87,33 +88,6 @@ def _image_batches(codec: ImageCodec, images: Images, device: torch.device, size
         yield list(range(first, first + len(tokens))), TokenRows(tokens, lengths)
 
 
-class Arm(NamedTuple):
-    """One way of decoding, and what came of it."""
-
-    block_size: int
-    """1 is greedy decoding"""
-    acceptance: str
-    quality: dict[str, float]
-    """by the codec's names, the principal one first"""
-    to_greedy: dict[str, float] | None
-    """the same against the output of greedy decoding, where tokens have an order; infinite PSNR says equal"""
-    calls: float
-    """model calls a row"""
-    mean_accepted_block_size: float
-    seconds: float | None
-    """wall-clock time a row; None where it was not taken"""
-    greedy_agreement: float
-    """share of rows whose tokens are those of greedy decoding"""
-    rows: dict[str, list[Any]]
-    """what quality can be computed from again, one a row: outputs of text, squared_errors and ssims of images"""
-    tokens: list[int]
-    """of each row, end token included"""
-    iterations: list[int]
-    """of each row; greedy decoding's are its tokens"""
-    accepted_sizes: list[int]
-    """how many iterations accepted 1, 2, ... tokens"""
-
-
 def compare_decoders(
     subject: Subject,
     rules: Sequence[tuple[int, str]],
@@ -150,7 +124,7 @@ def compare_decoders(
         for size, acceptance in rules
     ]
     batches = list(subject.batches(batch_size))
-    sums = [_Sums(subject, size, acceptance) for size, acceptance in [(1, "exact"), *rules]]
+    sums = [_Sums(subject, 1, "exact", greedy=True), *(_Sums(subject, *rule) for rule in rules)]
     for first in range(0, len(batches), TURN):
         turn = batches[first : first + TURN]
         plain: list[DecodeResult] = []
@@ -166,16 +140,30 @@ def compare_decoders(
                 of_arm.add(places, result, plain[number], nanoseconds)
         if progress is not None:
             progress(sum(len(places) for places, _ in turn))
-    return [of_arm.arm(timing) for of_arm in sums]
+    arms = [of_arm.arm() for of_arm in sums]
+    return (
+        with_times(arms, [of_arm.nanoseconds / 1e9 / len(subject.references) for of_arm in sums])
+        if timing
+        else arms
+    )
+
+
+def with_times(arms: Sequence[Arm], seconds: Sequence[float | None]) -> list[Arm]:
+    """The arms with wall-clock seconds a row, and speed-ups over the first, greedy decoding."""
+    greedy = seconds[0]
+    return [
+        replace(arm, seconds=each, speed_up=None if each is None or greedy is None else greedy / each)
+        for arm, each in zip(arms, seconds, strict=True)
+    ]
 
 
 class _Sums:
     """What came of the batches of one arm so far, in the order of the rows."""
 
-    def __init__(self, subject: Subject, size: int, acceptance: str) -> None:
+    def __init__(self, subject: Subject, size: int, acceptance: str, greedy: bool = False) -> None:
         count = len(subject.references)
         self.codec, self.references = subject.codec, subject.references
-        self.size, self.acceptance = size, acceptance
+        self.size, self.acceptance, self.greedy = size, acceptance, greedy
         self.quality, self.to_greedy = self.codec.quality(), self.codec.quality()
         for metric in (*self.quality.values(), *self.to_greedy.values()):
             # These rows are decoded by this process alone: other ranks have nothing to add, and would be waited for.
@@ -211,27 +199,31 @@ class _Sums:
         self.calls += int(result.calls.sum())
         self.nanoseconds += nanoseconds
 
-    def arm(self, timing: bool) -> Arm:
-        """What all batches come to."""
+    def arm(self) -> Arm:
+        """What all batches come to, without times."""
         count = len(self.references)
         return Arm(
-            self.size,
-            self.acceptance,
-            _values(self.quality),
-            _values(self.to_greedy) if self.codec.ordinal else None,
-            self.calls / count,
-            sum(self.tokens) / sum(self.iterations),
-            self.nanoseconds / 1e9 / count if timing else None,
-            self.same / count,
-            self.rows,
-            self.tokens,
-            self.iterations,
-            self.sizes,
+            decoder="greedy" if self.greedy else "blockwise",
+            block_size=self.size,
+            acceptance=self.acceptance,
+            quality=_values(self.quality),
+            to_greedy=_values(self.to_greedy) if self.codec.ordinal else None,
+            calls=self.calls / count,
+            mean_accepted_block_size=sum(self.tokens) / sum(self.iterations),
+            greedy_agreement=self.same / count,
+            seconds=None,
+            speed_up=None,
+            tokens=self.tokens,
+            iterations=self.iterations,
+            accepted_sizes=self.sizes,
+            **self.rows,
         )
 
 
-def _values(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    return {name: float(metric.compute()) for name, metric in metrics.items()}
+def _values(metrics: Mapping[str, Metric]) -> dict[str, float | None]:
+    """The values of the metrics; None for the infinite PSNR of equal images, which JSON cannot hold."""
+    values = {name: float(metric.compute()) for name, metric in metrics.items()}
+    return {name: None if math.isinf(value) else value for name, value in values.items()}
 
 
 def _of_rows(codec: Codec, outputs: Sequence[Any], references: Sequence[Any]) -> dict[str, list[Any]]:
@@ -250,19 +242,15 @@ def _of_rows(codec: Codec, outputs: Sequence[Any], references: Sequence[Any]) ->
     return rows
 
 
-def speed_up(arm: Arm, greedy: Arm) -> float | None:
-    """How many times as fast as greedy decoding; None where time was not taken."""
-    return None if arm.seconds is None or greedy.seconds is None else greedy.seconds / arm.seconds
-
-
 def comparison_table(arms: Sequence[Arm], title: str) -> Table:
     """The arms as a table, calls and times by row; speed-ups are over the first, greedy decoding."""
     qualities = [(name, QUALITIES[name]) for name in arms[0].quality]
+    principal, principal_quality = qualities[0]
     nearness = arms[0].to_greedy is not None
     columns = (
         "",
         *(quality.title for _, quality in qualities),
-        f"{qualities[0][1].label} to greedy" if nearness else "same as greedy",
+        f"{principal_quality.label} to greedy" if nearness else "same as greedy",
         *("calls", "mean accepted block size", "ms", "speed-up"),
     )
     # Of 80 characters that a terminal has, more columns leave none for space on both sides.
@@ -270,23 +258,22 @@ def comparison_table(arms: Sequence[Arm], title: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for number, arm in enumerate(arms):
-        times = speed_up(arm, arms[0])
         table.add_row(
             Text(f"k = {arm.block_size}, {arm.acceptance}" if number else "greedy"),
-            *(f"{arm.quality[name]:.{quality.digits}f}" for name, quality in qualities),
-            _nearness(arm, *qualities[0]) if nearness else f"{arm.greedy_agreement:.1%}",
+            *(_shown(arm.quality[name], quality) for name, quality in qualities),
+            _shown(arm.to_greedy[qualities[0][0]], qualities[0][1])
+            if arm.to_greedy is not None
+            else f"{arm.greedy_agreement:.1%}",
             f"{arm.calls:.2f}",
             f"{arm.mean_accepted_block_size:.2f}",
             "" if arm.seconds is None else f"{arm.seconds * 1000:.1f}",
-            "" if times is None else f"{times:.2f}",
+            "" if arm.speed_up is None else f"{arm.speed_up:.2f}",
         )
     return table
 
 
-def _nearness(arm: Arm, name: str, quality: Quality) -> str:
-    assert arm.to_greedy is not None
-    value = arm.to_greedy[name]
-    return "equal" if math.isinf(value) else f"{value:.{quality.digits}f}"
+def _shown(value: float | None, quality: Quality) -> str:
+    return "equal" if value is None else f"{value:.{quality.digits}f}"
 
 
 def draw_comparison(arms: Sequence[Arm], picture: Path) -> None:
@@ -303,7 +290,7 @@ def draw_comparison(arms: Sequence[Arm], picture: Path) -> None:
     )
     axes.plot(
         sizes,
-        [speed_up(arm, arms[0]) or math.nan for arm in arms[1:]],
+        [arm.speed_up or math.nan for arm in arms[1:]],
         "s--",
         label="wall-clock speed-up over greedy",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,35 @@ from torch import Tensor
 from lightning_bpd.decoding import Exact, greedy, replay
 from lightning_bpd.interfaces import DecodeState, TokenRows, VerifiedBlock
 from lightning_bpd.measuring.comparison import Subject
+from lightning_bpd.measuring.record import Arm, Costs, Replay
 from lightning_bpd.measuring.timing import timed
 
 # Turns of all measured parts, and calls in each.
 TURNS, CALLS = 9, 20
+
+
+def measure_heads(
+    subject: Subject, arms: Sequence[Arm], batch_size: int, extra_length: int
+) -> dict[str, Any]:
+    """The fields of a record that only a model with proposals has; empty for a model without.
+
+    Args:
+        subject: The model and its rows.
+        arms: What was decoded already, greedy decoding first.
+        batch_size: Rows decoded together for the replay.
+        extra_length: Tokens that a row may be longer than its source.
+    """
+    if subject.block_size in (None, 1):
+        return {}
+    whole = (arm for arm in arms[1:] if (arm.block_size, arm.acceptance) == (subject.block_size, "exact"))
+    exact = next(whole, None)
+    # A row of the middle length, by itself.
+    alone = [source for _, source in subject.batches(1)]
+    return {
+        "replay": Replay(sum(arms[0].tokens), replayed_iterations(subject, batch_size, extra_length)),
+        "acceptance_by_position": None if exact is None else exact.acceptance_by_position,
+        "costs": decoding_costs(subject, alone[len(alone) // 2], extra_length),
+    }
 
 
 def replayed_iterations(subject: Subject, batch_size: int, extra_length: int) -> list[int]:
@@ -31,7 +56,7 @@ def replayed_iterations(subject: Subject, batch_size: int, extra_length: int) ->
 
 
 @torch.inference_mode()
-def decoding_costs(subject: Subject, source: TokenRows, extra_length: int) -> dict[str, Any]:
+def decoding_costs(subject: Subject, source: TokenRows, extra_length: int) -> Costs:
     """Seconds of the parts of decoding ``source``, its cache half full: medians over turns of all parts.
 
     Args:
@@ -72,11 +97,11 @@ def decoding_costs(subject: Subject, source: TokenRows, extra_length: int) -> di
             if turn:  # the first is to warm up
                 seconds[part].append(nanoseconds / 1e9 / CALLS)
     medians = {part: statistics.median(values) for part, values in seconds.items()}
-    return {
-        "start": medians["start", 0],
-        "call": [medians["call", size] for size in range(1, most + 1)],
-        "propose": [0.0, *(medians["propose", size] for size in range(2, most + 1))],
-    }
+    return Costs(
+        medians["start", 0],
+        [medians["call", size] for size in range(1, most + 1)],
+        [0.0, *(medians["propose", size] for size in range(2, most + 1))],
+    )
 
 
 def _call(model: Any, tokens: Tensor, state: DecodeState, lengths: Tensor) -> None:
