@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from lightning_bpd.adapters.low_rank import add_low_rank, merge_low_rank
 from lightning_bpd.adapters.projection import family
 from lightning_bpd.adapters.reference import Reference, caused_by, explained, from_pretrained, quiet
 from lightning_bpd.adapters.tokenizer import RowSettings, load_tokenizer, vocabulary_size
+from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 
 ModelAdapter = Seq2SeqAdapter | CausalAdapter
@@ -243,7 +245,13 @@ def _fix_parameters(model: Any, config: Any) -> None:
 
 def _check_weights(reference: Reference) -> None:
     folder = reference.folder
-    if folder is None or any(folder.glob("*.safetensors")):
+    if folder is None:
+        return
+    with explained(reference):
+        for index in folder.glob("*.safetensors.index.json"):
+            for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+                path_inside(folder, name)
+    if any(folder.glob("*.safetensors")):
         return
     if any(folder.glob("*.bin")):
         raise InputError(

@@ -16,6 +16,7 @@ import transformers
 from jinja2 import TemplateError
 
 from lightning_bpd.adapters.reference import Reference, explained, from_pretrained, quiet
+from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ def load_tokenizer(reference: Reference) -> Any:
         InputError: There is none, or it does not know one of the reference's languages.
     """
     tokenizer = from_pretrained(transformers.AutoTokenizer, reference, **_languages(reference))
+    if isinstance(templates := tokenizer.chat_template, dict):
+        for name in templates:  # Each is written into a file of this name.
+            path_inside(Path(reference.name), name)
     for name, code in _languages(reference).items():
         _check_language(tokenizer, name, code, str(reference))
     return tokenizer
@@ -87,7 +91,7 @@ def tokenizer_of_files(files: Mapping[str, bytes], settings: RowSettings) -> Any
     """
     with tempfile.TemporaryDirectory() as folder, explained(Reference(folder)), quiet():
         for name, content in files.items():
-            (Path(folder) / Path(name).name).write_bytes(content)
+            path_inside(Path(folder), name).write_bytes(content)
         return transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **_languages(settings)
         )

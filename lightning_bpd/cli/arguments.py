@@ -7,6 +7,7 @@ from collections.abc import Collection, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.hugging_face import is_reference
 
@@ -83,10 +84,11 @@ def take_tokenizers_of_base(model: MutableMapping[str, Any], data: MutableMappin
         if "hugging_face_tokenizer" in config:
             data["tokenizer"] = base
             return
-        names = config["tokenizers"]
-    except (OSError, ValueError, KeyError, TypeError):
+        paths = {side: str(path_inside(Path(base), name)) for side, name in config["tokenizers"].items()}
+        target = paths["target"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # Not a finished model: whoever reads the base will say so.
-    if "source" in names and "target_tokenizer" in data:
+    if "source" in paths and "target_tokenizer" in data:
         data["joint_vocabulary"] = False
-        data["target_tokenizer"] = str(Path(base) / names["target"])
-    data["tokenizer"] = str(Path(base) / names.get("source", names["target"]))
+        data["target_tokenizer"] = target
+    data["tokenizer"] = paths.get("source", target)

@@ -87,6 +87,10 @@ def compare(
     """
     for rule in rules:
         parse_acceptance(rule)
+    if output is None and Path(corpus).name != corpus:
+        raise InputError(
+            f"--corpus {corpus} is a path, so compare_{corpus}.json cannot be written: give --output FILE"
+        )
     for flag, value, least in (
         ("rows", rows, 1),
         ("batch_size", batch_size, 1),

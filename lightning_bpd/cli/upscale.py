@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -12,9 +14,9 @@ import numpy as np
 import torch
 
 from lightning_bpd.cli.translate import find_device, progress_bar
-from lightning_bpd.datamodules.image_files import list_images, read_images, summary
+from lightning_bpd.datamodules.image_files import image_members, read_images, summary
 from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.files import write_atomically
+from lightning_bpd.files import path_inside, write_atomically
 from lightning_bpd.heads import HeadDrafter
 from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
 from lightning_bpd.metrics import mean_accepted_block_size
@@ -39,7 +41,8 @@ def upscale(
     """Enlarge images with a finished model of images.
 
     Input of the model's input size is taken as it is; of a larger image the middle is taken and made smaller by area.
-    What cannot be read is left out, counted and named. Output has the input's names, as PNG.
+    What cannot be read is left out, counted and named. Output has the input's names, as PNG; names that would become
+    one file are refused, and so are folders of which one holds the other.
 
     Args:
         model: Folder of the finished model, such as runs/digits/model.
@@ -63,15 +66,21 @@ def upscale(
     drafter: HeadDrafter | None = None
     if heads is not None:
         p_1, drafter = block_decoder(network, heads.to(place).eval())
-    names = list_images(Path(input))
+    members = image_members(Path(input))
+    paths = output_paths(Path(input), members, Path(output))
     skipped: list[tuple[str, str]] = []
     height, width, channels = codec.source_shape
     images = read_images(
-        Path(input), names, height, width, channels, lambda name, reason: skipped.append((name, reason))
+        Path(input),
+        sorted(members),
+        height,
+        width,
+        channels,
+        lambda name, reason: skipped.append((name, reason)),
     )
     sizes = torch.zeros((heads.block_size if heads is not None else 1) + 1, dtype=torch.long)
     done = 0
-    with progress_bar("Enlarged", "images", len(names)) as count:
+    with progress_bar("Enlarged", "images", len(members)) as count:
         while batch := list(islice(images, batch_size)):
             tokens = torch.from_numpy(images_to_tokens(np.stack([image for _, image in batch]), codec.levels))
             rows = TokenRows(tokens.to(place), torch.full((len(batch),), tokens.size(1), device=place))
@@ -79,7 +88,7 @@ def upscale(
             if result.accepted is not None:
                 accepted = result.accepted[result.accepted > 0].cpu()
                 sizes += torch.bincount(accepted, minlength=len(sizes))
-            _write(Path(output), [name for name, _ in batch], codec.decode(result.rows()))
+            _write([paths[name] for name, _ in batch], codec.decode(result.rows()))
             done += len(batch)
             count(len(batch))
     if not done:
@@ -89,9 +98,47 @@ def upscale(
     logger.info("%d images in %s%s%s", done, output, blocks, left_out)
 
 
-def _write(folder: Path, names: Sequence[str], images: Sequence[np.ndarray]) -> None:
-    for name, image in zip(names, images, strict=True):
-        path = folder / Path(name).with_suffix(".png")
+def output_paths(source: Path, members: Mapping[str, str], output: Path) -> dict[str, Path]:
+    """The file that the enlargement of each image becomes, by the image's name.
+
+    Args:
+        source: The folder, archive or array file.
+        members: What ``image_members`` says of it.
+        output: The folder to write.
+
+    Raises:
+        InputError: A file would lie outside of ``output``, two images would become one file, here or where case and
+            Unicode forms of names do not count, or input and output folders hold one another.
+    """
+    if source.is_dir():
+        folder = Path(os.path.realpath(output))
+        files = [Path(os.path.realpath(source / member)) for member in members.values()]
+        if folder.is_relative_to(source.resolve()) or any(file.is_relative_to(folder) for file in files):
+            raise InputError(
+                f"--output {output} and --input {source} hold one another, which would overwrite images: give another "
+                "--output"
+            )
+    paths = {name: path_inside(output, name).with_suffix(".png") for name in members}
+    taken: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        taken.setdefault(_folded(path), set()).add(name)
+    for name, path in paths.items():
+        # The folder of one image may be called as the file of another.
+        for each in (path, *path.parents):
+            if others := taken.get(_folded(each), {name}) - {name}:
+                raise InputError(
+                    f"{source}: {name} and {min(others)} would both be written as {each}: rename one of them"
+                )
+    return paths
+
+
+def _folded(path: Path) -> str:
+    """What is equal for names that some file system takes for the same."""
+    return unicodedata.normalize("NFC", str(path).casefold())
+
+
+def _write(paths: Sequence[Path], images: Sequence[np.ndarray]) -> None:
+    for path, image in zip(paths, images, strict=True):
         try:
             write_atomically(path, to_png(image))
         except OSError as error:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from lightning_bpd.datamodules.image_arrays import (
     is_array_file,
     read_arrays,
 )
+from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.images import Images, centre_crop
 
@@ -47,13 +48,15 @@ class _RefusedError(Exception):
 def list_images(path: Path) -> list[str]:
     """The names of all images of a folder, an archive or an array file, sorted, none of them opened.
 
-    A name is the path inside the folder or archive, with ``/``; folders that hold everything are left out. Hidden
-    files are passed over. Images of an array are called by number: ``000012``, in an ``.npz`` ``train/000012``.
+    A name is the path inside the folder or archive, with ``/``, also where an archive has backslashes; folders that
+    hold everything are left out. Hidden files are passed over. Images of an array are called by number: ``000012``,
+    in an ``.npz`` ``train/000012``.
 
     Raises:
-        InputError: There is nothing at ``path``, it is damaged, of another kind, or without an image.
+        InputError: There is nothing at ``path``, it is damaged, of another kind, or without an image; or a name in it
+            leads out of it.
     """
-    return sorted(_members(path))
+    return sorted(image_members(path))
 
 
 def split_names(names: Sequence[str], validation_share: float, test_share: float) -> dict[Part, list[str]]:
@@ -135,7 +138,7 @@ def fingerprint(path: Path) -> str:
     Places and times play no part. 32 hexadecimal digits. Raises InputError as ``list_images`` does.
     """
     whole = hashlib.blake2b(digest_size=16)
-    files = _members(path) if path.is_dir() else {"": path.name}
+    files = image_members(path) if path.is_dir() else {"": path.name}
     try:
         for name, member in sorted(files.items()):
             file = path / member if path.is_dir() else path
@@ -169,8 +172,11 @@ def _digest(path: Path, size: int, changed: int) -> bytes:
         return hashlib.file_digest(handle, "blake2b").digest()
 
 
-def _members(path: Path) -> dict[str, str]:
-    """By image name, how folder, archive or array file call it."""
+def image_members(path: Path) -> dict[str, str]:
+    """How a folder, archive or array file calls each image, by the names that ``list_images`` gives.
+
+    Raises InputError as ``list_images`` does.
+    """
     with _explained(path):
         if path.is_dir():
             members = list(_walk(path))
@@ -188,8 +194,11 @@ def _members(path: Path) -> dict[str, str]:
                 f"{path}: no images can be read from this; give a folder of images, or a .tar, .tar.gz, .tgz, .zip,"
                 " .npy or .npz file"
             )
-    named = {str(PurePosixPath(member)): member for member in members}
+    stored = PurePosixPath if path.is_dir() else PureWindowsPath
+    named = {stored(member).as_posix(): member for member in members}
     named = {name: member for name, member in named.items() if _is_image(name)}
+    for name in () if path.is_dir() else named:
+        path_inside(path, name)
     if not named:
         raise InputError(
             f"{path}: there is no image in it, no file that ends in {', '.join(sorted(SUFFIXES))}"
@@ -247,7 +256,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _stored_images(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
     """Of a folder or archive: names, and functions that load their images."""
-    members = _members(path)
+    members = image_members(path)
     missing = [name for name in names if name not in members]
     if missing:
         raise InputError(f"{path}: the image {missing[0]} is not there any more; start again")

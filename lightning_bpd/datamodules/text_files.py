@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from lightning_bpd.interfaces import InputError
@@ -55,6 +55,7 @@ def find_corpus(
     Raises:
         InputError: There is nothing there, or as ``find_pair_files``.
     """
+    _check_languages(source_language, target_language)
     path = Path(data)
     if path.is_dir():
         return find_pair_files(path, names, source_language, target_language, source_alone)
@@ -86,9 +87,11 @@ def find_pair_files(
     ``source_alone``, ``name.en`` suffices where nothing else has that name, and a pipe holds sources.
 
     Raises:
-        InputError: a name has no files, only one side, or more than one candidate.
+        InputError: a name has no files, only one side, or more than one candidate; or a language cannot end the name
+            of a file.
 
     """
+    _check_languages(source_language, target_language)
     folder = Path(folder)
     found = []
     for name in names:
@@ -115,6 +118,13 @@ def find_pair_files(
             raise InputError(_missing(folder, name, looked_for, source_language, target_language))
         found.append(candidates[0])
     return found
+
+
+def _check_languages(*languages: str) -> None:
+    """Raise InputError for a language that cannot be the ending of a file, such as one with a slash."""
+    for language in languages:
+        if not language or PureWindowsPath(language).name != language:
+            raise InputError(f"{language!r} cannot be the ending of a file: give a language such as en")
 
 
 def _candidates(base: Path, source_language: str, target_language: str) -> tuple[list[PairFiles], list[Path]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text_codec import text_likelihood, text_pieces, text_quality, text_signature
 
@@ -250,7 +251,7 @@ def base_reference(folder: Path, config: Mapping[str, Any], moved: str | None = 
     where = stored_reference(config["base"]["hugging_face"], moved)
     if moved is None and config["base"]["inside"]:
         parsed = adapters.parse_reference(where)
-        where = str(dataclasses.replace(parsed, name=str(folder / parsed.name)))
+        where = str(dataclasses.replace(parsed, name=str(path_inside(folder, parsed.name))))
     return where
 
 

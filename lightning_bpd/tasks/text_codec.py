@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from lightning_bpd.files import path_inside
 from lightning_bpd.tasks.text import TextSide
 from lightning_bpd.tasks.tokenizer_files import (
     StoredTokenizer,
@@ -97,8 +98,10 @@ class TextCodec:
     def read(cls, folder: Path, config: Mapping[str, Any]) -> TextCodec:
         """The inverse of ``write``."""
         names = config["tokenizers"]
-        target = load_tokenizer(folder / names["target"])
-        return cls(load_tokenizer(folder / names["source"]) if "source" in names else target, target)
+        target = load_tokenizer(path_inside(folder, names["target"]))
+        return cls(
+            load_tokenizer(path_inside(folder, names["source"])) if "source" in names else target, target
+        )
 
 
 def text_pieces(side: TextSide, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
