@@ -82,10 +82,11 @@ class LibraryRows:
     def feed(self, tokens: Tensor, **places: Tensor) -> Tensor:
         """Hidden states [B, T, D] of tokens (int64 [B, T]) that come after what the cache holds."""
         if self.memory is None:
-            decoder, given = self.adapter.model.base_model, places
+            decoder, given = self.adapter.model.base_model, dict[str, Any](places)
         else:
             decoder, given = self.adapter.model.get_decoder(), {"encoder_hidden_states": self.memory}
-        output = decoder(input_ids=tokens, past_key_values=self.cache, use_cache=True, **given)
+        given[self.adapter.cache_name] = self.cache
+        output = decoder(input_ids=tokens, use_cache=True, **given)
         return output.last_hidden_state * self.adapter.projection.scale
 
     def read(self, tokens: Tensor) -> Tensor:

@@ -19,3 +19,23 @@ def package_logger():
     yield
     level, logger.propagate, logger.handlers = before
     logger.setLevel(level)
+
+
+class Deprecations(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.messages = []
+
+    def emit(self, record):
+        if "deprecated" in record.getMessage():
+            self.messages.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def no_deprecated_calls():
+    """transformers logs some of its deprecations, so pytest's filter of warnings does not see them."""
+    logger, handler = logging.getLogger("transformers"), Deprecations()
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    assert not handler.messages

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache
+
+
+def cache_name(stack: nn.Module) -> str:
+    """The name by which a stack of layers takes its cache.
+
+    transformers 5.24 renamed it, and 5.40 drops the old name. The code that comes with a base may use either name.
+    """
+    old = "past_key_values"
+    return old if old in inspect.signature(stack.forward).parameters else "cache"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
 # Of what generate has prepared for a model's forward, what is used here or says nothing that is not known.
 _KNOWN = {
     "attention_mask",
+    "cache",
     "encoder_outputs",
     "logits_to_keep",
     "output_attentions",
@@ -322,9 +323,9 @@ def _check_given(given: Mapping[str, Any]) -> None:
             raise InputError(
                 f"generate was given {name}, which blockwise decoding does not take: leave it out"
             )
-    cache = given.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
-        raise InputError("past_key_values: decoding by blocks fills a cache of its own: leave it out")
+    for name in ("cache", "past_key_values"):  # since transformers 5.24, and before
+        if (cache := given.get(name)) is not None and cache.get_seq_length() > 0:
+            raise InputError(f"{name}: decoding by blocks fills a cache of its own: leave it out")
 
 
 def _check_rows(inside: Tensor) -> None:

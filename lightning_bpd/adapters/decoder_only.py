@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.adapters.base import Adapter, RowState, readable
-from lightning_bpd.adapters.cache import Call, RowCache
+from lightning_bpd.adapters.cache import Call, RowCache, cache_name
 from lightning_bpd.adapters.examination import check_histories, examined, random_tokens
 from lightning_bpd.adapters.generation import setting
 from lightning_bpd.adapters.projection import family, find_projection
@@ -84,6 +84,7 @@ class CausalAdapter(Adapter):
             raise InputError(
                 f"{family(model)} cannot be a base: it takes no position_ids, which rows of different lengths need"
             )
+        self.cache_name = cache_name(model.base_model)
         config = model.config.get_text_config(decoder=True)
         self.windows = _windows(model, config)
         self.positions = _position_limit(config)
@@ -171,8 +172,8 @@ class CausalAdapter(Adapter):
             input_ids=tokens,
             attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
             position_ids=positions.expand(rows, -1),
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{self.cache_name: cache},
         ).last_hidden_state
         return hidden * self.projection.scale
 

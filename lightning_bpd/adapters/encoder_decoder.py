@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from lightning_bpd.adapters.base import Adapter, RowState, readable
-from lightning_bpd.adapters.cache import RowCache
+from lightning_bpd.adapters.cache import RowCache, cache_name
 from lightning_bpd.adapters.examination import check_histories, examined, random_tokens
 from lightning_bpd.adapters.generation import setting
 from lightning_bpd.adapters.positions import RowPositions, position_limit
@@ -91,6 +91,7 @@ class Seq2SeqAdapter(Adapter):
         padding = setting(model, "pad_token_id")
         self.filler = 0 if padding is None else int(padding)
         self.positions = RowPositions(model.get_decoder())
+        self.cache_name = cache_name(model.get_decoder())
         if not self.positions.known:
             raise InputError(
                 f"{family(model)} cannot be a base: its decoder has neither a table of positions (embed_positions) "
@@ -181,8 +182,8 @@ class Seq2SeqAdapter(Adapter):
                 attention_mask=call.mask(state.memory.dtype).expand(rows, -1, -1, -1),
                 encoder_hidden_states=state.memory,
                 encoder_attention_mask=_for_each_token(state.memory_mask, length),
-                past_key_values=state.both,
                 use_cache=True,
+                **{self.cache_name: state.both},
             ).last_hidden_state
         state.cache.end(length)
         return hidden * self.projection.scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -178,9 +179,12 @@ class Translator:
             raise InputError("this model has no block heads, which generate needs: use translate")
         generation = make_generation(network, self.drafter, block_size, acceptance)
         chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1}
-        if getattr(settings.get("generation_config"), "eos_token_id", None) is None:
+        config = copy.deepcopy(settings.pop("generation_config", None))
+        if getattr(config, "eos_token_id", None) is None:
             chosen["eos_token_id"] = network.ends
         chosen |= settings
+        if config is not None:  # transformers deprecates a configuration with settings beside it
+            chosen = {"generation_config": config, **config.update(**chosen)}
         return network.model.generate(
             input_ids=input_ids, attention_mask=attention_mask, custom_generate=generation, **chosen
         )

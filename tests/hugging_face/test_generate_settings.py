@@ -78,6 +78,7 @@ def test_all_end_tokens_of_the_model_end_rows_of_generate(llama, tmp_path):
     assert torch.equal(loaded.generate(PROMPTS, **given, eos_token_id=1), plain)
     config = model.generation_config
     assert torch.equal(loaded.generate(PROMPTS, **given, generation_config=config), plain)
+    assert config.max_new_tokens is None
     # A token that was named ends rows too, and one that was trained alone.
     named = read_base(f"hf:{folder},eos=<unk>").network
     assert (named.eos_id, named.ends) == (3, [*ends, 3])

@@ -11,6 +11,7 @@ import transformers
 from small_models import pairs
 
 from lightning_bpd.adapters import parse_reference
+from lightning_bpd.adapters.cache import cache_name
 from lightning_bpd.adapters.generation import warn_once
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.finished_model import read_base
@@ -19,6 +20,14 @@ from lightning_bpd.tasks.text import whole_row
 
 LINES, TARGETS = map(list, zip(*pairs(7, seed=8), strict=True))
 LANGUAGES = {"nllb": ("eng_Latn", "deu_Latn"), "mbart": ("en_XX", "de_DE")}
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_goes_by_the_name_that_the_code_of_a_base_has(name):
+    stack = torch.nn.Module()
+    exec(f"def forward(input_ids, {name}=None, use_cache=False): ...", made := {})
+    stack.forward = made["forward"]
+    assert cache_name(stack) == name
 
 
 def rows(side, lines):
