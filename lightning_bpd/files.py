@@ -1,26 +1,101 @@
-"""Files that are always whole (floor 0)."""
+"""Files and folders that are always whole, also after a kill, a full disk or a power cut (floor 0)."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
+import functools
 import os
+import platform
+import shutil
+import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
+from typing import BinaryIO
 
 from lightning_bpd.interfaces import InputError
 
+# What is being written has such a name: hidden, and with the machine that can tell whether its process still lives.
+_OWN = f".{platform.node()}-"
+_ENDING = ".partial"
+_DAY = 24 * 60 * 60
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write so that ``path`` is at every moment the old file or the new one; text is written as UTF-8.
+
+def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> None:
+    """Write a file by ``whole_file``; text is written as UTF-8."""
+    with whole_file(path, durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to. At every moment ``path`` is the old file or the complete new one.
 
     Its folder is made if need be. Two processes that write the same file at once do no harm.
+
+    Args:
+        path: The file.
+        durable: Return only when the disk holds it, so that not even a power cut loses it.
+
+    Raises:
+        OSError: It cannot be written; the error names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    with _partial(path, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)) as (
+        partial,
+        descriptor,
+    ):
+        with open(descriptor, "wb", closefd=False) as file:
+            yield file
+        if durable:
+            os.fsync(descriptor)
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        if durable:
+            _sync(path.parent)
+
+
+def append_to_file(path: Path, content: str) -> None:
+    """Add text to the end of a file, and return when the disk holds it. A kill may leave a part of the text.
+
+    Raises:
+        OSError: It cannot be written; the error names ``path``.
+    """
+    with _naming(path), path.open("ab") as file:
+        file.write(content.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
+    """An empty folder to fill, which becomes ``folder`` when it is complete and the disk holds it.
+
+    Args:
+        folder: The folder. Those above it are made if need be.
+        replace: Whether it takes the place of a folder that is there by then. If not, that one stays.
+
+    Raises:
+        OSError: It cannot be written; the error names ``folder`` or a file in it.
+    """
+
+    def make(name: Path) -> int:
+        name.mkdir()
+        return os.open(name, os.O_RDONLY)
+
+    with _partial(folder, make) as (partial, _):
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            _sync(path)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            if replace:
+                _take_place(partial, folder)
+        _sync(folder.parent)
 
 
 def path_inside(folder: Path, name: object) -> Path:
@@ -45,3 +120,97 @@ def path_inside(folder: Path, name: object) -> Path:
     ):
         raise InputError(f"{folder}: the name {name!r} does not lead to a file inside it; rename it there")
     return path
+
+
+@contextmanager
+def _partial(path: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
+    """A locked file or folder beside ``path``, removed at the end unless it was renamed, and its descriptor."""
+    partial, descriptor = None, None
+    try:
+        with _naming(path):
+            _make_folder(path.parent)
+            _remove_what_was_left(path.parent)
+            while True:
+                partial = path.with_name(f"{_OWN}{uuid.uuid4().hex[:8]}{_ENDING}")
+                descriptor = make(partial)
+                with suppress(OSError):  # not every file system has locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if partial.exists():
+                    break
+                os.close(
+                    descriptor
+                )  # Between the two lines above another process took it for one that was left.
+            yield partial, descriptor
+    finally:
+        if partial is not None:
+            _remove(partial)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors name ``path`` that name nothing, or a partial file that nobody knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and _ENDING not in str(error.filename):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@functools.cache
+def _remove_what_was_left(folder: Path) -> None:
+    """Remove what processes were writing when they were killed: nobody holds the lock of it."""
+    for path in folder.glob(f".*-????????{_ENDING}"):
+        with suppress(OSError):
+            # Locks of another machine may not be seen here.
+            if not path.name.startswith(_OWN) and time.time() - path.stat().st_mtime < _DAY:
+                continue
+            descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+            finally:
+                os.close(descriptor)
+
+
+def _take_place(new: Path, folder: Path) -> None:
+    """Let ``new`` be ``folder``, in the place of the one that is there; that one is ``new`` afterwards or gone."""
+    with suppress(AttributeError):  # not on every system
+        # RENAME_EXCHANGE: there is no moment without the folder.
+        if ctypes.CDLL(None).renameat2(-100, os.fsencode(new), -100, os.fsencode(folder), 2) == 0:
+            return
+    earlier = Path(f"{new}.earlier")
+    os.rename(folder, earlier)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        os.rename(earlier, folder)
+        raise
+    _remove(earlier)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk holds a file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems cannot do this for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)

@@ -1,26 +1,46 @@
 """Two checkpoints a run: the best so far and the last, each one file that is always whole.
 
-Lightning's ModelCheckpoint is not used: it writes through the system's temporary folder, which is not atomic when
-that is another disk, and it forgets its best score when the run's folder is moved.
+Lightning's ModelCheckpoint is not used: it forgets its best score when the run's folder is moved.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
+from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError
 
 
 def checkpoint_file(trainer: pl.Trainer, name: Literal["best", "last"]) -> Path:
     """Where a run keeps its best or last checkpoint."""
     return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints by ``whole_file``.
+
+    Lightning's own class writes through the system's temporary folder, which is not atomic when that is another disk,
+    never waits for the disk, and reports success when it has no permission.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write it. Raises OSError, which names the path."""
+        with whole_file(Path(path)) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # PyTorch's writer wraps what the file said.
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
@@ -30,12 +50,10 @@ def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set outside its constructor
         return
-    partial = path.with_name(path.name + ".partial")
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
     # With the optimiser's state. All of it is plain data and tensors, so it loads without unpickling.
-    trainer.save_checkpoint(partial, weights_only=False)
-    if trainer.is_global_zero:
-        os.replace(partial, path)
-    trainer.strategy.barrier("save_checkpoint")
+    trainer.save_checkpoint(path, weights_only=False)
 
 
 class BestCheckpoint(Checkpoint):

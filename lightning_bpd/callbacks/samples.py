@@ -101,7 +101,7 @@ class Predictions(Callback):
             logger.info("Wrote %d lines to %s", len(outputs), path)
             return
         for index, image in outputs.items():
-            write_atomically(folder / "predictions" / f"{index:06}.png", to_png(image))
+            write_atomically(folder / "predictions" / f"{index:06}.png", to_png(image), durable=False)
         logger.info("Wrote %d images to %s", len(outputs), folder / "predictions")
 
 

@@ -26,7 +26,7 @@ from lightning_bpd.datamodules.text_files import PairFiles, find_corpus, fingerp
 from lightning_bpd.distillation.assemble import assemble
 from lightning_bpd.distillation.decode_parts import Work, make_parts
 from lightning_bpd.distillation.part_files import missing_parts
-from lightning_bpd.distillation.plan import Job, Settings, close_folder, open_folder
+from lightning_bpd.distillation.plan import Job, Settings, close_folder, open_folder, reopen_folder
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks import finished_model
 from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, is_reference
@@ -172,6 +172,7 @@ def distill(
         )
         return
     languages = (source_language, target_language)
+    reopen_folder(folder)
     counts = assemble(folder, job, _sources(files), languages, max_length_ratio, held_out)
     if not counts["kept"]:
         raise InputError(

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text_lines import read_lines
 from lightning_bpd.tasks.translation import load
@@ -96,20 +97,13 @@ def _open_output(path: str) -> Iterator[BinaryIO]:
         return
     # A link stays a link: what it leads to is replaced.
     target = Path(os.path.realpath(path))
-    replaces = target.is_file() or not target.exists()
-    written = Path(f"{target}.partial") if replaces else Path(path)
     try:
-        file = written.open("wb")
-    except OSError as error:
-        raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
-    try:
-        with file:
+        with whole_file(target) if target.is_file() or not target.exists() else open(path, "wb") as file:
             yield file
-        if replaces:
-            os.replace(written, target)
-    finally:
-        if replaces:
-            written.unlink(missing_ok=True)
+    except OSError as error:
+        if error.filename not in (path, str(target)):
+            raise
+        raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -140,6 +140,6 @@ def _folded(path: Path) -> str:
 def _write(paths: Sequence[Path], images: Sequence[np.ndarray]) -> None:
     for path, image in zip(paths, images, strict=True):
         try:
-            write_atomically(path, to_png(image))
+            write_atomically(path, to_png(image), durable=False)
         except OSError as error:
             raise InputError(f"--output {path} cannot be written: {error.strerror}") from error

@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from lightning_bpd.datamodules.cache_folder import whole_folder
+from lightning_bpd.datamodules.cache_folder import cache_folder
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text import TextSide, whole_row
@@ -138,7 +138,7 @@ def encode_corpus(
     settings = [_FORMAT, fingerprint(files), *(t.fingerprint for t in tokenizers), max_length, drop]
     folder = Path(cache) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
     if not folder.is_dir():
-        with whole_folder(folder) as partial:
+        with cache_folder(folder) as partial:
             _encode(files, tokenizers, partial, max_length, drop, description)
     corpus = _open_corpus(folder)
     if drop:
@@ -216,7 +216,7 @@ def _encode(
             rows = np.flatnonzero(is_kept)
             source_writer.append([whole_row(tokenizers[0], sources[row], max_length) for row in rows])
             target_writer.append([whole_row(tokenizers[1], targets[row], max_length) for row in rows])
-            (seen + rows).tofile(row_numbers)
+            row_numbers.write((seen + rows).tobytes())
             seen += len(pairs)
             kept += len(rows)
             report(bytes_read, seen)
@@ -272,7 +272,7 @@ class _RowsWriter:
         self._tokens = stem.with_suffix(".tokens").open("wb")
         self._offsets = stem.with_suffix(".offsets").open("wb")
         self._total = 0
-        np.zeros(1, np.int64).tofile(self._offsets)
+        self._offsets.write(np.zeros(1, np.int64).tobytes())
 
     def __enter__(self) -> _RowsWriter:
         return self
@@ -287,8 +287,9 @@ class _RowsWriter:
         ends = self._total + np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)))
         if len(ends):
             count = int(ends[-1]) - self._total
-            np.fromiter(chain.from_iterable(rows), self.dtype, count).tofile(self._tokens)
-            ends.tofile(self._offsets)
+            # Unlike tofile, write says why it fails.
+            self._tokens.write(np.fromiter(chain.from_iterable(rows), self.dtype, count).tobytes())
+            self._offsets.write(ends.tobytes())
             self._total += count
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from lightning_bpd.datamodules.cache_folder import whole_folder
+from lightning_bpd.datamodules.cache_folder import cache_folder
 from lightning_bpd.datamodules.image_files import fingerprint, read_images, summary
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.images import Images
@@ -66,7 +66,7 @@ def encode_images(
     settings = [_FORMAT, "images", fingerprint(path), listed, list(shape)]
     folder = cache / f"images-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
     if not folder.is_dir():
-        with whole_folder(folder) as partial:
+        with cache_folder(folder) as partial:
             _encode(path, names, shape, partial, description)
     encoded = _open(folder, shape)
     _log.info("%s: %d images, %s", description, len(encoded), summary(encoded.skipped))
@@ -93,7 +93,7 @@ def _encode(
         images = np.memmap(read_file, np.uint8, "r", shape=(len(kept), *shape))
         with file.open("wb") as handle:
             for first in range(0, len(order), _CHUNK_IMAGES):
-                images[order[first : first + _CHUNK_IMAGES]].tofile(handle)
+                handle.write(images[order[first : first + _CHUNK_IMAGES]].tobytes())
         read_file.unlink()
     about = {"names": [kept[place] for place in order], "skipped": sorted(skipped)}
     (folder / "about.json").write_text(json.dumps(about, indent=0) + "\n")

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_bpd.datamodules.distilled import finished_distillation
+from lightning_bpd.datamodules.distilled import MANIFEST, finished_distillation
 from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpus
 from lightning_bpd.datamodules.loading import batch_loader, place_in_epoch, rank_of
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
@@ -240,6 +240,8 @@ class ParallelText(pl.LightningDataModule):
         return batch_loader(_Batches(corpus), sampler, self.workers)
 
     def _files(self, part: Part) -> list[PairFiles]:
+        if (self.folder / MANIFEST).is_file():
+            finished_distillation(self.folder)  # else some files may be older than others
         files = find_pair_files(self.folder, self._names[part], self.source_language, self.target_language)
         streams = [path for each in files for path in each.paths if is_stream(path)]
         if streams and self.trainer is not None and self.trainer.world_size > 1:

@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_bpd.distillation.part_files import Hypothesis, Row, parse_row, read_body
 from lightning_bpd.distillation.plan import Job, Settings
+from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError
 
 # Why something was left out.
@@ -49,10 +50,9 @@ def assemble(
         counts["held out"] = 0
     corpora = ("train", "val") if held_out else ("train",)
     names = [f"{corpus}.{language}" for corpus in corpora for language in languages]
-    partial = [folder / f".{name}.partial" for name in names]
     try:
         with ExitStack() as stack:
-            files = [stack.enter_context(path.open("wb")) for path in partial]
+            files = [stack.enter_context(whole_file(folder / name)) for name in names]
             for line, row in zip(sources, rows_in_order(folder, job), strict=True):
                 texts = kept_texts(row, job.settings, max_length_ratio, counts)
                 source_file, target_file = files[:2]
@@ -62,16 +62,11 @@ def assemble(
                 for text in texts:
                     source_file.write(f"{line}\n".encode())
                     target_file.write(f"{text}\n".encode())
-        for path, name in zip(partial, names, strict=True):
-            path.replace(folder / name)
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written: {error.strerror}; all parts are kept: make room and give the same command "
             "again"
         ) from error
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
     return counts
 
 

@@ -129,6 +129,13 @@ def open_folder(folder: Path, job: Job, about: Mapping[str, Any]) -> None:
         raise InputError(f"--output {folder} cannot be written: {error.strerror}") from error
 
 
+def reopen_folder(folder: Path) -> None:
+    """Write into the manifest that files are being replaced: a killed process may leave some old and some new."""
+    manifest = read_manifest(folder)
+    if manifest["complete"]:
+        write_atomically(folder / MANIFEST, _text({**manifest, "complete": False}))
+
+
 def close_folder(folder: Path, result: Mapping[str, Any]) -> None:
     """Write into the manifest that all is there."""
     write_atomically(

@@ -17,6 +17,7 @@ from rich.text import Text
 from torchmetrics import Metric
 
 from lightning_bpd.decoding import DecodingOptions, decode
+from lightning_bpd.files import whole_file
 from lightning_bpd.heads import HeadDrafter
 from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, TokenRows
 from lightning_bpd.measuring.record import Arm
@@ -299,4 +300,5 @@ def draw_comparison(arms: Sequence[Arm], picture: Path) -> None:
     axes.set_xticks(sizes)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(picture, dpi=120)
+    with whole_file(picture, durable=False) as file:
+        figure.savefig(file, dpi=120, format="png")

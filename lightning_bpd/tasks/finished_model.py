@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lightning_bpd.files import whole_folder
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
@@ -85,34 +83,11 @@ def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -
     try:
         if folder.exists() and any(folder.iterdir()) and not is_finished(folder):
             raise InputError(f"{folder} is not empty and holds no finished model: choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written as a folder: {error.strerror}") from error
-    try:
-        _write_parts(parts, unfinished, metrics)
-        try:
-            _take_place(unfinished, folder)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written as a folder: {error.strerror or error}") from error
-    finally:
-        # Whatever stopped it; where nothing did, there is none any more.
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _take_place(unfinished: Path, folder: Path) -> None:
-    """Let what was written be ``folder``, in the place of what may be there."""
-    if not folder.exists():
-        os.replace(unfinished, folder)
-        return
-    earlier = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)) / folder.name
-    try:
-        os.replace(folder, earlier)
-        os.replace(unfinished, folder)
-    finally:
-        if not folder.exists():
-            os.replace(earlier, folder)
-        shutil.rmtree(earlier.parent)
+        with whole_folder(folder, replace=True) as unfinished:
+            _write_parts(parts, unfinished, metrics)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder} cannot be written as a folder: {reason}") from error
 
 
 def _write_parts(parts: Parts, folder: Path, metrics: Mapping[str, Any]) -> None:
@@ -132,7 +107,7 @@ def _write_parts(parts: Parts, folder: Path, metrics: Mapping[str, Any]) -> None
         (folder / "README.md").write_text(model_card(config, metrics), encoding="utf-8")
     _write_json(folder / "config.json", config)
     _write_json(folder / "metrics.json", metrics)
-    # Temporary folders and safetensors files are for their owner alone; a finished model is not.
+    # safetensors' files are for their owner alone; a finished model is not.
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lightning_bpd.files import whole_file
 from lightning_bpd.tracking.metrics_file import read_metrics
 
 
@@ -33,4 +34,5 @@ def draw_curves(metrics: Path, picture: Path, label: str = "BLEU", quality: str 
         axes.legend(frameon=False)
     left.set_ylabel("loss (nats per token)")
     right.set_ylabel(label)
-    figure.savefig(picture, dpi=120)
+    with whole_file(picture, durable=False) as file:
+        figure.savefig(file, dpi=120, format="png")

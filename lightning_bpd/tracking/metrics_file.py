@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_bpd.files import write_atomically
+from lightning_bpd.files import append_to_file, write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -18,7 +18,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        lines = file.readlines()
+    # A last line without an end was being written when the run was killed.
+    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 class MetricsFile(Logger):
@@ -70,8 +73,9 @@ class MetricsFile(Logger):
         elif not row.keys() <= set(self._columns):
             self._rewrite([*read_metrics(self.path), row])
         else:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+            line = io.StringIO(newline="")
+            csv.DictWriter(line, self._columns).writerow(row)
+            append_to_file(self.path, line.getvalue())
 
     def _rewrite(self, rows: list[dict[str, float]]) -> None:
         names = {name for row in rows for name in row} - {"step", "epoch"}
