@@ -246,7 +246,7 @@ def _of_rows(codec: Codec, outputs: Sequence[Any], references: Sequence[Any]) ->
 def comparison_table(arms: Sequence[Arm], title: str) -> Table:
     """The arms as a table, calls and times by row; speed-ups are over the first, greedy decoding."""
     qualities = [(name, QUALITIES[name]) for name in arms[0].quality]
-    principal, principal_quality = qualities[0]
+    _, principal_quality = qualities[0]
     nearness = arms[0].to_greedy is not None
     columns = (
         "",
