@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from lightning_bpd.interfaces import DecodeResult, SequenceModel, State, TokenRows
 
 
 class Verdict(NamedTuple):
-    """How one row of blockwise output compares with greedy's."""
+    """How one row of blockwise output compares with the greedy row."""
 
     kind: Literal["identical", "near-tie", "divergent"]
     place: int | None = None
-    """the first token that differs, counted from 0; None where the rows are identical"""
+    """index of the token that decides, from 0: the first that rounding does not explain, or if rounding explains all of
+    them, the first that differs from the greedy row; None if the rows are identical"""
     margin: float | None = None
-    """by how much p_1's best logit there exceeds that of the worse of the two tokens"""
+    """p_1's best logit at this index minus the token's logit; at the first difference, the lower of both logits"""
     allowed: float | None = None
-    """the margin up to which rounding explains the difference"""
+    """the largest margin that rounding explains"""
 
 
 @torch.inference_mode()
@@ -29,56 +31,72 @@ def compare(
     blockwise_result: DecodeResult,
     bound: float = 256.0,
 ) -> list[Verdict]:
-    """One verdict a row.
+    """Compare blockwise rows with greedy rows; return one verdict for each.
 
-    A call over k tokens may round otherwise than k calls over one, and so turn a near-tie of p_1's best logits. Where
-    two rows part, p_1's logits after what they have in common are computed once more, in one call. The row is a
-    near-tie if both tokens are within ``bound`` times the rounding unit of the best logit, else it is divergent.
+    A call over k tokens may round otherwise than k calls over one token, and so decide a near-tie of p_1's best logits
+    otherwise. Rows that differ are checked against p_1 once more, in one call over the blockwise row. A row is a
+    near-tie if the greedy and the blockwise token at the first difference, and every later token of the blockwise row,
+    have a logit within ``bound`` rounding units of the best one after the same prefix. Else it is divergent. A row is
+    divergent, too, if it goes on after its end token or the limit of lengths, or stops before both.
 
     Args:
         model: The model that both were decoded with, in eval mode.
         source: What was decoded from, int64 [B, S] and [B], on the model's device.
-        greedy_result: Greedy's output.
+        greedy_result: Greedy output.
         blockwise_result: Blockwise output by the exact rule, with the same limits.
         bound: Rounding units, each the epsilon of the logits' dtype times the best logit or 1, whichever is more.
             The default is meant for float32 and float64; in bfloat16, of 8 bits, it would excuse any difference.
     """
     pairs = list(zip(greedy_result.rows(), blockwise_result.rows(), strict=True))
     verdicts = [Verdict("identical")] * len(pairs)
-    parted = [row for row, (one, other) in enumerate(pairs) if one != other]
+    parted = [row for row, (expected, given) in enumerate(pairs) if expected != given]
     if not parted:
         return verdicts
-    places = [_first_difference(*pairs[row]) for row in parted]
-    prefixes = [pairs[row][0][:place] for row, place in zip(parted, places, strict=True)]
-    logits = _logits_after(model, source, parted, prefixes)
-    best = logits.max(-1).values
-    unit = torch.finfo(logits.dtype).eps
-    for index, (row, place) in enumerate(zip(parted, places, strict=True)):
-        one, other = pairs[row]
-        allowed = bound * unit * max(abs(float(best[index])), 1.0)
-        # One row that goes on where the other stopped broke a rule of lengths, which no rounding explains.
-        margin = float("inf")
-        if place < min(len(one), len(other)):
-            margin = float(best[index] - logits[index, [one[place], other[place]]].min())
-        verdicts[row] = Verdict("near-tie" if margin <= allowed else "divergent", place, margin, allowed)
+    hidden = _hidden(model, source, parted, [pairs[row][1] for row in parted])
+    for row, states in zip(parted, hidden, strict=True):
+        expected, given = pairs[row]
+        shorter = min(len(expected), len(given))
+        place = next((index for index in range(shorter) if expected[index] != given[index]), shorter)
+        logits = model.project(states[place : len(given) + 1])
+        best = logits.max(-1).values
+        allowed = bound * torch.finfo(logits.dtype).eps * best.abs().clamp(min=1.0)
+        # The row's end has the last margin.
+        tokens = torch.tensor([*given[place:], 0], device=logits.device)
+        margins = best - logits.gather(1, tokens[:, None]).squeeze(1)
+        margins[-1] = 0.0 if _may_end(model.eos_id, expected, given) else torch.inf
+        other = best[0] - logits[0, expected[place]] if place < shorter else torch.inf
+        margins[0] = margins[0].clamp(min=other)
+        # NaN is divergent, too.
+        unexplained = (~(margins <= allowed)).nonzero().flatten().tolist()
+        index = unexplained[0] if unexplained else 0
+        verdicts[row] = Verdict(
+            "divergent" if unexplained else "near-tie",
+            place + index,
+            float(margins[index]),
+            float(allowed[index]),
+        )
     return verdicts
 
 
-def _first_difference(one: list[int], other: list[int]) -> int:
-    shorter = min(len(one), len(other))
-    return next((place for place in range(shorter) if one[place] != other[place]), shorter)
+def _may_end(eos_id: int, expected: list[int], given: list[int]) -> bool:
+    """Whether a row ends with its first end token or at the limit of lengths, as far as the greedy row tells the limit.
+
+    A greedy row without an end token is as long as the limit, any other at most as long.
+    """
+    if eos_id in given[:-1]:
+        return False
+    limited = expected[-1] != eos_id
+    return (given[-1] == eos_id or len(given) >= len(expected)) and not (
+        limited and len(given) > len(expected)
+    )
 
 
-def _logits_after(
-    model: SequenceModel[State], source: TokenRows, rows: list[int], prefixes: list[list[int]]
+def _hidden(
+    model: SequenceModel[State], source: TokenRows, places: list[int], rows: list[list[int]]
 ) -> torch.Tensor:
-    """p_1's logits after each prefix of those rows of the source, [N, V]."""
+    """Hidden states [N, L + 1, D] after the start token and after each token of the rows, padded."""
     device = source.lengths.device
-    which = torch.tensor(rows, device=device)
-    last = torch.tensor([len(prefix) for prefix in prefixes], device=device)
-    fed = torch.full((len(rows), int(last.max()) + 1), model.bos_id)
-    for index, prefix in enumerate(prefixes):
-        fed[index, 1 : len(prefix) + 1] = torch.tensor(prefix, dtype=torch.long)
+    which = torch.tensor(places, device=device)
+    fed = pad_sequence([torch.tensor([model.bos_id, *row]) for row in rows], batch_first=True).to(device)
     state = model.start(TokenRows(source.tokens[which], source.lengths[which]), None, fed.size(1))
-    hidden = model.step(fed.to(device), state)
-    return model.project(hidden[torch.arange(len(rows), device=device), last])
+    return model.step(fed, state)
