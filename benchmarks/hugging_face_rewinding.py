@@ -177,7 +177,7 @@ class LibraryModel:
     def __init__(self, adapter: ModelAdapter, masked: bool) -> None:
         self.adapter = adapter
         self.masked = masked
-        self.bos_id, self.eos_id, self.max_length = adapter.bos_id, adapter.eos_id, adapter.max_length
+        self.bos_id, self.ends, self.max_length = adapter.bos_id, adapter.ends, adapter.max_length
         self.project = adapter.project
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> CroppedState | MaskedState:

@@ -7,7 +7,7 @@ K block size, I iterations, V vocabulary size, D model width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,88 +60,175 @@ class SequenceModel(Protocol[State]):
 
     bos_id: int
     """fed as the first token of every row"""
-    eos_id: int
-    """ends a row; negative where no token does, and every row has ``max_length`` tokens"""
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a row; empty if no token does, and every row then has ``max_length`` tokens."""
 
     @property
     def max_length(self) -> int | None:
-        """The longest row that the model can decode, in tokens; None where there is no limit."""
+        """The longest row that the model can decode, in tokens; None if there is no limit."""
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> State:
-        """Encode each source once and preallocate a cache for ``max_length`` tokens a row.
+        """Encode each source once and preallocate a cache for ``max_length`` tokens per row.
 
-        It may exceed ``SequenceModel.max_length``: blocks are fed whole, and what lies past a row's end is dropped.
+        ``max_length`` may exceed ``SequenceModel.max_length``: blocks are fed whole, and tokens past the end of a row
+        are dropped.
 
-        ``rows`` (int64 [B]) names the source row that each decoded row belongs to; None means one row a
-        source, in order.
+        ``rows`` (int64 [B]) is the index of the source of each decoded row; None means one row per source, in order.
         """
 
     def step(self, tokens: Tensor, state: State) -> Tensor:
         """Append ``tokens`` (int64 [B, T], any T >= 1) to the rows; returns their hidden states [B, T, D]."""
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] to logits [..., V]: the shared vocabulary projection."""
+        """Map hidden states [..., D] to logits [..., V]: the shared vocabulary projection."""
+
+
+class Sampler(Protocol):
+    """Turns logits into tokens, for the model and for its drafter alike.
+
+    The chosen token is the argmax of ``scores``. For greedy decoding the scores are the logits. For sampling they are
+    transformed logits plus noise that depends on the seed, the row, the position and the token id only. So every
+    decoder that feeds the same prefix chooses the same token, however many tokens it feeds in one call.
+
+    In all methods the last dimension of ``logits`` stands for the tokens 0..V-1, or for the tokens whose ids are
+    given as ``tokens`` (int64 [C]).
+    """
+
+    def scores(self, logits: Tensor, positions: Tensor, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return the scores whose argmax is chosen, [B, T, V].
+
+        Args:
+            logits: [B, T, V].
+            positions: int64 [B], the position in its row of the token that ``logits[b, 0]`` predicts;
+                ``logits[b, t]`` predicts position ``positions[b] + t``.
+            rows: int64 [B], the number of each row in its corpus, which selects its noise.
+            tokens: int64 [V], the token id of each column, if the columns are not the whole vocabulary in order.
+        """
+
+    def choose(self, logits: Tensor, positions: Tensor, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return the chosen token ids, int64 [B, T]. Arguments as for ``scores``."""
+
+    def probabilities(self, logits: Tensor) -> Tensor | None:
+        """Return the distribution that is sampled from, [..., V] like ``logits``; None if nothing is random."""
+
+
+class Block(NamedTuple):
+    """The tokens that one model call verifies."""
+
+    tokens: Tensor
+    """int64 [B, K]; the first token is certain, since the model chose it, and the others are proposals"""
+    positions: Tensor
+    """int64 [B], the position in its row of the token that follows the block's first token"""
+    rows: Tensor
+    """int64 [B], the number of each row in its corpus"""
+    probabilities: Tensor | None = None
+    """[B, K - 1, V], the distributions that the proposals were drawn from; None if they were not drawn"""
 
 
 class VerifiedBlock(NamedTuple):
     """One model call over a block of every row, and how much of it was accepted."""
 
     tokens: Tensor
-    """int64 [B, K]: the block that was fed; its first token was certain, the others were proposals"""
+    """int64 [B, K], the tokens of the block"""
+    positions: Tensor
+    """int64 [B], the position in its row of the token that follows the block's first token"""
+    rows: Tensor
+    """int64 [B], the number of each row in its corpus"""
     hidden: Tensor
-    """[B, K, D]: what the model made of each token"""
+    """[B, K, D], the model's hidden state at each token"""
     logits: Tensor
-    """[B, K, V]: p_1 of the token after each token"""
+    """[B, K, V], p_1's logits for the token after each token"""
+    choices: Tensor
+    """int64 [B, K], the sampler's choice of the token after each token"""
     accepted: Tensor
-    """int64 [B]: how many tokens of the block stay, 1..K"""
+    """int64 [B], how many tokens of the block stay, 1..K"""
 
 
 class Proposal(NamedTuple):
-    """What a drafter thinks comes after the next token."""
+    """Tokens that a drafter proposes to follow the certain next token."""
 
     tokens: Tensor
-    """int64 [B, K - 1]"""
+    """int64 [B, n]; n is at most the number that was asked for"""
     probabilities: Tensor | None = None
-    """[B, K - 1, V], for acceptance rules that weigh them; None where the tokens are certain choices"""
+    """[B, n, V], the distributions that the tokens were drawn from; None if they were not drawn"""
+    confidence: Tensor | None = None
+    """[B, n], the estimated probability that each token is accepted if those before it are; None if unknown"""
 
 
 class Drafter(Protocol):
-    """Proposes the tokens of a block. Knows the model's hidden states, never its cache."""
+    """Proposes the tokens of a block. It sees the model's hidden states, never its cache."""
 
     @property
     def block_size(self) -> int:
         """The largest block that can be proposed, p_1's own token included."""
 
-    def start(self, source: TokenRows, max_length: int) -> None:
-        """Begin with new rows, one a source, each of at most ``max_length`` tokens."""
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+        """Begin with new rows, one per source, each of at most ``max_length`` tokens.
+
+        Proposals are chosen by ``sampler``, with the noise of their own positions.
+        """
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
-        """``count`` (at least 1) tokens that come after ``following`` (int64 [B]).
+        """Propose at most ``count`` (at least 1) tokens that come after ``following`` (int64 [B]).
 
         ``following`` is the certain next token, which comes after the last accepted token of ``verified``. A drafter
-        with a memory of its own forgets what ``verified`` did not accept.
+        with a memory of its own forgets the tokens that were not accepted.
         """
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        """Let row i become what row ``rows[i]`` was (int64 [B'])."""
+
+
+@runtime_checkable
+class ReplayableDrafter(Drafter, Protocol):
+    """A drafter whose proposals depend on one hidden state and the certain token only, such as block heads.
+
+    Its accepted block sizes can be computed from one teacher-forced call (``decoding.replay``).
+    """
+
+    def proposals(
+        self, hidden: Tensor, following: Tensor, positions: Tensor, rows: Tensor, count: int
+    ) -> Proposal:
+        """Propose ``count`` tokens after the certain one.
+
+        Args:
+            hidden: [N, D], the hidden state of the last accepted token.
+            following: int64 [N], the certain token.
+            positions: int64 [N], the position of the certain token in its row.
+            rows: int64 [N], the number of its row in the corpus.
+            count: How many tokens to propose, at least 1.
+        """
+
+
+class Decision(NamedTuple):
+    """How much of a block an acceptance rule lets stand."""
+
+    accepted: Tensor
+    """int64 [B], how many tokens stay, 1..K"""
+    following: Tensor
+    """int64 [B], the certain token that comes after the last accepted one"""
 
 
 class Acceptance(Protocol):
-    """The rule by which p_1 accepts what was proposed."""
+    """The rule by which p_1 accepts proposals."""
 
-    name: str
-    """as it is written in configurations, such as ``exact`` or ``top-2``"""
+    @property
+    def name(self) -> str:
+        """The rule as it is written in configurations, such as ``exact`` or ``top-2``."""
 
-    def decide(self, tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """How much of a block stays, and what comes after it.
+    @property
+    def ordinal(self) -> bool:
+        """Whether the rule compares token ids as numbers, which only makes sense for values that have an order."""
+
+    def decide(self, block: Block, logits: Tensor, choices: Tensor) -> Decision:
+        """Decide how many tokens of a block stay, and which token follows them.
 
         Args:
-            tokens: int64 [B, K], the block; its first token is certain.
-            logits: [B, K, V], p_1 of the token after each token.
-
-        Returns:
-            How many tokens are accepted, int64 [B], 1..K; and the next token, int64 [B], which p_1 gives after the
-            last of them.
+            block: The block, of K tokens per row.
+            logits: [B, K, V], p_1's logits for the token after each token of the block.
+            choices: int64 [B, K], the sampler's choice of the token after each token of the block.
         """
 
 

@@ -69,7 +69,7 @@ class Adapter(nn.Module):
         eos_id: The token that ends a row; the model's own if not given.
 
     Attributes:
-        eos_id: ends a row.
+        eos_id: the end token of training targets.
         ends: tokens at which the model's own generate ends a row, ``eos_id`` among them.
         suppressed: tokens that the model's generation_config forbids; their logits are -inf.
         low_rank: rank and alpha of the low-rank updates that are trained in the place of its matrices, if they are.
@@ -90,7 +90,7 @@ class Adapter(nn.Module):
             )
         self.model = model
         self.eos_id = end_token(model, eos_id)
-        self.ends = [self.eos_id]
+        self.ends = frozenset((self.eos_id,))
         self.suppressed = suppressed_tokens(model, self.eos_id)
         # Not a list of tokens: averaging of weights, which takes buffers along, would round their numbers.
         forbidden = torch.zeros(len(self.output_weight), dtype=torch.bool, device=self.device)

@@ -86,7 +86,7 @@ class Continuation:
         begin: Makes the state in which all was read that was given, but for the last token.
         last: int64 [B], that token; it is fed in the place of the first one, whatever decoding feeds.
         suppressed: Tokens that are never generated.
-        eos_id: Ends a row.
+        ends: Tokens that end a row.
         max_length: Tokens that a row may have.
     """
 
@@ -98,14 +98,14 @@ class Continuation:
         begin: Callable[[int], RowState],
         last: Tensor,
         suppressed: list[int],
-        eos_id: int,
+        ends: Iterable[int],
         max_length: int,
     ) -> None:
         self.adapter = adapter
         self.begin = begin
         self.last: Tensor | None = last
         self.suppressed = torch.tensor(suppressed, dtype=torch.long, device=last.device)
-        self.eos_id = eos_id
+        self.ends = frozenset(ends)
         self.max_length = max_length
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> RowState:
@@ -187,8 +187,7 @@ class Request:
         if positions is not None and positions < 1:
             raise InputError(f"the prompts fill all positions of {family(adapter.model)}: shorten them")
         room = self.room if positions is None else min(self.room, positions)
-        eos_id = next(iter(self.ends), -1)
-        return Continuation(adapter, begin, last, self.suppressed, eos_id, room)
+        return Continuation(adapter, begin, last, self.suppressed, self.ends, room)
 
     def output(self, result: DecodeResult | None) -> Tensor | BlockwiseOutput:
         """What ``generate`` returns for what was decoded; None where there was no room.

@@ -145,7 +145,7 @@ def load_adapter(reference: Reference) -> ModelAdapter:
             "no test holds that it decodes as generate does: compare on your own text, and run certify"
         )
     own = ends if isinstance(ends, list | tuple) else [] if ends is None else [ends]
-    adapter.ends = list(dict.fromkeys([*own, adapter.eos_id]))
+    adapter.ends = frozenset((*own, adapter.eos_id))
     return adapter
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from lightning_bpd.callbacks.decode_traces import Iteration, one_row, trace
-from lightning_bpd.decoding import DecodingOptions, blockwise, greedy, parse_acceptance, replay
+from lightning_bpd.decoding import DecodingOptions, blockwise, parse_acceptance, replay, sequential
 from lightning_bpd.interfaces import (
     DecodeResult,
     Drafter,
     ParallelBatch,
+    ReplayableDrafter,
     SequenceModel,
     TokenRows,
 )
@@ -58,13 +59,6 @@ class MeasuredData(Protocol):
         """What the targets stand for."""
 
 
-class BlockDrafter(Drafter, Protocol):
-    """A drafter whose proposals hang on one hidden state alone, such as block heads."""
-
-    def proposals(self, hidden: Tensor, count: int) -> Tensor:
-        """The ``count`` tokens proposed after the certain one, int64 [..., count], from hidden states [..., D]."""
-
-
 class BlockModule(Protocol):
     """What is read of a module with block heads."""
 
@@ -78,7 +72,7 @@ class BlockModule(Protocol):
     def device(self) -> torch.device:
         """Where it is."""
 
-    def block_decoder(self) -> tuple[SequenceModel[Any], BlockDrafter]:
+    def block_decoder(self) -> tuple[SequenceModel[Any], Drafter]:
         """p_1 and what proposes, ready to decode with the weights as they are now."""
 
 
@@ -137,14 +131,14 @@ class Measurement:
         """of this rank, by the row's place in the corpus"""
 
     @cached_property
-    def decoder(self) -> tuple[SequenceModel[Any], BlockDrafter]:
+    def decoder(self) -> tuple[SequenceModel[Any], Drafter]:
         """p_1 and the drafter. Asked for no sooner than the first batch, when averaged weights are in their place."""
         return self.module.block_decoder()
 
     def warm_up(self, batch: ParallelBatch) -> None:
         """Decode once without looking: the first time is slower than all others."""
-        self._greedy(batch.source)
-        self._blockwise(self.rules[0], batch.source)
+        self._plain(batch.source, batch.index)
+        self._blockwise(self.rules[0], batch.source, batch.index)
 
     def add(self, batch: ParallelBatch) -> None:
         """Decode a batch greedily and by each rule, and trace the rows that are to be traced."""
@@ -153,10 +147,11 @@ class Measurement:
             return
         data = self.module.data
         references = data.references(PARTS[self.stage])
-        device = self.module.device
-        plain, plain_time = timed(lambda: self._greedy(source), device)
+        device, decode = self.module.device, self.module.decode
+        numbers = torch.tensor(index, device=device)
+        plain, plain_time = timed(partial(self._plain, source, numbers), device)
         for rule in self.rules:
-            result, time_taken = timed(lambda rule=rule: self._blockwise(rule, source), device)  # type: ignore[misc]
+            result, time_taken = timed(partial(self._blockwise, rule, source, numbers), device)
             assert result.accepted is not None
             outputs = data.codec.decode(result.rows())
             for metric in rule.quality.values():
@@ -164,14 +159,16 @@ class Measurement:
             rule.sizes.update(result.accepted)
             rule.comparison.update(result, plain, time_taken, plain_time)
         model, drafter = self.decoder
-        accepted = replay(model, drafter.proposals, source, plain, self.trained)
-        for sizes, of_size in zip(self.replayed, accepted, strict=True):
-            sizes.update(of_size)
-        first, extra = self.rules[0], self.module.decode.extra_length
+        if isinstance(drafter, ReplayableDrafter):
+            accepted = replay(model, drafter, source, plain, self.trained, decode.sampler, numbers)
+            for sizes, of_size in zip(self.replayed, accepted, strict=True):
+                sizes.update(of_size)
+        first = self.rules[0]
         for place, row in enumerate(index):
             if row in self.traced:
-                alone = one_row(source, place)
-                self.traces[row] = trace(model, drafter, alone, first.block_size, first.acceptance, extra)
+                alone, number = one_row(source, place), numbers[place : place + 1]
+                size, accept, extra = first.block_size, first.acceptance, decode.extra_length
+                self.traces[row] = trace(model, drafter, alone, size, accept, extra, decode.sampler, number)
 
     def values(self) -> dict[str, float]:
         """What is logged, by name, the same on all ranks. All ranks call it."""
@@ -185,16 +182,21 @@ class Measurement:
             measured |= rule.comparison.compute()._asdict()
             found |= {f"{self.stage}/{rule.label}/{name}": value for name, value in measured.items()}
         for sizes in self.replayed:
-            mean = mean_accepted_block_size(sizes.compute())
-            found[f"{self.stage}/replay/mean_accepted_block_size_k{sizes.block_size}"] = mean
+            # Nothing was counted for a drafter that cannot be replayed.
+            if (counts := sizes.compute()).any():
+                name = f"{self.stage}/replay/mean_accepted_block_size_k{sizes.block_size}"
+                found[name] = mean_accepted_block_size(counts)
         return found
 
-    def _greedy(self, source: TokenRows) -> DecodeResult:
-        return greedy(self.decoder[0], source, self.module.decode.extra_length)
+    def _plain(self, source: TokenRows, numbers: Tensor) -> DecodeResult:
+        decode = self.module.decode
+        return sequential(self.decoder[0], source, decode.extra_length, decode.sampler, numbers)
 
-    def _blockwise(self, rule: MeasuredRule, source: TokenRows) -> DecodeResult:
-        extra = self.module.decode.extra_length
-        return blockwise(*self.decoder, source, rule.block_size, rule.acceptance, extra)
+    def _blockwise(self, rule: MeasuredRule, source: TokenRows, numbers: Tensor) -> DecodeResult:
+        decode, size = self.module.decode, rule.block_size
+        return blockwise(
+            *self.decoder, source, size, rule.acceptance, decode.extra_length, decode.sampler, numbers
+        )
 
     def _taken(self, batch: ParallelBatch) -> tuple[TokenRows, list[int]]:
         """The sources of the batch that are measured, and their places in the corpus."""

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_bpd.decoding import blockwise
+from lightning_bpd.decoding import GREEDY, blockwise
 from lightning_bpd.interfaces import (
     Acceptance,
     Drafter,
     Proposal,
+    Sampler,
     SequenceModel,
     TokenRows,
     VerifiedBlock,
@@ -55,10 +56,10 @@ class Recorder:
         """The other drafter's."""
         return self.drafter.block_size
 
-    def start(self, source: TokenRows, max_length: int) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
         """Forget the row before."""
         self.proposals = []
-        self.drafter.start(source, max_length)
+        self.drafter.start(source, max_length, sampler)
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
         """Propose and remember it."""
@@ -78,6 +79,8 @@ def trace(
     block_size: int,
     acceptance: Acceptance,
     extra_length: int,
+    sampler: Sampler = GREEDY,
+    rows: Tensor | None = None,
 ) -> list[Iteration]:
     """The iterations that decode one row.
 
@@ -88,9 +91,11 @@ def trace(
         block_size: Tokens of a block.
         acceptance: By which rule p_1 accepts them.
         extra_length: Tokens that the row may be longer than its source.
+        sampler: Chooses the tokens.
+        rows: int64 [1], the number of the row in its corpus, which selects its noise.
     """
     recorder = Recorder(drafter)
-    result = blockwise(model, recorder, source, block_size, acceptance, extra_length)
+    result = blockwise(model, recorder, source, block_size, acceptance, extra_length, sampler, rows)
     assert result.accepted is not None
     (row,) = result.rows()
     iterations = []

@@ -53,6 +53,7 @@ def beam_search(
 
     ended_rows = _Best(sources, best, longest, device)
     calls_of = torch.zeros_like(limits)
+    ends = torch.tensor(sorted(model.ends), dtype=torch.long, device=device)
 
     active = torch.arange(sources, device=device)
     prefixes = torch.zeros(sources, beam, longest, dtype=torch.long, device=device)
@@ -72,11 +73,11 @@ def beam_search(
         calls += 1
         calls_of[active] = calls
 
-        # Each prefix has one ending continuation, so 2 * beam candidates always hold `beam` that go on.
+        # Each prefix has one continuation per end token, so these candidates always hold `beam` that go on.
         grown = step_scores.add_(log_probabilities[:, :, None]).flatten(1)
-        candidates, places = grown.topk(min(2 * beam, grown.size(1)))
+        candidates, places = grown.topk(min((1 + max(len(ends), 1)) * beam, grown.size(1)))
         parents, tokens = places // vocabulary, places % vocabulary
-        ended = (tokens == model.eos_id) | (limits[active] == calls)[:, None]
+        ended = (tokens[..., None] == ends).any(-1) | (limits[active] == calls)[:, None]
 
         ending = candidates.masked_fill(~ended, -torch.inf) / length_penalty(calls, alpha)
         ended_rows.take(active, ending, prefixes, parents, tokens, calls)

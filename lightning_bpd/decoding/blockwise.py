@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_bpd.decoding.acceptance import Exact
 from lightning_bpd.decoding.limits import length_limits
+from lightning_bpd.decoding.sequential import GREEDY
 from lightning_bpd.interfaces import (
     Acceptance,
+    Block,
     DecodeResult,
     Drafter,
     InputError,
+    Sampler,
     SequenceModel,
     State,
     TokenRows,
@@ -32,23 +35,26 @@ def blockwise(
     block_size: int,
     acceptance: Acceptance = _EXACT,
     extra_length: int = 50,
-    further_ends: Collection[int] = (),
+    sampler: Sampler = GREEDY,
+    rows: Tensor | None = None,
 ) -> DecodeResult:
-    """Several tokens a model call, where what ``drafter`` proposes is what the model lets stand.
+    """Decode several tokens per call: ``drafter`` proposes tokens, and the model lets some of them stand.
 
     One call verifies a block and gives the drafter what it needs to propose the next one (section 4). Each row goes
-    on from its own last accepted token and ends as in ``greedy``; with the exact rule its tokens are those of
-    ``greedy``. The first call only predicts, and a certain token that ends its row is taken without a call: it is
-    an iteration of size 1 all the same, so that the accepted sizes of a row add up to its length.
+    on from its own last accepted token and ends as in ``sequential``; with the exact rule its tokens are those of
+    ``sequential`` with the same sampler. The first call only predicts. A certain token that ends its row is taken
+    without a call. It counts as an iteration of size 1 all the same, so that the accepted sizes of a row add up to its
+    length.
 
     Args:
         model: Any SequenceModel, in eval mode.
-        drafter: What proposes all tokens of a block but the first.
-        source: What to decode from, int64 [B, S] and [B], on the model's device.
-        block_size: Tokens verified in one call; 1 is greedy decoding.
+        drafter: Proposes all tokens of a block but the first.
+        source: The rows to decode from, int64 [B, S] and [B], on the model's device.
+        block_size: The most tokens verified in one call; 1 is decoding one token per call.
         acceptance: Which proposals stay.
         extra_length: Tokens that a row may be longer than its source.
-        further_ends: Tokens that end a row beside the model's own end token.
+        sampler: Chooses p_1's tokens and the drafter's; the most probable ones by default.
+        rows: int64 [B], the number of each row in its corpus, which selects its noise; 0..B-1 by default.
 
     Raises:
         InputError: ``block_size`` is less than 1 or more than the drafter can propose.
@@ -56,33 +62,34 @@ def blockwise(
     if not 1 <= block_size <= drafter.block_size:
         raise InputError(_wrong_block_size(block_size, drafter.block_size))
     device = source.lengths.device
-    ends = frozenset((model.eos_id, *further_ends))
-    rows = [_Row(limit, ends) for limit in length_limits(model, source, extra_length).tolist()]
-    longest = max(row.limit for row in rows)
+    hosts = [_Row(limit, model.ends) for limit in length_limits(model, source, extra_length).tolist()]
+    longest = max(row.limit for row in hosts)
     # A block is fed whole, even where it sticks out over the end of its row.
     state = model.start(source, None, longest + block_size - 1)
-    drafter.start(source, longest)
+    drafter.start(source, longest, sampler)
 
-    active = rows
-    block = torch.full_like(source.lengths, model.bos_id)[:, None]
+    active = hosts
+    numbers = torch.arange(len(hosts), device=device) if rows is None else rows
+    block = Block(torch.full_like(numbers, model.bos_id)[:, None], torch.zeros_like(numbers), numbers)
     while True:
         # Verify: one call over the whole block.
-        hidden = model.step(block, state)
+        hidden = model.step(block.tokens, state)
         logits = model.project(hidden)
-        accepted, following = acceptance.decide(block, logits)
+        choices = sampler.choose(logits, block.positions, block.rows)
+        accepted, following = acceptance.decide(block, logits, choices)
 
-        # Accept: the one place where the device is waited for.
-        decided = torch.column_stack((block, accepted, following)).tolist()
+        # Accept: the loop waits for the device here.
+        decided = torch.column_stack((block.tokens, accepted, following)).tolist()
         for row, (*tokens, count, certain) in zip(active, decided, strict=True):
             row.accept(tokens[:count], certain)
 
-        # Finished rows leave; the others forget what was not accepted.
-        going = [place for place, row in enumerate(active) if not row.ended]
+        # Finished rows leave; the others forget the tokens that were not accepted.
+        going = [index for index, row in enumerate(active) if not row.ended]
         if not going:
-            return _result(rows, device)
-        verified = VerifiedBlock(block, hidden, logits, accepted)
+            return _result(hosts, device)
+        verified = VerifiedBlock(*block[:3], hidden, logits, choices, accepted)
         if len(going) < len(active):
-            active = [active[place] for place in going]
+            active = [active[index] for index in going]
             kept = torch.tensor(going, device=device)
             state.reorder(kept)
             drafter.reorder(kept)
@@ -90,10 +97,12 @@ def blockwise(
             following = following[kept]
         state.rewind(torch.tensor([1 + len(row.tokens) for row in active]))
 
-        # Propose: the certain token, and what the drafter thinks comes after it.
-        block = following[:, None]
+        # Propose: the certain token, and the drafter's proposals after it.
+        positions = verified.positions + verified.accepted
+        block = Block(following[:, None], positions, verified.rows)
         if block_size > 1:
-            block = torch.cat((block, drafter.propose(verified, following, block_size - 1).tokens), 1)
+            tokens, probabilities, _ = drafter.propose(verified, following, block_size - 1)
+            block = Block(torch.cat((block.tokens, tokens), 1), positions, verified.rows, probabilities)
 
 
 @dataclass
@@ -117,7 +126,7 @@ class _Row:
 
     def _append(self, tokens: list[int]) -> None:
         tokens = tokens[: self.limit - len(self.tokens)]
-        first = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        first = next((index for index, token in enumerate(tokens) if token in self.ends), len(tokens))
         tokens = tokens[: first + 1]
         self.tokens += tokens
         self.sizes.append(len(tokens))

@@ -12,10 +12,10 @@ def length_limits(model: SequenceModel[State], source: TokenRows, extra_length: 
     """The most tokens of each row, its end token included, int64 [B].
 
     It is the length of the source, its end token included, plus ``extra_length`` (Vaswani et al. 2017, section
-    6.1), and never more than the model can decode. A model without an end token, whose ``eos_id`` is negative, such
-    as one of images, decodes rows of one length: all that it can.
+    6.1), and never more than the model can decode. A model without an end token, such as one
+    of images, decodes rows of its full length.
     """
-    if model.eos_id < 0 and model.max_length is not None:
+    if not model.ends and model.max_length is not None:
         return torch.full_like(source.lengths, model.max_length)
     limits = source.lengths + extra_length
     return limits if model.max_length is None else limits.clamp(max=model.max_length)

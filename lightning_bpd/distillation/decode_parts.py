@@ -175,9 +175,8 @@ def decode_batch(translator: Translator, source: TokenRows, settings: Settings) 
     rows = result.rows()
     texts = translator.target_tokenizer.decode(rows)
     scores = [None] * len(rows) if result.scores is None else result.scores.tolist()
-    eos_id = translator.target_tokenizer.eos_id
     found = [
-        Hypothesis(text, len(row), row[-1] == eos_id, score) if row else None
+        Hypothesis(text, len(row), row[-1] in translator.model.ends, score) if row else None
         for text, row, score in zip(texts, rows, scores, strict=True)
     ]
     return [

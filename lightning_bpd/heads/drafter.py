@@ -10,7 +10,15 @@ from torch import Tensor
 
 from lightning_bpd.heads.block_heads import BlockHeads
 from lightning_bpd.heads.layer import HeadLayer
-from lightning_bpd.interfaces import InputError, Proposal, SequenceModel, State, TokenRows, VerifiedBlock
+from lightning_bpd.interfaces import (
+    InputError,
+    Proposal,
+    Sampler,
+    SequenceModel,
+    State,
+    TokenRows,
+    VerifiedBlock,
+)
 from lightning_bpd.linear import linear
 
 # Weights of a projection from which reading them takes longer than rounding the rows to 8 bits.
@@ -18,7 +26,7 @@ EIGHT_BITS_FROM = 1_000_000
 
 
 class HeadDrafter:
-    """Proposes what heads 2 to k find most probable at the last accepted token.
+    """Proposes the sampler's choices among the logits of heads 2 to k at the last accepted token.
 
     Every proposal is verified by p_1, so the heads need not be projected to the vocabulary exactly: a large
     projection on a CPU is rounded to 8 bits, which is a quarter of the memory to read. Near-ties aside the proposals
@@ -57,6 +65,9 @@ class HeadDrafter:
 
     # Training asks for a drafter at each batch of a validation and mostly for its block size alone.
 
+    sampler: Sampler
+    """chooses the proposals; given to ``start``"""
+
     @cached_property
     def weight(self) -> Tensor:
         """The projection to the words that are proposed, [C, D]."""
@@ -90,36 +101,52 @@ class HeadDrafter:
         """The largest block that can be proposed."""
         return self.heads.block_size
 
-    def start(self, source: TokenRows, max_length: int) -> None:
-        """Nothing to prepare: the hidden states say all."""
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+        """Choose proposals by ``sampler`` (Drafter.start)."""
+        self.sampler = sampler
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
-        """``count`` tokens that come after ``following`` (Drafter.propose)."""
-        rows = torch.arange(len(following), device=following.device)
-        return Proposal(self.proposals(verified.hidden[rows, verified.accepted - 1], count))
+        """Propose ``count`` tokens that come after ``following`` (Drafter.propose)."""
+        index = torch.arange(len(following), device=following.device)
+        hidden = verified.hidden[index, verified.accepted - 1]
+        positions = verified.positions + verified.accepted - 1
+        return self.proposals(hidden, following, positions, verified.rows, count)
 
     def reorder(self, rows: Tensor) -> None:
-        """Nothing is remembered of the rows."""
+        """Do nothing: the drafter remembers nothing of the rows (Drafter.reorder)."""
 
     @torch.no_grad()
-    def proposals(self, hidden: Tensor, count: int) -> Tensor:
-        """The tokens of heads 2 to ``count`` + 1, int64 [..., count], from hidden states [..., D].
+    def proposals(
+        self, hidden: Tensor, following: Tensor, positions: Tensor, rows: Tensor, count: int
+    ) -> Proposal:
+        """Propose the tokens of heads 2 to ``count`` + 1 (ReplayableDrafter.proposals).
 
         Raises:
             InputError: There are fewer heads.
         """
+        logits = self.logits(hidden, count)
+        tokens = self.sampler.choose(logits, positions + 1, rows, self.candidates)
+        return Proposal(tokens, self._all_tokens(self.sampler.probabilities(logits)))
+
+    def _all_tokens(self, probabilities: Tensor | None) -> Tensor | None:
+        """Probabilities of the candidates [..., C] as probabilities of all tokens [..., V]."""
+        if probabilities is None or self.candidates is None:
+            return probabilities
+        full = probabilities.new_zeros(*probabilities.shape[:-1], len(self._weight))
+        return full.index_copy_(-1, self.candidates, probabilities)
+
+    def logits(self, hidden: Tensor, count: int) -> Tensor:
+        """Compute the logits of heads 2 to ``count`` + 1, [..., count, C], from hidden states [..., D]."""
         which = range(2, count + 2)
         if self.folded is not None:
             flat = hidden.reshape(-1, hidden.size(-1))
             layer = self.folded.of(self.heads.learned(which))
             logits = layer.outputs(linear(flat, self.weight, self.bias), layer.units(flat))
-            logits = logits.view(*hidden.shape[:-1], count, -1)
-        else:
-            outputs = _outputs(self.heads, hidden, which)
-            rounded = self.rounded
-            logits = linear(outputs, self.weight, self.bias) if rounded is None else rounded.products(outputs)
-        best = logits.argmax(-1)
-        return best if self.candidates is None else self.candidates[best]
+            return logits.view(*hidden.shape[:-1], count, -1)
+        outputs = _outputs(self.heads, hidden, which)
+        if self.rounded is None:
+            return linear(outputs, self.weight, self.bias)
+        return self.rounded.products(outputs)
 
 
 def _outputs(heads: BlockHeads, hidden: Tensor, which: range) -> Tensor:
@@ -138,7 +165,7 @@ class _EightBits:
         self.zeros = torch.zeros(len(weight), dtype=torch.long)
 
     def products(self, rows: Tensor) -> Tensor:
-        """About the logits times a positive number a row, which argmax does not see: [..., D] to [..., V]."""
+        """Compute the logits of hidden states, nearly: [..., D] to [..., V]."""
         rows = rows.float()
         steps = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / 127
         # The processor takes one factor without sign: 128 stands for 0.
@@ -158,7 +185,8 @@ class _EightBits:
             [],
             "",
         )
-        return products if self.bias is None else products + self.bias / steps
+        products *= steps
+        return products if self.bias is None else products + self.bias
 
 
 def _multiplies_eight_bits() -> bool:
@@ -185,7 +213,11 @@ class FirstHead(Generic[State]):
         self.model = model
         self.heads = heads
         self.bos_id = model.bos_id
-        self.eos_id = model.eos_id
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a row."""
+        return self.model.ends
 
     @property
     def max_length(self) -> int | None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_bpd.decoding import Exact, greedy, replay
-from lightning_bpd.interfaces import DecodeState, TokenRows, VerifiedBlock
+from lightning_bpd.decoding import GREEDY, Exact, greedy, replay
+from lightning_bpd.interfaces import Block, DecodeState, TokenRows, VerifiedBlock
 from lightning_bpd.measuring.comparison import Subject
 from lightning_bpd.measuring.record import Arm, Costs, Replay
 from lightning_bpd.measuring.timing import timed
@@ -50,7 +50,7 @@ def replayed_iterations(subject: Subject, batch_size: int, extra_length: int) ->
     totals = [0] * subject.drafter.block_size
     for _, source in subject.batches(batch_size):
         output = greedy(subject.model, source, extra_length)
-        sizes = replay(subject.model, subject.drafter.proposals, source, output, len(totals))
+        sizes = replay(subject.model, subject.drafter, source, output, len(totals))
         totals = [total + int((accepted > 0).sum()) for total, accepted in zip(totals, sizes, strict=True)]
     return totals
 
@@ -80,14 +80,20 @@ def decoding_costs(subject: Subject, source: TokenRows, extra_length: int) -> Co
     state = model.start(source, None, half + most)
     hidden = model.step(before, state)[:, -1:].expand(-1, most, -1).contiguous()
     logits = model.project(hidden)
-    verified = VerifiedBlock(block, hidden, logits, torch.ones_like(output.lengths))
+    positions, numbers = (
+        torch.full_like(output.lengths, half),
+        torch.arange(len(before), device=subject.device),
+    )
+    choices, ones = logits.argmax(-1), torch.ones_like(output.lengths)
+    verified = VerifiedBlock(block, positions, numbers, hidden, logits, choices, ones)
+    drafter.start(source, half + most, GREEDY)
     lengths = torch.full_like(output.lengths, half).cpu()
     parts: dict[tuple[str, int], Callable[[], object]] = {
         ("start", 0): lambda: model.start(source, None, int(output.lengths.max()) + most)
     }
     for size in range(1, most + 1):
-        tokens = block[:, rows[:size]]
-        parts["call", size] = partial(_call, model, tokens, state, lengths)
+        verify = Block(block[:, rows[:size]], positions, numbers)
+        parts["call", size] = partial(_call, model, verify, state, lengths)
         if size > 1:
             parts["propose", size] = partial(drafter.propose, verified, output.tokens[:, 0], size - 1)
     seconds: dict[tuple[str, int], list[float]] = {part: [] for part in parts}
@@ -104,10 +110,11 @@ def decoding_costs(subject: Subject, source: TokenRows, extra_length: int) -> Co
     )
 
 
-def _call(model: Any, tokens: Tensor, state: DecodeState, lengths: Tensor) -> None:
+def _call(model: Any, block: Block, state: DecodeState, lengths: Tensor) -> None:
     """One call as the loop makes it: verify, decide, tell the host, and forget."""
-    logits = model.project(model.step(tokens, state))
-    torch.column_stack(Exact().decide(tokens, logits)).tolist()
+    logits = model.project(model.step(block.tokens, state))
+    choices = GREEDY.choose(logits, block.positions, block.rows)
+    torch.column_stack(Exact().decide(block, logits, choices)).tolist()
     state.rewind(lengths)
 
 

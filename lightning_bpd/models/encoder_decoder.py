@@ -282,6 +282,11 @@ class EncoderDecoder(nn.Module):
         self.decoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
 
     @property
+    def ends(self) -> frozenset[int]:
+        """The end token, which ends a row."""
+        return frozenset((self.eos_id,))
+
+    @property
     def output_weight(self) -> Tensor:
         """The vocabulary projection, [V, D]."""
         return self.target_embedding.weight if self.output is None else self.output.weight

@@ -130,7 +130,7 @@ class ImageTransformer(nn.Module):
     """Encoder over the intensities of a small image, decoder with local self-attention over those of a large one.
 
     Both are rows of int64 tokens in raster order, a pixel's channels next to each other; a token is an intensity. A
-    decoded row starts from ``bos_id``, has no end token (``eos_id`` is -1, which no token is) and always
+    decoded row starts from ``bos_id``, has no end token and always
     ``max_length`` tokens. Embeddings are the paper's (section 3.1): the input has vectors of its own for each
     channel, the output shares one set among its channels; positions are sines and cosines, in half of the dimensions
     of the row, in the other half of column and channel, counted through as one coordinate.
@@ -146,7 +146,8 @@ class ImageTransformer(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.source_vocabulary = self.target_vocabulary = architecture.levels
-        self.bos_id, self.eos_id = architecture.levels, -1
+        self.bos_id = architecture.levels
+        self.ends: frozenset[int] = frozenset()
         width, channels, shape = architecture.d_model, architecture.channels, architecture.layer_shape()
         self.source_embedding = nn.Embedding(channels * architecture.levels, width)
         self.target_embedding = nn.Embedding(architecture.levels + 1, width)  # and the start token

@@ -103,9 +103,7 @@ def make_generation(
         continuation = request.continuation()
         source = TokenRows(request.rows, torch.full_like(request.rows[:, 0], request.rows.size(1)))
         # How long rows become is said by the continuation alone.
-        result = decode_by_blocks(
-            continuation, drafter, source, most, rule, continuation.max_length, request.ends
-        )
+        result = decode_by_blocks(continuation, drafter, source, most, rule, continuation.max_length)
         return request.output(result)
 
     return generate

@@ -181,7 +181,7 @@ class Translator:
         chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1}
         config = copy.deepcopy(settings.pop("generation_config", None))
         if getattr(config, "eos_token_id", None) is None:
-            chosen["eos_token_id"] = network.ends
+            chosen["eos_token_id"] = sorted(network.ends)
         chosen |= settings
         if config is not None:  # transformers deprecates a configuration with settings beside it
             chosen = {"generation_config": config, **config.update(**chosen)}

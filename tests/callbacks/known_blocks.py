@@ -55,7 +55,7 @@ class State:
 class Copy:
     """Its hidden state is the tokens to come. ``clock`` counts calls; ``autocast`` whether the last was under it."""
 
-    bos_id, eos_id, max_length = BOS, EOS, None
+    bos_id, ends, max_length = BOS, frozenset((EOS,)), None
     clock = 0
     autocast = None
 
@@ -82,19 +82,19 @@ class Heads:
     def __init__(self, able=True):
         self.able = able
 
-    def start(self, source, max_length):
+    def start(self, source, max_length, sampler):
         pass
 
     def reorder(self, rows):
         pass
 
-    def proposals(self, hidden, count):
+    def proposals(self, hidden, following, positions, rows, count):
         ahead = hidden[..., 1 : count + 1].long()
-        return ahead.where(ahead != 7, 8) if self.able else torch.full_like(ahead, 9)
+        return Proposal(ahead.where(ahead != 7, 8) if self.able else torch.full_like(ahead, 9))
 
     def propose(self, verified, following, count):
         last = verified.hidden[torch.arange(len(following)), verified.accepted - 1]
-        return Proposal(self.proposals(last, count))
+        return self.proposals(last, following, verified.positions, verified.rows, count)
 
 
 class Tokenizer:

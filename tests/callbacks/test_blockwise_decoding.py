@@ -26,16 +26,16 @@ from known_blocks import (
 )
 from pytorch_lightning.loggers import WandbLogger
 
-from lightning_bpd.callbacks import block_measurement
 from lightning_bpd.callbacks.block_measurement import BlockRule
 from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.measuring import timing
 from lightning_bpd.tracking.metrics_file import MetricsFile, read_metrics
 
 
 def test_metrics_are_those_of_the_known_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(block_measurement, "time", SimpleNamespace(perf_counter_ns=lambda: Copy.clock))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter_ns=lambda: Copy.clock))
     metrics = validated(tmp_path, BlockwiseDecoding([BlockRule(), TOP_2]))
     tokens = sum(map(len, ROWS))
     # By rows of a batch: the clock counts calls, and a batch takes as many as its longest row.

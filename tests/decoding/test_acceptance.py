@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bpd.decoding import Distance, Exact, MinimumBlock, TopK, parse_acceptance
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import Block, InputError
 
 NAMES = ["exact", "top-1", "top-2", "top-3", "distance-0", "distance-1", "distance-3", "minimum-1", "minimum-2",
          "minimum-9", "minimum-2+top-2", "minimum-3+distance-1"]  # fmt: skip
@@ -33,6 +33,11 @@ def naive(name: str, tokens: list[int], logits: list[list[float]]) -> tuple[int,
     return accepted, max(range(len(last)), key=last.__getitem__)
 
 
+def decided(name, tokens, logits):
+    start = torch.zeros(len(tokens), dtype=torch.long)
+    return parse_acceptance(name).decide(Block(tokens, start, start), logits, logits.argmax(-1))
+
+
 @given(
     name=st.sampled_from(NAMES),
     seed=st.integers(0, 10_000),
@@ -48,7 +53,7 @@ def test_rules_equal_plain_python(name, seed, rows, block, vocabulary):
     # Half of the proposals are p_1's own, so that long runs occur.
     right = torch.cat((tokens[:, :1], logits.argmax(-1)[:, :-1]), 1)
     tokens = torch.where(torch.rand(rows, block) < 0.5, right, tokens)
-    accepted, following = parse_acceptance(name).decide(tokens, logits)
+    accepted, following = decided(name, tokens, logits)
     assert accepted.dtype == following.dtype == torch.long
     expected = [naive(name, *row) for row in zip(tokens.tolist(), logits.tolist(), strict=True)]
     assert list(zip(accepted.tolist(), following.tolist(), strict=True)) == expected
@@ -58,7 +63,7 @@ def test_a_tie_never_rejects_the_first_choice():
     logits = torch.zeros(1, 3, 5)
     tokens = torch.cat((torch.tensor([[4]]), logits.argmax(-1)[:, :-1]), 1)
     for name in NAMES:
-        assert parse_acceptance(name).decide(tokens, logits)[0].tolist() == [3]
+        assert decided(name, tokens, logits).accepted.tolist() == [3]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,8 @@
 import pytest
 import torch
+from proposed import proposed
 
+from lightning_bpd.decoding import GREEDY
 from lightning_bpd.heads import BlockHeads, FirstHead, HeadDrafter, HeadShape
 from lightning_bpd.heads.drafter import EIGHT_BITS_FROM, _multiplies_eight_bits
 from lightning_bpd.interfaces import InputError, VerifiedBlock
@@ -21,7 +23,9 @@ def test_proposals_are_read_at_the_last_accepted_token():
     drafter = HeadDrafter(heads, weight)
     hidden = torch.randn(3, 5, 16)
     accepted = torch.tensor([1, 5, 3])
-    block = VerifiedBlock(torch.zeros(3, 5, dtype=torch.long), hidden, torch.zeros(3, 5, 40), accepted)
+    tokens, start = torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, dtype=torch.long)
+    block = VerifiedBlock(tokens, start, start, hidden, torch.zeros(3, 5, 40), tokens, accepted)
+    drafter.start(None, 9, GREEDY)
     for count in range(1, 5):
         proposal = drafter.propose(block, torch.tensor([7, 8, 9]), count)
         assert proposal.probabilities is None
@@ -35,17 +39,17 @@ def test_proposals_are_read_at_the_last_accepted_token():
 def test_proposals_of_many_positions_at_once():
     drafter = HeadDrafter(random_heads(), torch.randn(40, 16))
     hidden = torch.randn(2, 3, 16)
-    tokens = drafter.proposals(hidden, 4)
+    tokens = proposed(drafter, hidden, 4)
     assert tokens.shape == (2, 3, 4)
-    assert tokens[1, 2].tolist() == drafter.proposals(hidden[1, 2], 4).tolist()
-    assert tokens[..., :2].tolist() == drafter.proposals(hidden, 2).tolist()
+    assert tokens[1, 2].tolist() == proposed(drafter, hidden[1, 2], 4).tolist()
+    assert tokens[..., :2].tolist() == proposed(drafter, hidden, 2).tolist()
 
 
 @pytest.mark.parametrize("first_head", ["identity", "learned"])
 def test_more_proposals_than_heads_are_refused(first_head):
     drafter = HeadDrafter(random_heads(first_head=first_head), torch.randn(40, 16))
     with pytest.raises(InputError, match="there are 1 to 5"):
-        drafter.proposals(torch.randn(16), 5)
+        proposed(drafter, torch.randn(16), 5)
 
 
 def test_candidates_alone_are_proposed():
@@ -54,7 +58,7 @@ def test_candidates_alone_are_proposed():
     counts[[30, 4, 17]] = torch.tensor([3, 2, 1])
     heads.choose_candidates(counts)
     hidden = torch.randn(50, 16)
-    tokens = HeadDrafter(heads, weight).proposals(hidden, 4)
+    tokens = proposed(HeadDrafter(heads, weight), hidden, 4)
     logits = heads(hidden) @ weight.T
     others = torch.ones(40, dtype=torch.bool)
     others[[30, 4, 17]] = False
@@ -64,10 +68,10 @@ def test_candidates_alone_are_proposed():
 @pytest.mark.parametrize("candidates", [40, 41, 100])
 def test_candidates_that_fill_the_vocabulary_are_no_restriction(candidates):
     heads, weight, hidden = random_heads(candidates=candidates), torch.randn(40, 16), torch.randn(50, 16)
-    expected = HeadDrafter(random_heads(), weight).proposals(hidden, 4)
-    assert torch.equal(HeadDrafter(heads, weight).proposals(hidden, 4), expected)
+    expected = proposed(HeadDrafter(random_heads(), weight), hidden, 4)
+    assert torch.equal(proposed(HeadDrafter(heads, weight), hidden, 4), expected)
     heads.choose_candidates(torch.arange(40))
-    assert torch.equal(HeadDrafter(heads, weight).proposals(hidden, 4), expected)
+    assert torch.equal(proposed(HeadDrafter(heads, weight), hidden, 4), expected)
 
 
 @pytest.mark.parametrize("words", [5, 16, 17])
@@ -83,7 +87,7 @@ def test_few_words_are_proposed_through_one_product_less(words, first_head, seco
     hidden = torch.randn(30, 4, 16, dtype=torch.float64)
     for count in range(1, 5):
         logits = heads(hidden, range(2, count + 2)) @ weight.T + bias
-        assert drafter.proposals(hidden, count).tolist() == logits.argmax(-1).tolist()
+        assert proposed(drafter, hidden, count).tolist() == logits.argmax(-1).tolist()
 
 
 @needs_eight_bits
@@ -107,8 +111,8 @@ def test_eight_bits_are_the_product_up_to_rounding(shape):
 def test_eight_bits_propose_the_same_up_to_near_ties():
     heads, weight = random_heads(width=64), torch.randn(500, 64)
     hidden = torch.randn(200, 64)
-    exact = HeadDrafter(heads, weight, eight_bits=False).proposals(hidden, 4)
-    rounded = HeadDrafter(heads, weight, eight_bits=True).proposals(hidden, 4)
+    exact = proposed(HeadDrafter(heads, weight, eight_bits=False), hidden, 4)
+    rounded = proposed(HeadDrafter(heads, weight, eight_bits=True), hidden, 4)
     assert (exact == rounded).float().mean() > 0.95
     logits = heads(hidden) @ weight.T
     lost = logits.gather(-1, exact[..., None]) - logits.gather(-1, rounded[..., None])
@@ -128,7 +132,7 @@ def test_small_and_wide_weights_are_not_rounded():
 
 
 class Base:
-    bos_id, eos_id, max_length = 1, 2, 9
+    bos_id, ends, max_length = 1, frozenset((2,)), 9
 
     def __init__(self):
         self.weight = torch.randn(40, 16)
@@ -146,7 +150,7 @@ class Base:
 def test_a_learned_first_head_stands_before_the_projection_alone():
     base, heads = Base(), random_heads(first_head="learned")
     model = FirstHead(base, heads)
-    assert (model.bos_id, model.eos_id, model.max_length) == (1, 2, 9)
+    assert (model.bos_id, model.ends, model.max_length) == (1, {2}, 9)
     assert model.start("source", None, 5) == ("state", "source", None, 5)
     assert model.step("tokens", "state") == ("hidden", "tokens", "state")
     hidden = torch.randn(2, 3, 16)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from proposed import proposed
 from torch.nn import functional as F
 
 from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadShape, head_losses
@@ -72,7 +73,7 @@ def test_proposals(candidates, eight_bits):
     with torch.no_grad():
         logits = heads(hidden, range(2, 4)) @ weight[words].T + bias[words]
     best = logits.max(-1).values
-    chosen = drafter.proposals(hidden, 2)
+    chosen = proposed(drafter, hidden, 2)
     places = (chosen[..., None] == words).long().argmax(-1, keepdim=True)
     # Rounding to 8 bits may turn a near-tie.
     allowed = 0.2 if eight_bits else 1e-6
@@ -82,8 +83,8 @@ def test_proposals(candidates, eight_bits):
 
 def test_hidden_states_of_a_narrower_type_than_the_heads():
     heads, hidden, weight, bias = parts()
-    narrow = HeadDrafter(heads.float(), weight.bfloat16(), bias=bias.bfloat16()).proposals(
-        hidden.bfloat16(), 2
+    narrow = proposed(
+        HeadDrafter(heads.float(), weight.bfloat16(), bias=bias.bfloat16()), hidden.bfloat16(), 2
     )
-    wide = HeadDrafter(heads.float(), weight.float(), bias=bias.float()).proposals(hidden.float(), 2)
+    wide = proposed(HeadDrafter(heads.float(), weight.float(), bias=bias.float()), hidden.float(), 2)
     assert (narrow == wide).float().mean() > 0.7

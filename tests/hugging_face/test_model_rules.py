@@ -11,6 +11,7 @@ import pytest
 import small_models
 import torch
 import transformers
+from proposed import proposed
 from small_models import pairs
 from test_model_training import EXTRA, data, fitted, module, trainer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -242,13 +243,13 @@ def test_heads_never_propose_what_p_1_cannot_choose(family, candidates, marian, 
     heads = BlockHeads(hidden.size(1), HeadShape(block_size=3, d_hidden=4, candidates=candidates)).double()
     torch.nn.init.normal_(heads.output_weight)
     with torch.no_grad():
-        free = HeadDrafter(heads, whole.output_weight, bias=whole.output_bias).proposals(hidden, 2)
+        free = proposed(HeadDrafter(heads, whole.output_weight, bias=whole.output_bias), hidden, 2)
     common = free.unique().tolist()[:5]
     folder = suppressing(marian if family == "marian" else llama, tmp_path, common)
     network = read_base(f"hf:{folder},dtype=float64").network
     assert network.suppressed == common
     with torch.no_grad():
-        left = HeadDrafter(heads, network.output_weight, bias=network.output_bias).proposals(hidden, 2)
+        left = proposed(HeadDrafter(heads, network.output_weight, bias=network.output_bias), hidden, 2)
         assert not set(common) & set(left.unique().tolist())
         same = ~torch.isin(free, torch.tensor(common))
         assert torch.equal(free[same], left[same])

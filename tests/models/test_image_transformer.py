@@ -173,7 +173,7 @@ def test_grey_images_and_unequal_sides():
     hidden = model(source, target)
     assert hidden.shape == (3, 32, 16)
     assert model.project(hidden).shape == (3, 32, 7)
-    assert (model.bos_id, model.eos_id, model.output_weight.shape) == (7, -1, (7, 16))
+    assert (model.bos_id, model.ends, model.output_weight.shape) == (7, frozenset(), (7, 16))
 
 
 def test_a_small_network_learns_to_enlarge():

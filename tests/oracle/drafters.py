@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_bpd.decoding import greedy
-from lightning_bpd.interfaces import Proposal, TokenRows, VerifiedBlock
+from lightning_bpd.decoding import GREEDY, sequential
+from lightning_bpd.interfaces import Proposal, Sampler, TokenRows, VerifiedBlock
 from lightning_bpd.models import Architecture, EncoderDecoder
 
 BOS, EOS = 1, 2
@@ -46,15 +46,20 @@ class HeadLike:
         noise = torch.randn(block_size, width, width, generator=generator).double()
         self.maps = torch.eye(width).double() + 0.1 * noise
 
-    def start(self, source: TokenRows, max_length: int) -> None:
-        self.max_length = max_length
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+        self.sampler = sampler
 
-    def proposals(self, hidden: Tensor, count: int) -> Tensor:
-        return self.model.project(torch.einsum("...d,ide->...ie", hidden, self.maps[:count])).argmax(-1)
+    def proposals(
+        self, hidden: Tensor, following: Tensor, positions: Tensor, rows: Tensor, count: int
+    ) -> Proposal:
+        logits = self.model.project(torch.einsum("nd,ide->nie", hidden, self.maps[:count]))
+        tokens = self.sampler.choose(logits, positions + 1, rows)
+        return Proposal(tokens, self.sampler.probabilities(logits))
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
         last = verified.hidden[torch.arange(len(following)), verified.accepted - 1]
-        return Proposal(self.proposals(last, count))
+        positions = verified.positions + verified.accepted - 1
+        return self.proposals(last, following, positions, verified.rows, count)
 
     def reorder(self, rows: Tensor) -> None:
         pass
@@ -68,12 +73,20 @@ class Knowing:
 
     block_size = 16
 
-    def __init__(self, model: EncoderDecoder, source: TokenRows, extra_length: int, wrong: float) -> None:
-        result = greedy(model, source, extra_length)
+    def __init__(
+        self,
+        model: EncoderDecoder,
+        source: TokenRows,
+        extra_length: int,
+        wrong: float,
+        sampler: Sampler = GREEDY,
+        rows: Tensor | None = None,
+    ) -> None:
+        result = sequential(model, source, extra_length, sampler, rows)
         self.known = torch.nn.functional.pad(result.tokens, (0, self.block_size))
         self.wrong = wrong
 
-    def start(self, source: TokenRows, max_length: int) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
         self.rows = torch.arange(len(source.lengths))
         self.read = torch.zeros(len(source.lengths), dtype=torch.long)
         self.generator = torch.Generator().manual_seed(0)

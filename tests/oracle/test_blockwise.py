@@ -1,10 +1,13 @@
 """Blockwise decoding against greedy, against a loop that needs no cache, and against known answers; float64."""
 
+from functools import partial
+
 import pytest
 import torch
 from drafters import BOS, EOS, HeadLike, Knowing, network, row_of, sources
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proposed import proposed as proposed_by
 from torch.nn import functional as F
 
 from lightning_bpd.decoding import DecodingOptions, Exact, blockwise, decode, greedy, parse_acceptance
@@ -156,7 +159,9 @@ def test_every_rule_equals_a_naive_loop(seed, rule, rows, block_size):
     result = blockwise(model, drafter, source, block_size, parse_acceptance(rule), extra_length=7)
     for row in range(rows):
         limit = min(int(source.lengths[row]) + 7, model.max_length or 99)
-        tokens, sizes, calls = naive(model, drafter.proposals, row_of(source, row), block_size, rule, limit)
+        tokens, sizes, calls = naive(
+            model, partial(proposed_by, drafter), row_of(source, row), block_size, rule, limit
+        )
         assert result.rows()[row] == tokens
         assert [size for size in result.accepted[row].tolist() if size] == sizes
         assert int(result.calls[row]) == calls
@@ -178,9 +183,9 @@ def test_a_batch_equals_single_rows(seed, rule, block_size):
 
 
 class Counting:
-    """p_1 counts: after token n comes n + 1, after the start token the row's source token. Ends at ``eos_id``."""
+    """p_1 counts: after token n comes n + 1, after the start token the row's source token. Ends at 40."""
 
-    bos_id, eos_id, max_length = 0, 40, None
+    bos_id, ends, max_length = 0, frozenset((40,)), None
 
     def __init__(self):
         self.fed = []
@@ -218,15 +223,13 @@ class Shifted:
     def __init__(self, shift):
         self.shift = shift
 
-    def start(self, source, max_length):
+    def start(self, source, max_length, sampler):
         pass
 
     def propose(self, verified, following, count):
         last = verified.hidden[torch.arange(len(following)), verified.accepted - 1].long()
         assert torch.equal(last[:, 0] + 1, following)
-        assert not bool((following == Counting.eos_id).any()), (
-            "there is nothing to propose after the end token"
-        )
+        assert not bool((following == 40).any()), "there is nothing to propose after the end token"
         return Proposal(last + 2 + torch.arange(count) + self.shift)
 
     def reorder(self, rows):

@@ -24,7 +24,7 @@ def test_replay_equals_decoding(seed, norm, positions, rows, extra, block_size):
     model = network(seed, norm, positions)
     source = sources(rows, 5, seed)
     drafter = HeadLike(model, 10, seed)
-    sizes = replay(model, drafter.proposals, source, greedy(model, source, extra), block_size)
+    sizes = replay(model, drafter, source, greedy(model, source, extra), block_size)
     assert len(sizes) == block_size
     for smaller, replayed in enumerate(sizes, start=1):
         decoded = blockwise(model, drafter, source, smaller, extra_length=extra)
@@ -37,9 +37,7 @@ def test_long_blocks_occur():
     for seed in range(20):
         model, source = network(seed), sources(4, 5, seed)
         drafter = HeadLike(model, 6, seed)
-        seen |= set(
-            replay(model, drafter.proposals, source, greedy(model, source, 12), 6)[-1].flatten().tolist()
-        )
+        seen |= set(replay(model, drafter, source, greedy(model, source, 12), 6)[-1].flatten().tolist())
     assert seen == {0, 1, 2, 3, 4, 5, 6}
 
 
@@ -47,7 +45,7 @@ def test_long_blocks_occur():
 def test_proposals_in_parts_change_nothing(most, monkeypatch):
     model, source = network(1), sources(5, 5, 1)
     drafter, result = HeadLike(model, 6, 1), greedy(model, source, 8)
-    expected = replay(model, drafter.proposals, source, result, 6)
+    expected = replay(model, drafter, source, result, 6)
     monkeypatch.setattr(sys.modules[replay.__module__], "_MOST_PROPOSALS", most)
-    for part, whole in zip(replay(model, drafter.proposals, source, result, 6), expected, strict=True):
+    for part, whole in zip(replay(model, drafter, source, result, 6), expected, strict=True):
         assert torch.equal(part, whole)

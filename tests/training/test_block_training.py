@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from proposed import proposed
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from safetensors.torch import load_file, save_file
 from small_training import SMALL, data, join, trainer
@@ -422,7 +423,7 @@ def test_candidates_are_the_most_frequent_words_and_change_no_output(text, bases
         lines = ["The old man buys a house.", "Where is it?", "The women sleep in the garden."]
         assert translator.translate(lines, "blockwise") == translator.translate(lines)
         hidden = torch.randn(500, SMALL["d_model"])
-        assert set(translator.drafter.proposals(hidden, 3).flatten().tolist()) <= set(chosen)
+        assert set(proposed(translator.drafter, hidden, 3).flatten().tolist()) <= set(chosen)
 
 
 @pytest.mark.parametrize("make", [frozen, joint])

@@ -1,0 +1,93 @@
+"""How a model is decoded: the options, and the one function that follows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from lightning_bpd.decoding.acceptance import parse_acceptance
+from lightning_bpd.decoding.beam import beam_search
+from lightning_bpd.decoding.blockwise import blockwise
+from lightning_bpd.decoding.sequential import GREEDY, sequential
+from lightning_bpd.interfaces import (
+    DecodeResult,
+    Drafter,
+    InputError,
+    Sampler,
+    SequenceModel,
+    State,
+    TokenRows,
+)
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How output is decoded.
+
+    Args:
+        decoder: One token per call (greedy), the best of several prefixes (beam), or the tokens of ``greedy`` by
+            several tokens per call (blockwise), for which a model needs a drafter.
+        beam: Prefixes that beam search keeps.
+        alpha: Exponent of beam search's length penalty.
+        extra_length: Tokens that an output may be longer than its source.
+        block_size: The most tokens that a blockwise call verifies; null for as many as the drafter was trained for.
+        acceptance: Which proposals blockwise decoding accepts: exact, top-N, distance-N, minimum-N or minimum-N+RULE.
+        sampler: Chooses tokens: the most probable one by default; Sampled draws at random. Not for beam search.
+    """
+
+    decoder: Literal["greedy", "beam", "blockwise"] = "greedy"
+    beam: int = 4
+    alpha: float = 0.6
+    extra_length: int = 50
+    block_size: int | None = None
+    acceptance: str = "exact"
+    sampler: Sampler = GREEDY
+
+    def __post_init__(self) -> None:
+        if self.decoder not in ("greedy", "beam", "blockwise"):
+            raise InputError(f"unknown decoder {self.decoder!r}: choose greedy, beam or blockwise")
+        if self.beam < 1 or self.alpha < 0 or self.extra_length < 0:
+            raise InputError(f"beam must be at least 1, alpha and extra_length at least 0, not {self}")
+        if self.block_size is not None and self.block_size < 1:
+            raise InputError(f"block_size must be at least 1, not {self.block_size}")
+        if self.decoder == "beam" and self.sampler != GREEDY:
+            raise InputError(
+                "beam search does not sample: choose decoder greedy or blockwise, or leave sampling out"
+            )
+        parse_acceptance(self.acceptance)
+
+
+def decode(
+    model: SequenceModel[State],
+    source: TokenRows,
+    options: DecodingOptions,
+    drafter: Drafter | None = None,
+    rows: Tensor | None = None,
+) -> DecodeResult:
+    """Decode a batch as ``options`` say.
+
+    Args:
+        model: Any SequenceModel, in eval mode.
+        source: The rows to decode from, int64 [B, S] and [B], on the model's device.
+        options: How to decode.
+        drafter: Proposes the tokens of a block, for blockwise decoding.
+        rows: int64 [B], the number of each row in its corpus, which selects the noise of sampling; 0..B-1 by default.
+
+    Raises:
+        InputError: Blockwise decoding without a drafter, or with a larger block than it can propose.
+    """
+    if options.decoder == "greedy":
+        return sequential(model, source, options.extra_length, options.sampler, rows)
+    if options.decoder == "beam":
+        return beam_search(model, source, options.beam, options.alpha, options.extra_length)
+    if drafter is None:
+        raise InputError(
+            "this model has no block heads, which blockwise decoding needs: choose greedy or beam"
+        )
+    block_size = drafter.block_size if options.block_size is None else options.block_size
+    acceptance = parse_acceptance(options.acceptance)
+    return blockwise(
+        model, drafter, source, block_size, acceptance, options.extra_length, options.sampler, rows
+    )
