@@ -27,11 +27,11 @@ def certify(
     """Decode text greedily and blockwise by the exact rule, and say of each line whether the outputs are the same.
 
     A call over several tokens may round differently from several calls over one, and so decide a tie the other way.
-    Each line gets a row on standard output: its number and one of three verdicts. "identical": both outputs have the same
-    tokens. "near-tie": rounding explains the first difference, and after it each token of the blockwise output is p_1's
-    choice or a tie again; the row gives the number of the first token that differs, and the margin in p_1's logits.
-    "divergent": rounding does not explain the token whose number and margin the row gives. Counts follow. Exits with 1 if
-    a line is divergent.
+    Each line gets a row on standard output: its number and one of three verdicts. "identical": both outputs have the
+    same tokens. "near-tie": rounding explains the first difference, and after it each token of the blockwise output is
+    p_1's choice or a tie again; the row gives the number of the first token that differs, and the margin in p_1's
+    logits. "divergent": rounding does not explain the token whose number and margin the row gives. Counts follow.
+    Exits with 1 if a line is divergent.
 
     Args:
         model: Folder of a finished model with block heads.

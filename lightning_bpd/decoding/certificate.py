@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_bpd.interfaces import DecodeResult, SequenceModel, State, TokenRows
+from lightning_bpd.decoding.sequential import GREEDY
+from lightning_bpd.interfaces import DecodeResult, Sampler, SequenceModel, State, TokenRows
 
 
 class Verdict(NamedTuple):
@@ -30,23 +32,28 @@ def compare(
     greedy_result: DecodeResult,
     blockwise_result: DecodeResult,
     bound: float = 256.0,
+    sampler: Sampler = GREEDY,
+    rows: Tensor | None = None,
 ) -> list[Verdict]:
-    """Compare blockwise rows with greedy rows; return one verdict for each.
+    """Compare blockwise rows with rows decoded one token per call; return one verdict for each.
 
     A call over k tokens may round otherwise than k calls over one token, and so decide a near-tie of p_1's best logits
-    otherwise. Rows that differ are checked against p_1 once more, in one call over the blockwise row. A row is a
-    near-tie if the greedy and the blockwise token at the first difference, and every later token of the blockwise row,
+    otherwise. Rows that differ are checked against p_1 once more, in one call over the blockwise row. For sampled rows
+    p_1's scores, which are perturbed logits, stand for its logits. A row is a near-tie if the greedy and the blockwise token at the first difference, and every later token of the blockwise row,
     have a logit within ``bound`` rounding units of the best one after the same prefix. Else it is divergent. A row is
     divergent, too, if it goes on after its end token or the limit of lengths, or stops before both.
 
     Args:
         model: The model that both were decoded with, in eval mode.
         source: What was decoded from, int64 [B, S] and [B], on the model's device.
-        greedy_result: Greedy output.
-        blockwise_result: Blockwise output by the exact rule, with the same limits.
+        greedy_result: Output of ``sequential``.
+        blockwise_result: Blockwise output by the exact rule, with the same limits, sampler and rows.
         bound: Rounding units, each the epsilon of the logits' dtype times the best logit or 1, whichever is more.
             The default is meant for float32 and float64; in bfloat16, of 8 bits, it would excuse any difference.
+        sampler: Chose the tokens of both.
+        rows: int64 [B], the number of each row in its corpus; 0..B-1 by default.
     """
+    numbers = torch.arange(len(source.lengths), device=source.lengths.device) if rows is None else rows
     pairs = list(zip(greedy_result.rows(), blockwise_result.rows(), strict=True))
     verdicts = [Verdict("identical")] * len(pairs)
     parted = [row for row, (expected, given) in enumerate(pairs) if expected != given]
@@ -58,12 +65,15 @@ def compare(
         shorter = min(len(expected), len(given))
         place = next((index for index in range(shorter) if expected[index] != given[index]), shorter)
         logits = model.project(states[place : len(given) + 1])
+        unit = torch.finfo(logits.dtype).eps
+        start = torch.full_like(numbers[:1], place)
+        logits = sampler.scores(logits[None], start, numbers[row : row + 1])[0]
         best = logits.max(-1).values
-        allowed = bound * torch.finfo(logits.dtype).eps * best.abs().clamp(min=1.0)
+        allowed = bound * unit * best.abs().clamp(min=1.0)
         # The row's end has the last margin.
         tokens = torch.tensor([*given[place:], 0], device=logits.device)
         margins = best - logits.gather(1, tokens[:, None]).squeeze(1)
-        margins[-1] = 0.0 if _may_end(model.eos_id, expected, given) else torch.inf
+        margins[-1] = 0.0 if _may_end(model.ends, expected, given) else torch.inf
         other = best[0] - logits[0, expected[place]] if place < shorter else torch.inf
         margins[0] = margins[0].clamp(min=other)
         # NaN is divergent, too.
@@ -78,17 +88,15 @@ def compare(
     return verdicts
 
 
-def _may_end(eos_id: int, expected: list[int], given: list[int]) -> bool:
+def _may_end(ends: frozenset[int], expected: list[int], given: list[int]) -> bool:
     """Whether a row ends with its first end token or at the limit of lengths, as far as the greedy row tells the limit.
 
     A greedy row without an end token is as long as the limit, any other at most as long.
     """
-    if eos_id in given[:-1]:
+    if ends.intersection(given[:-1]):
         return False
-    limited = expected[-1] != eos_id
-    return (given[-1] == eos_id or len(given) >= len(expected)) and not (
-        limited and len(given) > len(expected)
-    )
+    limited = expected[-1] not in ends
+    return (given[-1] in ends or len(given) >= len(expected)) and not (limited and len(given) > len(expected))
 
 
 def _hidden(
