@@ -38,10 +38,11 @@ def compare(
     """Compare blockwise rows with rows decoded one token per call; return one verdict for each.
 
     A call over k tokens may round otherwise than k calls over one token, and so decide a near-tie of p_1's best logits
-    otherwise. Rows that differ are checked against p_1 once more, in one call over the blockwise row. For sampled rows
-    p_1's scores, which are perturbed logits, stand for its logits. A row is a near-tie if the greedy and the blockwise token at the first difference, and every later token of the blockwise row,
-    have a logit within ``bound`` rounding units of the best one after the same prefix. Else it is divergent. A row is
-    divergent, too, if it goes on after its end token or the limit of lengths, or stops before both.
+    otherwise. Rows that differ are checked against p_1 once more, in one call over the blockwise row. For sampled rows,
+    p_1's perturbed logits take the place of its logits. A row is a near-tie if the greedy and the blockwise token at
+    the first difference, and every later token of the blockwise row, have a logit within ``bound`` rounding units of
+    the best one after the same prefix. Else it is divergent. A row is divergent, too, if it goes on after its end token
+    or the limit of lengths, or stops before both.
 
     Args:
         model: The model that both were decoded with, in eval mode.
