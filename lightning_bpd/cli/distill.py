@@ -14,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lightning_bpd.cli.translate import find_device
 from lightning_bpd.datamodules.distilled import read_manifest
 from lightning_bpd.datamodules.encoded_corpus import encode_corpus
+from lightning_bpd.datamodules.held_out import first_alike, held_out_rows
 from lightning_bpd.datamodules.parallel_text import CHECKED_PAIRS
 from lightning_bpd.datamodules.text_files import PairFiles, find_corpus, fingerprint, read_pairs
 from lightning_bpd.distillation.assemble import assemble
@@ -77,7 +79,8 @@ def distill(
             another seed.
         data: Folder of the corpus, whose target side is not needed; or a file or pipe of sentences, one a line, plain
             or compressed; - is standard input.
-        output: Folder to write: train.SOURCE, train.TARGET, distillation.json, and parts/.
+        output: Folder to write: train.SOURCE, train.TARGET (train.jsonl where a source has several lines),
+            distillation.json, and parts/.
         corpus: Names of the corpora in the folder ``data``; they are joined.
         source_language: Ending of source files, as training has it.
         target_language: Ending of target files.
@@ -88,8 +91,8 @@ def distill(
         extra_length: Tokens that a translation may be longer than its source; those that reach this are left out.
         max_length: Source tokens, end token included, from which a row is left out.
         max_length_ratio: Of the tokens of the longer side to those of the shorter, above which a pair is left out.
-        held_out: Rows, evenly spread over the corpus, to validate on: their pairs are written as val.SOURCE and
-            val.TARGET, and not into train.
+        held_out: Different sources, evenly spread over the corpus, to validate on: the pairs of all rows with these
+            sources are written as val.SOURCE and val.TARGET, and not into train.
         precision: What the teacher computes in.
         batch_tokens: Source tokens decoded together, padding included; 1,024 on a CPU and 32,768 on a GPU by default.
         part_rows: Rows of a part: what is lost at most, for each process, by an interruption.
@@ -126,9 +129,14 @@ def distill(
         _check_teacher(codec, teacher, files)
     weights = finished_model.fingerprint(network)
     identity = "-".join((weights, codec.source.fingerprint, codec.target.fingerprint))
-    job = Job(identity, fingerprint(files), sum(1 for _ in _sources(files)), settings)
-    if not 0 <= held_out < job.pairs:
-        raise InputError(f"--held_out {held_out}: of {job.pairs} rows 0 to {job.pairs - 1} can be held out")
+    first = first_alike(_sources(files))
+    job = Job(identity, fingerprint(files), len(first), settings)
+    different = len(np.unique(first))
+    if not 0 <= held_out < different:
+        alike = f" with {different} different sources" if different < job.pairs else ""
+        raise InputError(
+            f"--held_out {held_out}: of {job.pairs} rows{alike} 0 to {different - 1} can be held out"
+        )
     about = {
         "teacher": {"path": teacher, "network": weights},
         "corpus": {"path": ", ".join(str(path) for part in files for path in part.paths)},
@@ -173,7 +181,9 @@ def distill(
         return
     languages = (source_language, target_language)
     reopen_folder(folder)
-    counts = assemble(folder, job, _sources(files), languages, max_length_ratio, held_out)
+    held = held_out_rows(first, held_out) if held_out else None
+    as_json = any("\n" in source for source in _sources(files))
+    counts = assemble(folder, job, _sources(files), languages, max_length_ratio, held, as_json)
     if not counts["kept"]:
         raise InputError(
             f"{folder}: nothing is left of {job.pairs} rows ({_left_out(counts)}): is {teacher} a trained model of "
@@ -186,12 +196,12 @@ def distill(
         )
     if not held_out and "held out" in read_manifest(folder).get("result", {}):
         # Of an earlier command: train now holds these pairs.
-        for language in languages:
-            (folder / f"val.{language}").unlink(missing_ok=True)
+        for ending in ("jsonl",) if as_json else languages:
+            (folder / f"val.{ending}").unlink(missing_ok=True)
     close_folder(folder, {**counts, "max_length_ratio": max_length_ratio})
     shutil.rmtree(folder / "encoded", ignore_errors=True)
-    held = f", {counts['held out']} of them held out" if held_out else ""
-    logger.info("%s: %d pairs%s; left out: %s", folder, counts["kept"], held, _left_out(counts))
+    of_these = f", {counts['held out']} of them held out" if held_out else ""
+    logger.info("%s: %d pairs%s; left out: %s", folder, counts["kept"], of_these, _left_out(counts))
     how = f"--data {folder}" if held_out else f"--data.distilled {folder} --data.mix distilled"
     logger.info("Train on it: %s", how)
 

@@ -9,7 +9,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lightning_bpd.datamodules.held_out import first_alike
 from lightning_bpd.datamodules.image_arrays import (
     PART_OF_FOLDER,
     Part,
@@ -59,13 +60,25 @@ def list_images(path: Path) -> list[str]:
     return sorted(image_members(path))
 
 
-def split_names(names: Sequence[str], validation_share: float, test_share: float) -> dict[Part, list[str]]:
+def split_names(
+    names: Sequence[str],
+    validation_share: float,
+    test_share: float,
+    contents: Callable[[], Mapping[str, bytes]] = dict,
+) -> dict[Part, list[str]]:
     """Which images belong to which part, each part in the order of ``names``.
 
     Where the first folder of the names says it (``train``, ``val`` or ``validation``, ``test``), it decides; names
     elsewhere belong to no part. Where there is no ``val``, a share of ``train`` takes its place. Where no folder is
     called so, validation and test are shares of all images. Which images make a share depends on their own names
-    alone, the part's folder left out.
+    alone, the part's folder left out; images of equal content go where the first of them goes.
+
+    Args:
+        names: Of ``list_images``.
+        validation_share: From 0 to 1.
+        test_share: Likewise.
+        contents: Gives a hash of each image, as ``content_hashes`` does; called only where shares are taken. Without,
+            no images are equal.
 
     Raises:
         InputError: The shares are no shares.
@@ -83,13 +96,15 @@ def split_names(names: Sequence[str], validation_share: float, test_share: float
     parted = bool(found) and (firsts == found or ("train" in found and len(found) > 1))
     parts: dict[Part, list[str]] = {"train": [], "validation": [], "test": []}
     lacks_validation = parted and not found & {"val", "validation"}
-    for name in names:
+    hashes = contents() if lacks_validation or not parted else {}
+    first = first_alike(hashes.get(name, f"\0{name}".encode(errors="surrogateescape")) for name in names)
+    for name, alike in zip(names, first, strict=True):
         part: Part | None = "train"
-        own = name
         if parted:
-            first, _, own = name.partition("/")
-            part = PART_OF_FOLDER.get(first) if own else None
-        place = _place(own)
+            folder, _, own = name.partition("/")
+            part = PART_OF_FOLDER.get(folder) if own else None
+        leader = names[alike]
+        place = _place(leader.partition("/")[2] if parted else leader)
         if part == "train" and (lacks_validation or not parted) and place < validation_share:
             part = "validation"
         elif not parted and validation_share <= place < validation_share + test_share:
@@ -148,6 +163,36 @@ def fingerprint(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{error.filename or path}: the file cannot be read: {error.strerror}") from None
     return whole.hexdigest()
+
+
+def content_hashes(path: Path) -> dict[str, bytes]:
+    """A hash of each image as it is stored, by the names of ``list_images``; equal files have equal hashes.
+
+    Raises:
+        InputError: As ``list_images``; or an image cannot be read.
+    """
+    members = image_members(path)
+    with _explained(path):
+        if is_array_file(path):
+            return {name: _hash(pixels.tobytes()) for name, pixels in read_arrays(path, members)}
+        if path.is_dir():
+            files = {name: path / member for name, member in members.items()}
+            return {
+                name: _digest(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns)
+                for name, file in files.items()
+            }
+        if path.name.endswith(".zip"):
+            with zipfile.ZipFile(path) as zipped:
+                infos = {name: zipped.getinfo(member) for name, member in members.items()}
+            return {name: b"%d %d" % (info.CRC, info.file_size) for name, info in infos.items()}
+        with tarfile.open(path) as tar:
+            # In the order of the archive, which a compressed one is read in; a later member replaces an earlier one.
+            found = {each.name: _hash(_tar_bytes(tar, each)) for each in tar if each.isfile()}
+        return {name: found[member] for name, member in members.items()}
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content).digest()
 
 
 def summary(skipped: Sequence[tuple[str, str]]) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_bpd.datamodules.encoded_images import encode_images
 from lightning_bpd.datamodules.image_arrays import Part
-from lightning_bpd.datamodules.image_files import list_images, split_names
+from lightning_bpd.datamodules.image_files import content_hashes, list_images, split_names
 from lightning_bpd.datamodules.loading import batch_loader, place_in_epoch, rank_of
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler
 from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
@@ -216,7 +217,8 @@ class Images(SuperResolution):
         """The names of the images of each part."""
         if self._names is None:
             names = list_images(self.path)
-            self._names = split_names(names, self.validation_share, self.test_share)
+            contents = partial(content_hashes, self.path)
+            self._names = split_names(names, self.validation_share, self.test_share, contents)
             others = len(names) - sum(map(len, self._names.values()))
             if others:
                 _log.warning("%s: %d images are in none of train, val and test", self.path, others)

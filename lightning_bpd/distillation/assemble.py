@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, MutableMapping
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_bpd.distillation.part_files import Hypothesis, Row, parse_row, read_body
 from lightning_bpd.distillation.plan import Job, Settings
@@ -25,9 +27,10 @@ def assemble(
     sources: Iterable[str],
     languages: tuple[str, str],
     max_length_ratio: float,
-    held_out: int = 0,
+    held_out: NDArray[np.bool_] | None = None,
+    as_json: bool = False,
 ) -> dict[str, int]:
-    """Write the two sides of the corpus, train and perhaps val, line by line, in the order of the original.
+    """Write the corpus, train and perhaps val, in the order of the original: two sides of lines, or JSON lines.
 
     Args:
         folder: Where the parts are, all of them, and where the files go.
@@ -36,7 +39,8 @@ def assemble(
         languages: Endings of source files and target files.
         max_length_ratio: Of the tokens of the longer side to those of the shorter, end tokens not counted, above
             which a hypothesis is left out.
-        held_out: Rows, evenly spread, that go into val and not into train.
+        held_out: Which rows go into val and not into train, bool [N]; none if not given.
+        as_json: Whether sources of several lines are written as JSON.
 
     Returns:
         How many hypotheses were ``kept``, and how many rows or hypotheses were left out for each reason; where rows
@@ -46,33 +50,35 @@ def assemble(
         InputError: A file cannot be written, or a part is damaged.
     """
     counts = dict.fromkeys(("kept", *REASONS), 0)
-    if held_out:
+    if held_out is not None:
         counts["held out"] = 0
-    corpora = ("train", "val") if held_out else ("train",)
-    names = [f"{corpus}.{language}" for corpus in corpora for language in languages]
+    corpora = ("train",) if held_out is None else ("train", "val")
+    endings = ("jsonl",) if as_json else languages
+    names = [f"{corpus}.{ending}" for corpus in corpora for ending in endings]
     try:
         with ExitStack() as stack:
             files = [stack.enter_context(whole_file(folder / name)) for name in names]
             for line, row in zip(sources, rows_in_order(folder, job), strict=True):
                 texts = kept_texts(row, job.settings, max_length_ratio, counts)
-                source_file, target_file = files[:2]
-                if is_held_out(row.row, job.pairs, held_out):
-                    source_file, target_file = files[2:]
+                of_corpus = files[: len(endings)]
+                if held_out is not None and held_out[row.row]:
+                    of_corpus = files[len(endings) :]
                     counts["held out"] += len(texts)
                 for text in texts:
-                    source_file.write(f"{line}\n".encode())
-                    target_file.write(f"{text}\n".encode())
+                    contents = [line, text]
+                    if as_json:
+                        contents = [
+                            json.dumps(dict(zip(languages, contents, strict=True)), ensure_ascii=False)
+                        ]
+                    for file, content in zip(of_corpus, contents, strict=True):
+                        # A carriage return before a line feed is not read.
+                        file.write(f"{content}{chr(13) * content.endswith(chr(13))}\n".encode())
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written: {error.strerror}; all parts are kept: make room and give the same command "
             "again"
         ) from error
     return counts
-
-
-def is_held_out(row: int, rows: int, held_out: int) -> bool:
-    """Whether a row, counted from 0, is one of ``held_out`` that are evenly spread over ``rows``."""
-    return (row + 1) * held_out // rows > row * held_out // rows
 
 
 def rows_in_order(folder: Path, job: Job) -> Iterator[Row]:

@@ -9,9 +9,9 @@ import pytest
 from small_distillation import ROWS, contents, run
 
 from lightning_bpd.datamodules import ParallelText
+from lightning_bpd.datamodules.held_out import is_held_out
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
 from lightning_bpd.distillation import decode_parts
-from lightning_bpd.distillation.assemble import is_held_out
 from lightning_bpd.interfaces import InputError
 
 
@@ -177,3 +177,40 @@ def test_too_many_or_none_that_are_of_use(sentences, teachers, tmp_path):
     blank.write_text(sentences.read_text() + "\n")
     with pytest.raises(InputError, match=r"0 of .* both train and val need some: give another --held_out"):
         run(teachers[0], blank, tmp_path / "blank", processes=1, held_out=1)
+
+
+def test_rows_with_one_source_lie_on_one_side(sentences, teachers, tmp_path):
+    """Each sentence three times, far apart and with other white space."""
+    once = [line for line in sentences.read_text().splitlines() if line.strip()][:20]
+    repeated = tmp_path / "repeated.txt"
+    repeated.write_text("".join(f"{line}\n" for line in [*once, *(f"{line} " for line in once), *once]))
+    out = run(teachers[0], repeated, tmp_path / "out", processes=1, held_out=8)
+    sides = [{line.strip() for line in lines(out, f"{corpus}.en")} for corpus in ("train", "val")]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+    with pytest.raises(InputError, match="of 60 rows with 20 different sources 0 to 19 can be held out"):
+        run(teachers[0], repeated, tmp_path / "too-many", processes=1, held_out=20)
+
+
+def test_sources_of_several_lines_stay_whole(teachers, sentences, tmp_path):
+    once = sentences.read_text().splitlines()[:20]
+    wanted = [f"{one}\n{other}\r" for one, other in itertools.pairwise(once)]
+    (tmp_path / "train.jsonl").write_text(
+        "".join(json.dumps({"en": text, "de": ""}) + "\n" for text in wanted)
+    )
+    out = run(teachers[0], tmp_path, tmp_path / "out", processes=1, held_out=5)
+    (train,), (val,) = (find_pair_files(out, [corpus], "en", "de") for corpus in ("train", "val"))
+    found = {source for files in (train, val) for source, _ in read_pairs(files)}
+    assert found
+    assert found <= set(wanted)
+    (out / "val.jsonl").touch()
+    run(teachers[0], tmp_path, out, processes=1)
+    assert not (out / "val.jsonl").exists()
+
+
+def test_a_carriage_return_at_the_end_of_a_source_is_kept(teachers, sentences, tmp_path):
+    path = tmp_path / "returns.txt"
+    path.write_bytes(b"".join(f"{line}\r\r\n".encode() for line in sentences.read_text().splitlines()[:20]))
+    out = run(teachers[0], path, tmp_path / "out", processes=1)
+    (files,) = find_pair_files(out, ["train"], "en", "de")
+    assert {source[-1] for source, _ in read_pairs(files)} == {"\r"}

@@ -1,0 +1,45 @@
+"""Which rows a split keeps together, so that what is held out was never trained on (floor 3)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def first_alike(contents: Iterable[str | bytes]) -> NDArray[np.int64]:
+    """For each content the index of the first equal one, int64 [N]; texts that differ in white space alone are equal.
+
+    A split that decides by this index puts equal rows on one side. Texts without words are equal to none but
+    themselves, because no row is made of them.
+    """
+    hashes = np.fromiter(map(_hash, contents), np.uint64)
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[group].astype(np.int64)
+
+
+def _hash(content: str | bytes) -> int:
+    if isinstance(content, str):
+        content = (" ".join(content.split()) or content).encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+
+
+def held_out_rows(first: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Which rows are held out, bool [N]: all rows of ``count`` different sources, evenly spread over the corpus.
+
+    Args:
+        first: Of ``first_alike``.
+        count: At most the number of different sources.
+    """
+    different = np.flatnonzero(first == np.arange(len(first)))
+    held_out = np.zeros(len(first), dtype=np.bool_)
+    held_out[different] = is_held_out(np.arange(len(different)), len(different), count)
+    return held_out[first]
+
+
+def is_held_out(row: NDArray[np.int64], rows: int, count: int) -> NDArray[np.bool_]:
+    """Whether a row, counted from 0, is one of ``count`` that are evenly spread over ``rows``."""
+    held_out: NDArray[np.bool_] = (row + 1) * count // rows > row * count // rows
+    return held_out
