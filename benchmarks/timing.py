@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lightning_bpd.measuring.timing import wait_for as wait
 from lightning_bpd.tracking.provenance import processor
 
 
@@ -43,12 +44,6 @@ def interleaved_seconds(
             wait(device)
             seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def rates(count: int, seconds: Sequence[float]) -> dict[str, float]:

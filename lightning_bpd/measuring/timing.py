@@ -13,13 +13,20 @@ Result = TypeVar("Result")
 
 def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
     """Run ``work``; return its result and the wall-clock nanoseconds until the device had finished it."""
-    _wait_for(device)
+    wait_for(device)
     start = time.perf_counter_ns()
     result = work()
-    _wait_for(device)
+    wait_for(device)
     return result, time.perf_counter_ns() - start
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def wait_for(device: torch.device) -> None:
+    """Wait until an accelerator has finished all its work. The CPU and ``meta`` have none left."""
+    if device.type in ("cpu", "meta"):
+        return
+    if hasattr(torch, "accelerator"):  # from torch 2.6 on
+        torch.accelerator.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    else:
+        getattr(torch, device.type).synchronize(device)
