@@ -24,7 +24,12 @@ from lightning_bpd.callbacks.panels import Panels
 from lightning_bpd.callbacks.progress import Overview, progress_bar
 from lightning_bpd.callbacks.samples import Predictions, Samples
 from lightning_bpd.callbacks.throughput import Throughput
-from lightning_bpd.cli.arguments import expand_data_folder, naming_options, take_tokenizers_of_base
+from lightning_bpd.cli.arguments import (
+    drop_repeated,
+    expand_data_folder,
+    naming_options,
+    take_tokenizers_of_base,
+)
 from lightning_bpd.cli.finish import finish
 from lightning_bpd.cli.quiet import keep_quiet
 from lightning_bpd.cli.run_folder import (
@@ -145,6 +150,8 @@ class CommandLine(LightningCLI):
         starts_from_run = (self.resumes or self.config.subcommand != "fit") and stored.is_file()
         own = ["--config", str(stored)] if starts_from_run else []
         self.config = parser.parse_args([*args[:1], *own, *args[1:]])
+        if own:
+            drop_repeated(self._options(), args)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the hyper-parameters inside the checkpoint override the command line.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,25 @@ def naming_options(args: list[str]) -> list[str]:
         elif argument.startswith(tuple(f"{name}=" for name in names)):
             kept.append(argument)
     return kept
+
+
+def drop_repeated(options: MutableMapping[str, Any], args: list[str]) -> None:
+    """Let ``--KEY+=ITEM`` add nothing that the list holds already: a resumed run has it from its first start.
+
+    Numbers may be repeated, such as equal weights.
+
+    Args:
+        options: The parsed options, whose lists are changed.
+        args: What they were parsed from.
+    """
+    for key in {match[1] for argument in args if (match := re.match(r"--([\w.]+)\+(=|$)", argument))}:
+        items = options.get(key)
+        if isinstance(items, list):
+            options[key] = [
+                item
+                for position, item in enumerate(items)
+                if isinstance(item, int | float) or item not in items[:position]
+            ]
 
 
 def take_tokenizers_of_base(model: MutableMapping[str, Any], data: MutableMapping[str, Any]) -> None:

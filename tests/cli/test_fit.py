@@ -7,6 +7,8 @@ import pytest
 import torch
 import yaml
 
+from lightning_bpd.cli.arguments import drop_repeated
+
 QUICK = ("--wandb", "disabled", "--trainer.enable_model_summary", "false")
 HARD = (*QUICK, "--config", str(Path(__file__).with_name("hard.yaml")))
 
@@ -184,3 +186,34 @@ def test_two_processes_stop_together(tmp_path, start):
     assert stopped["global_step"] % 5 == 0
     # 3 rows of 2 tokens a batch, on each of the two.
     assert stopped["callbacks"]["Throughput"]["tokens"] == 2 * 6 * stopped["global_step"]
+
+
+def test_a_callback_that_is_added_is_added_once(tmp_path, run):
+    """The command that started a run resumes it: its configuration has the callback from the first start."""
+    added = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
+    added = (*QUICK, *added, "--trainer.callbacks.patience=50")
+    assert run("fit", *added, "--trainer.max_epochs", "1")[0] == 0
+    code, errors = run("fit", *added, "--trainer.max_epochs", "2", "--ckpt_path", "last")
+    assert code == 0, errors
+    stored = yaml.safe_load((tmp_path / "runs" / "default" / "config.yaml").read_text())
+    (callback,) = stored["trainer"]["callbacks"]
+    assert callback["init_args"]["patience"] == 50
+
+
+def test_what_is_added_twice():
+    """Only what a list holds already is left out, and numbers never are."""
+    options = {
+        "callbacks": [{"a": 1}, {"b": 2}, {"a": 1}],
+        "weights": [1, 1, 2.0, 2.0],
+        "others": ["x", "x"],
+        "one": 3,
+    }
+    drop_repeated(
+        options, ["fit", "--callbacks+=A", "--weights+", "2", "--one+=3", "--others=x", "--none+=1"]
+    )
+    assert options == {
+        "callbacks": [{"a": 1}, {"b": 2}],
+        "weights": [1, 1, 2.0, 2.0],
+        "others": ["x", "x"],
+        "one": 3,
+    }
