@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
@@ -43,6 +44,15 @@ class BaseDrift(nn.Module):
         self.divergence = TokenLoss()
         self.quality = nn.ModuleDict(codec.quality())
         self._outputs: dict[tuple[str, int], Any] = {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BaseDrift:
+        """Take the base along once it was used, so that it leaves the accelerator with the module.
+
+        Before, it stays: a copy of the module, such as that of averaged weights, never uses its own.
+        """
+        if next(self._base[0].parameters()).device.type != "cpu":
+            self._base[0]._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     @torch.no_grad()
     def update(
