@@ -200,7 +200,7 @@ class BaseTraining(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what makes a finished model of the checkpoint alone: plain data and bytes."""
         assert self.network is not None
-        self.step_loss.check(self.global_step)
+        self.step_loss.check(self)
         checkpoint[CHECKPOINT_KEY] = describe(Parts(self.network, self.data.codec))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

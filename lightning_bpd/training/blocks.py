@@ -18,6 +18,7 @@ from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import EncoderDecoder, ImageTransformer
 from lightning_bpd.tasks.finished_model import Parts
 from lightning_bpd.tasks.network import LoraShape, longest_source
+from lightning_bpd.training.optimisation import narrow_types
 from lightning_bpd.training.scoring import TrainingData
 
 if TYPE_CHECKING:
@@ -148,10 +149,9 @@ def check_averaging(trainer: pl.Trainer, frozen_base: bool) -> None:
             )
 
 
-def check_precision(network: nn.Module) -> None:
+def check_base_type(network: nn.Module) -> None:
     """Raise InputError, saying what to do, if what is trained is of a type too narrow to add up small steps."""
-    narrow = {each.dtype for each in network.parameters() if each.requires_grad and each.dtype.itemsize < 4}
-    if narrow:
+    if narrow := narrow_types(each for each in network.parameters() if each.requires_grad):
         kind = str(narrow.pop()).removeprefix("torch.")
         raise InputError(
             f"a base in {kind} cannot be trained: most steps would be rounded away. Leave its dtype out and compute in "

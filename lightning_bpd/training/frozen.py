@@ -37,7 +37,7 @@ from lightning_bpd.training.blocks import (
     weights_of_heads,
 )
 from lightning_bpd.training.losses import decoder_inputs
-from lightning_bpd.training.optimisation import Schedule, with_schedule
+from lightning_bpd.training.optimisation import Schedule, check_precision, narrow_types, with_schedule
 from lightning_bpd.training.scoring import (
     HeadScores,
     Scores,
@@ -95,6 +95,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
         self.base = named_base(base)
         self.parts = read_base(self.base)
         self.network = self.parts.network.requires_grad_(False).eval()
+        self.base_types = narrow_types(self.network.parameters())
         self.fingerprint = fingerprint(self.network)
         self.seed = torch.initial_seed()
         self.heads = build_heads(self.parts, heads, self.seed)
@@ -145,6 +146,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The configured optimiser over the heads, with the schedule."""
+        check_precision(self.network.parameters(), self.trainer, self.base_types)
         optimizer = self.make_optimizer(self.heads.parameters())
         return with_schedule(optimizer, self.schedule, self.warmup_steps, self.trainer)
 
@@ -222,7 +224,7 @@ class FrozenBaseHeadDistillation(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the heads alone, and what says which base they belong to."""
-        self.step_loss.check(self.global_step)
+        self.step_loss.check(self)
         checkpoint["state_dict"] = {
             name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith("heads.")
         }

@@ -26,8 +26,8 @@ from lightning_bpd.training.blocks import (
     LossKind,
     build_heads,
     check_averaging,
+    check_base_type,
     check_lengths,
-    check_precision,
     check_teacher,
     check_vocabulary,
     compute_layers_again,
@@ -131,7 +131,7 @@ class JointFineTuning(pl.LightningModule):
         if lora is not None:
             train_low_rank(self.network, lora, self.seed)
         if self.network is not None:
-            check_precision(self.network)
+            check_base_type(self.network)
         self.head_weights = weights_of_heads(head_weights, heads.block_size, range(1, heads.block_size + 1))
         self.loss: LossKind = loss
         self.make_optimizer = optimizer
@@ -279,7 +279,7 @@ class JointFineTuning(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what makes a finished model of the checkpoint alone: plain data and bytes."""
         assert self.network is not None
-        self.step_loss.check(self.global_step)
+        self.step_loss.check(self)
         checkpoint[CHECKPOINT_KEY] = describe(Parts(self.network, self.data.codec, self.heads))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
 import pytorch_lightning as pl
@@ -24,8 +24,10 @@ def with_schedule(
     """The optimiser with its learning-rate schedule, stepped every optimiser step, as Lightning wants it.
 
     Raises:
-        InputError: A schedule that must know its end, in a run that has none.
+        InputError: A schedule that must know its end, in a run that has none; or the run's precision has made the
+            trained weights narrower than 32 bits.
     """
+    check_precision((each for group in optimizer.param_groups for each in group["params"]), trainer)
     if schedule == "cosine" and trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise InputError(
             "the cosine schedule must know its end: set trainer.max_epochs or trainer.max_steps, or take another"
@@ -45,6 +47,35 @@ def with_schedule(
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"},
     }
+
+
+def narrow_types(parameters: Iterable[torch.nn.Parameter]) -> set[torch.dtype]:
+    """The types of fewer than 32 bits among the parameters: too narrow to add up small steps."""
+    return {each.dtype for each in parameters if each.dtype.itemsize < 4}
+
+
+def check_precision(
+    parameters: Iterable[torch.nn.Parameter], trainer: pl.Trainer, known: Collection[torch.dtype] = ()
+) -> None:
+    """Refuse a precision that narrows weights themselves, such as bf16-true.
+
+    Call it in ``configure_optimizers``: Lightning's precision plugins convert a module just before.
+
+    Args:
+        parameters: What is trained, or what must stay as it is.
+        trainer: The running trainer.
+        known: Narrow types that the parameters had before.
+
+    Raises:
+        InputError: A parameter has another narrow type.
+    """
+    if narrow := narrow_types(parameters).difference(known):
+        kind = str(narrow.pop()).removeprefix("torch.")
+        raise InputError(
+            f"trainer.precision {trainer.precision} turns the weights into {kind}: most steps would be rounded away, "
+            "and a frozen base would change. Compute in it by --trainer.precision bf16-mixed or 16-mixed, which keep "
+            "the weights in float32"
+        )
 
 
 def inverse_square_root(step: int, warmup_steps: int) -> float:

@@ -17,6 +17,8 @@ from lightning_bpd.training.optimisation import scale_gradients
 NOMINAL_TOKENS = 4096
 # Taken for the token count of a micro-batch whose loss is not finite: no step has as many tokens.
 BAD = 2**40
+# Steps in a row whose loss may not be finite where a GradScaler skips them, as float16 overflows now and then.
+SKIPPED = 10
 # Optimiser steps between two looks at the losses on an accelerator.
 CHECK_EVERY = 50
 
@@ -35,41 +37,46 @@ class StepLoss:
 
     def __init__(self) -> None:
         self._tokens: Tensor | int = 0
-        self._least_tokens = torch.tensor(BAD)
+        self._in_a_row = self._most_in_a_row = torch.tensor(0)
 
     def share(self, loss: Tensor, tokens: Tensor) -> Tensor:
         """What to differentiate of a micro-batch: ``loss`` (scalar, summed over its ``tokens``), to scale."""
         # A count below zero tells all ranks, when they add theirs up, that the loss of one was not finite.
-        self._tokens = self._tokens + torch.where(torch.isfinite(loss.detach()), tokens, -BAD)
-        return loss / NOMINAL_TOKENS
+        finite = torch.isfinite(loss.detach())
+        self._tokens = self._tokens + torch.where(finite, tokens, -BAD)
+        # An infinite loss may have finite gradients. A GradScaler skips a step by its gradients: they become NaN.
+        return loss / torch.where(finite, float(NOMINAL_TOKENS), torch.nan)
 
     def finish(self, module: pl.LightningModule, optimizer: Optimizer) -> None:
         """Turn the accumulated gradients into those of the mean over all tokens of all ranks.
 
         Raises:
-            InputError: A loss was not finite.
+            InputError: A loss was not finite, or more than ``SKIPPED`` in a row where a GradScaler skips such steps.
         """
         trainer = module.trainer
         tokens = torch.as_tensor(self._tokens, device=module.device)
         self._tokens = 0
         if trainer.world_size > 1:
             tokens = trainer.strategy.reduce(tokens, reduce_op="sum")
-        self._least_tokens = torch.minimum(self._least_tokens.to(tokens), tokens)
+        self._in_a_row = torch.where(tokens < 0, self._in_a_row.to(tokens) + 1, 0)
+        self._most_in_a_row = torch.maximum(self._most_in_a_row.to(tokens), self._in_a_row)
         # Looking makes an accelerator wait, so there it is done now and then only.
         if tokens.device.type == "cpu" or module.global_step % CHECK_EVERY == 0:
-            self.check(module.global_step)
+            self.check(module)
         # Lightning divided each micro-batch by their number, and DDP averaged over ranks.
         scale = NOMINAL_TOKENS * trainer.accumulate_grad_batches * trainer.world_size
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         width = torch.promote_types(parameters[0].dtype, torch.float32)
         scale_gradients(parameters, scale / tokens.to(width))
 
-    def check(self, step: int) -> None:
-        """Raise InputError if a loss was not finite by this step."""
-        if self._least_tokens < 0:
+    def check(self, module: pl.LightningModule) -> None:
+        """Raise InputError if more losses were not finite by now than a GradScaler may skip."""
+        scaler = getattr(module.trainer.precision_plugin, "scaler", None)
+        if self._most_in_a_row > (SKIPPED if scaler is not None else 0):
+            times = "" if scaler is None else f", {int(self._most_in_a_row)} times in a row,"
             raise InputError(
-                f"a training loss was not finite (NaN or infinite) by step {step}: lower the learning rate "
-                "or lengthen the warm-up"
+                f"a training loss was not finite (NaN or infinite){times} by step {module.global_step}: lower the "
+                "learning rate or lengthen the warm-up"
             )
 
 
