@@ -35,4 +35,4 @@ class SaveConfig(SaveConfigCallback):
         write_atomically(Path(trainer.default_root_dir) / self.config_filename, text)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(yaml.safe_load(text), allow_val_change=True)
+                logger.log_hyperparams(yaml.safe_load(text))

@@ -4,55 +4,127 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
+
+from lightning_bpd.faults import shortened
 
 logger = logging.getLogger(__name__)
 
 PROJECT = "lightning_bpd"
+# Seconds that a run waits for W&B's server: at its start, and at its end for what is still to be sent.
+PATIENCE = 30
 
 
-def wandb_logger(folder: Path, mode: Literal["offline", "online"]) -> WandbLogger | None:
+def _unhindered(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that does nothing any more once one of its kind has failed."""
+
+    @wraps(method)
+    def patient(self: RunLogger, *args: Any, **options: Any) -> None:
+        if self.failed:
+            return
+        try:
+            method(self, *args, **options)
+        except Exception as error:  # Of another program, whose failure is no failure of the run.
+            self.failed = True
+            logger.warning(
+                "W&B failed, and the run goes on without it: %s. To send what is there: wandb sync %s",
+                shortened(error),
+                self.data,
+            )
+
+    return patient
+
+
+class RunLogger(WandbLogger):
+    """Lightning's logger for a run of W&B that has begun. A failure of W&B is a warning, and ends logging to it.
+
+    Args:
+        run: The run.
+        folder: The folder of the training run.
+    """
+
+    def __init__(self, run: Any, folder: Path) -> None:
+        super().__init__(experiment=run, save_dir=folder, project=PROJECT)
+        self.failed = False
+        self.data = getattr(run.settings, "sync_dir", folder / "wandb")
+        """where W&B keeps what it was told"""
+
+    log_hyperparams = _unhindered(WandbLogger.log_hyperparams)
+    log_metrics = _unhindered(WandbLogger.log_metrics)
+    log_table = _unhindered(WandbLogger.log_table)
+    log_text = _unhindered(WandbLogger.log_text)
+    log_image = _unhindered(WandbLogger.log_image)
+
+    @_unhindered
+    def finalize(self, status: str) -> None:
+        """Send what is left, not longer than ``PATIENCE``."""
+        super().finalize(status)
+        self.experiment.finish(exit_code=int(status != "success"))
+
+
+def wandb_logger(folder: Path, mode: Literal["offline", "online"]) -> RunLogger | None:
     """A logger that writes to ``<folder>/wandb``, or None, after a warning, when W&B cannot start.
 
     A resumed run goes on under its old id, so that W&B shows one run.
 
     Args:
         folder: The run's folder; its name is the name of the run.
-        mode: ``online`` also sends to the server, which needs a key and a network.
+        mode: ``online`` also sends to the server. Without a key or a network, a warning says how to send it later.
     """
+    reason = ""
     try:
-        import wandb
-        from wandb.errors import Error
-    except ImportError as error:
-        logger.warning("Going on without W&B: %s", error)
+        if mode == "online":
+            import wandb
+
+            # Asked beforehand: a run that begins with a prompt for a key waits for it.
+            if wandb.login(prompt=False, verify=False):
+                try:
+                    return _start(folder, mode)
+                except Exception as error:
+                    reason = shortened(error)
+            else:
+                reason = "there is no key, which wandb login stores"
+        started = _start(folder, "offline")
+    except Exception as error:  # It may be missing or broken, its server or the disk too.
+        logger.warning("Going on without W&B: %s", shortened(error))
         return None
-    # Once a run is started with a prompt for a key, nothing else of it can be relied on: ask for the key beforehand.
-    if mode == "online" and not wandb.login(anonymous="never", timeout=1):
-        logger.warning("W&B has no key for --wandb online (see wandb login): writing offline")
-        mode = "offline"
-    (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    try:
-        run = wandb.init(
-            project=PROJECT,
-            name=folder.name,
-            dir=folder,
-            id=_run_id(folder / "wandb" / "run_id"),
-            resume="allow",
-            mode=mode,
-            settings=wandb.Settings(silent=True, console="off", init_timeout=30),
+    if reason:
+        logger.warning(
+            "W&B cannot go online (%s): writing offline. To send it: wandb sync %s", reason, started.data
         )
-    except (Error, OSError) as error:
-        logger.warning("Going on without W&B: %s", error)
-        return None
+    return started
+
+
+def _start(folder: Path, mode: Literal["offline", "online"]) -> RunLogger:
+    import wandb
+
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    run = wandb.init(
+        project=PROJECT,
+        name=folder.name,
+        dir=folder,
+        id=_run_id(folder / "wandb" / "run_id"),
+        resume="allow",
+        mode=mode,
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=PATIENCE,
+            finish_timeout=PATIENCE,
+            finish_timeout_raises=True,
+        ),
+    )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbLogger(experiment=run, save_dir=folder, project=PROJECT)
+    return RunLogger(run, folder)
 
 
 def _run_id(path: Path) -> str:
-    if not path.is_file():
+    if not path.is_file() or not path.read_text(encoding="utf-8").isalnum():
         path.write_text(secrets.token_hex(4), encoding="utf-8")
     return path.read_text(encoding="utf-8")
