@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from traceback import walk_tb
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lightning_bpd.interfaces import InputError
 
@@ -27,6 +33,7 @@ _ADVICE = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.EIO: "the disk or network file system fails: check it, and give the same command again",
 }
+_RESTORING = ("restore", "_restore", "resume_start")
 _NO_MEMORY = ("out of memory", "can't allocate memory")
 
 
@@ -48,17 +55,73 @@ def explain(error: BaseException) -> str | None:
         return (
             f"there is too little memory ({error}): use smaller batches or a smaller model, or another device"
         )
-    if str(error).startswith("Error(s) in loading state_dict"):
-        _, *differences = str(error).splitlines()
+    if _is_restoring(error):
         return (
-            f"the checkpoint does not fit the model that is configured ({len(differences)} differences, the first: "
-            f"{differences[0].strip()}): leave out the options that change the model, or start a new run"
+            f"the checkpoint cannot be resumed from ({shortened(error)}): it is damaged, or of another model; give the "
+            "options that the run began with, another --ckpt_path, or leave it out for a new run"
         )
     kinds = {kind.__name__ for kind in type(error).__mro__}
     for module, refused in _REFUSALS.items():
         if _raised_in(error, module) and not kinds.isdisjoint(refused):
             return str(error) or f"the configuration cannot be used: {module} raises {type(error).__name__}"
     return None
+
+
+def shortened(error: BaseException) -> str:
+    """An error in a few words: of many lines, the first one that says something."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if first.startswith("Error(s) in loading state_dict") and others:
+        first = f"{others[0]}; {len(others)} such differences" if others[1:] else others[0]
+    # Such as KeyError, whose message is a name alone.
+    kind = "" if " " in first else f"{type(error).__name__}{': ' if first else ''}"
+    return f"{kind}{first[:300]}"
+
+
+@contextmanager
+def damaged(what: object, remedy: str) -> Iterator[None]:
+    """Turn whatever reading a damaged file raises into an InputError.
+
+    Args:
+        what: The file or folder, as messages call it.
+        remedy: What to do about it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{what} cannot be read: {error.strerror or error}; {remedy}") from error
+    except Exception as error:  # Bytes that anybody may have changed make libraries raise anything.
+        raise InputError(f"{what} is damaged ({shortened(error)}): {remedy}") from error
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError, with the remedy, if there is none."""
+    with damaged(path, remedy):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise TypeError("it is not a JSON object")
+    return content
+
+
+T = TypeVar("T")
+
+
+def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from plain data that a file holds. Raises TypeError for a value that is not of its field's type."""
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        hint = hints.get(name, object)
+        kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+        if get_origin(hint) is Literal:
+            fits = value in get_args(hint)
+        elif type(value) is bool or (float in kinds and type(value) is int):
+            fits = bool in kinds or type(value) is int
+        else:
+            fits = isinstance(value, tuple(get_origin(each) or each for each in kinds))
+        if not fits:
+            raise TypeError(f"its {name} is {str(value)[:50]!r}")
+    return kind(**values)
 
 
 def report_request() -> str:
@@ -75,6 +138,16 @@ def _of_system(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
     advice = _ADVICE.get(error.errno, "check the path and the disk, and give the same command again")
     return f"{where}{error.strerror}: {advice}"
+
+
+def _is_restoring(error: BaseException) -> bool:
+    """Whether Lightning was reading a checkpoint."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return any(
+        frame.f_globals.get("__name__", "").endswith("connectors.checkpoint_connector")
+        and frame.f_code.co_name.startswith(_RESTORING)
+        for frame in frames
+    )
 
 
 def _raised_in(error: BaseException, module: str) -> bool:

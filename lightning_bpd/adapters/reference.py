@@ -21,10 +21,10 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from safetensors import SafetensorError
 from transformers import GenerationConfig
 from transformers.utils import logging
 
+from lightning_bpd.faults import shortened
 from lightning_bpd.interfaces import InputError
 
 PREFIX = "hf:"
@@ -151,16 +151,7 @@ def explained(reference: Reference) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except Exception as error:  # Damaged files make the library raise anything.
         message = str(error).strip()
         if "trust_remote_code" in message:
             raise InputError(
@@ -169,7 +160,7 @@ def explained(reference: Reference) -> Iterator[None]:
             ) from error
         if reference.folder is None and (missing := _not_to_be_had(reference.name, error)):
             raise InputError(f"{reference.name}: {missing}") from error
-        first = re.split(r"\n|(?<=\.) ", message)[0] or type(error).__name__
+        first = re.split(r"(?<=\.) ", shortened(error))[0]
         raise InputError(f"{reference} cannot be loaded: {first}") from error
 
 

@@ -117,7 +117,7 @@ def conversation(line: str) -> list[dict[str, str]]:
     if line.startswith("["):
         try:
             messages = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             messages = []
         if messages and all(
             isinstance(each, dict) and {"role", "content"} <= each.keys() for each in messages

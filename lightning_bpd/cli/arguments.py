@@ -106,7 +106,7 @@ def take_tokenizers_of_base(model: MutableMapping[str, Any], data: MutableMappin
             return
         paths = {side: str(path_inside(Path(base), name)) for side, name in config["tokenizers"].items()}
         target = paths["target"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return  # Not a finished model: whoever reads the base will say so.
     if "source" in paths and "target_tokenizer" in data:
         data["joint_vocabulary"] = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from lightning_bpd.cli.translate import find_device, progress_bar
 from lightning_bpd.datamodules.images import Digits, Images, SuperResolution
 from lightning_bpd.datamodules.text_files import find_corpus, fingerprint, read_pairs
 from lightning_bpd.decoding import DecodingOptions, parse_acceptance
+from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.measuring.comparison import (
     Subject,
@@ -225,7 +225,8 @@ def _image_data(config: Path, data: str | None, codec: ImageCodec) -> SuperResol
         return Digits()
     settings: dict[str, Any] = {}
     if config.is_file():
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+        with damaged(config, "give --data, digits or the place of images"):
+            settings = dict(yaml.safe_load(config.read_text(encoding="utf-8"))["data"])
     if data is not None:
         height, width, channels = codec.shape
         # Which images are in which part depends on the shares, so these must be the run's.
@@ -270,7 +271,9 @@ def training_of(folder: Path, trained: int | None) -> Training:
     """How a finished model was trained: regime, data, block size and seed, as its ``metrics.json`` says."""
     known: dict[str, Any] = {}
     if (folder / "metrics.json").is_file():
-        known = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("training", {})
+        remedy = "export the model again, or write {} into that file"
+        known = read_json(folder / "metrics.json", remedy).get("training", {})
+        known = known if isinstance(known, dict) else {}
     regime = known.get("regime", "base" if trained is None else "unknown")
     return Training(regime, known.get("data", "unknown"), trained or 1, known.get("seed"))
 

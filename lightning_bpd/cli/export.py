@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lightning_bpd.faults import damaged
 from lightning_bpd.tasks.translation import load_checkpoint
 from lightning_bpd.tracking.provenance import provenance
 
@@ -31,7 +33,11 @@ def checkpoint_metrics(path: Path) -> dict[str, Any]:
         settings, if the checkpoint is the best one of its run; ``training_seconds``, without validation, and target
         ``tokens_per_second`` over them, if it was trained at all.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with damaged(path, "give another checkpoint of this project"):
+        return _metrics(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+
+
+def _metrics(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     callbacks = checkpoint["callbacks"]
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
     metrics: dict[str, Any] = {"steps": checkpoint["global_step"], "epochs": epochs}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from lightning_bpd.faults import read_json
 from lightning_bpd.interfaces import InputError
 
 MANIFEST = "distillation.json"
@@ -20,15 +20,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: There is none, it is damaged, or of another format.
     """
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        known = manifest["format"]
-    except FileNotFoundError:
+    if not path.exists():
         raise InputError(
             f"{folder} holds no distilled data (no {MANIFEST}): python train.py distill makes it"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}): remove the folder and distil again") from None
+        )
+    manifest = read_json(path, "remove the folder and distil again")
+    known = manifest.get("format")
     if known != FORMAT:
         raise InputError(f"{path} is of format {known} and this version reads {FORMAT}: distil again")
     return manifest

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from lightning_bpd.datamodules.cache_folder import cache_folder
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
+from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text import TextSide, whole_row
 from lightning_bpd.tasks.text_lines import called, repeatable
@@ -140,7 +141,7 @@ def encode_corpus(
     if not folder.is_dir():
         with cache_folder(folder) as partial:
             _encode(files, tokenizers, partial, max_length, drop, description)
-    corpus = _open_corpus(folder)
+    corpus = _open_corpus(folder, (source_tokenizer.vocab_size, target_tokenizer.vocab_size))
     if drop:
         fate = (
             f"{corpus.dropped_empty} empty and {corpus.dropped_long} longer than {max_length} tokens dropped"
@@ -151,9 +152,9 @@ def encode_corpus(
     return corpus
 
 
-def _open_corpus(folder: Path) -> EncodedCorpus:
-    try:
-        about = json.loads((folder / "about.json").read_text())
+def _open_corpus(folder: Path, vocabularies: tuple[int, int]) -> EncodedCorpus:
+    with damaged(f"the cache of the corpus {folder}", "delete this folder to have it made again"):
+        about = read_json(folder / "about.json", "delete its folder to have it made again")
         corpus = EncodedCorpus(
             source=RaggedRows.map(folder / "source", about["source_dtype"]),
             target=RaggedRows.map(folder / "target", about["target_dtype"]),
@@ -162,13 +163,18 @@ def _open_corpus(folder: Path) -> EncodedCorpus:
             row_numbers=np.memmap(folder / "row_numbers", dtype=np.int64, mode="r"),
             shortened=about["shortened"],
         )
-    except (FileNotFoundError, ValueError, KeyError):
-        corpus = None
-    if corpus is None or not all(
-        len(rows) == len(corpus.row_numbers) == about["pairs"] and rows.offsets[-1] == len(rows.tokens)
-        for rows in (corpus.source, corpus.target)
-    ):
-        raise InputError(f"{folder}: the encoded corpus is damaged; delete this folder to have it made again")
+        for rows, vocabulary in zip((corpus.source, corpus.target), vocabularies, strict=True):
+            if not len(rows) == len(corpus.row_numbers) == about["pairs"] or rows.offsets[-1] != len(
+                rows.tokens
+            ):
+                raise ValueError("its files do not belong together")
+            if (
+                rows.offsets[0]
+                or rows.lengths.min() < 1
+                or rows.tokens.max() >= vocabulary
+                or rows.tokens.min() < 0
+            ):
+                raise ValueError("there are tokens or rows that no corpus has")
     return corpus
 
 

@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from lightning_bpd.datamodules.cache_folder import cache_folder
 from lightning_bpd.datamodules.image_files import fingerprint, read_images, summary
+from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.images import Images
 
@@ -100,16 +101,12 @@ def _encode(
 
 
 def _open(folder: Path, shape: tuple[int, int, int]) -> EncodedImages:
-    try:
-        about = json.loads((folder / "about.json").read_text())
+    with damaged(f"the cache of images {folder}", "delete this folder to have it made again"):
+        about = read_json(folder / "about.json", "delete its folder to have it made again")
         names, skipped = about["names"], [(name, reason) for name, reason in about["skipped"]]
         if (folder / "images").stat().st_size != len(names) * np.prod(shape):
-            raise ValueError
+            raise ValueError(f"it does not have the size of {len(names)} images")
         images = np.memmap(folder / "images", np.uint8, "r", shape=(len(names), *shape))
-    except (FileNotFoundError, ValueError, KeyError):
-        raise InputError(
-            f"{folder}: the encoded images are damaged; delete this folder to have it made again"
-        ) from None
     return EncodedImages(images, names, skipped)
 
 

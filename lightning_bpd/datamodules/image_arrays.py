@@ -25,6 +25,10 @@ PART_OF_FOLDER: dict[str, Part] = {
 """what folders, or arrays of an ``.npz`` file, are called that hold a part"""
 
 
+# Bytes that a byte of a zip archive can stand for.
+_MOST_PACKED = 1040
+
+
 class _Array(NamedTuple):
     """Where an array of images begins in a file."""
 
@@ -135,4 +139,8 @@ def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], _Array]]:
             raise InputError(
                 f"{path}: it is no array that numpy wrote ({error}); save it with numpy.save"
             ) from None
+        # Of an archive's member no more is believed than its packed bytes can hold.
+        most = path.stat().st_size * (1 if path.name.endswith(".npy") else _MOST_PACKED)
+        if math.prod(shape) * dtype.itemsize > most or any(side < 0 for side in shape):
+            raise InputError(f"{path}: the array ends too early; write the file again")
         yield handle, _Array(shape, dtype, in_columns and len(shape) > 1)

@@ -8,7 +8,6 @@ import os
 import tarfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -26,6 +25,7 @@ from lightning_bpd.datamodules.image_arrays import (
     is_array_file,
     read_arrays,
 )
+from lightning_bpd.faults import damaged
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.images import Images, centre_crop
@@ -289,14 +289,10 @@ def _raise(error: OSError) -> None:
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turns what reading a folder or file may raise into an InputError that names it."""
-    try:
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder")
+    with damaged(path, "fetch it again"):
         yield
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file or folder") from None
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{path}: the archive is damaged ({error}); fetch it again") from None
-    except OSError as error:
-        raise InputError(f"{path}: it cannot be read: {error.strerror or error}") from None
 
 
 def _stored_images(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Callable[[], Image.Image]]]:

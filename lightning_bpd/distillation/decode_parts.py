@@ -17,6 +17,7 @@ from lightning_bpd.datamodules.encoded_corpus import RaggedRows
 from lightning_bpd.decoding import beam_search, greedy
 from lightning_bpd.distillation.part_files import Hypothesis, Row, write_part
 from lightning_bpd.distillation.plan import Job, Settings, batches_of_part, rows_of_part
+from lightning_bpd.faults import explain
 from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
 from lightning_bpd.tasks.translation import Translator, load, pad
 
@@ -115,10 +116,9 @@ def _run(work: Work, device: str, waiting: Any, told: Any, parent: int) -> None:
         told.put(None)
     except KeyboardInterrupt:
         pass  # Ctrl-C reaches all processes; the first one says so.
-    except InputError as error:
-        told.put(("input", str(error)))
-    except Exception:  # whatever it is, the first process raises it
-        told.put(("other", traceback.format_exc()))
+    except Exception as error:  # whatever it is, the first process raises it
+        message = explain(error)
+        told.put(("other", traceback.format_exc()) if message is None else ("input", message))
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def read_body(folder: Path, job: Job, part: int) -> bytes:
         key, number = header["key"], header["part"]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         whole, key, number = False, job.key, part
     if not whole:
         raise InputError(f"{path} is damaged or half written: remove that file, and it is made again")

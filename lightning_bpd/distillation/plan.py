@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_bpd.datamodules.distilled import FORMAT, MANIFEST, read_manifest
+from lightning_bpd.faults import damaged
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
 
@@ -114,7 +115,8 @@ def open_folder(folder: Path, job: Job, about: Mapping[str, Any]) -> None:
     path = folder / MANIFEST
     if path.is_file():
         known = read_manifest(folder)
-        differences = _differences(known, _manifest(job, about))
+        with damaged(path, "remove the folder and distil again"):
+            differences = _differences(known, _manifest(job, about))
         if differences:
             raise InputError(
                 f"{path} was begun with {'; '.join(differences)}: nothing was changed; choose another --output, or "

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning_bpd.faults import damaged, from_plain, read_json
 from lightning_bpd.files import write_atomically
 from lightning_bpd.grid.plan import Step, recipes
+from lightning_bpd.interfaces import InputError
 from lightning_bpd.measuring.words import QUALITIES
 
 # Training k heads takes about as long as if the base were this many heads.
@@ -50,8 +52,9 @@ def record_path(folder: Path, name: str) -> Path:
 def read_record(folder: Path, name: str) -> Record | None:
     """The record of a step; None if there is none that can be read."""
     try:
-        return Record(**json.loads(record_path(folder, name).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        with damaged(record_path(folder, name), "the step is run again"):
+            return from_plain(Record, read_json(record_path(folder, name), ""))
+    except InputError:
         return None
 
 
@@ -210,6 +213,6 @@ def _is_newer(path: Path, than: Path) -> bool:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, "")
+    except InputError:
         return None

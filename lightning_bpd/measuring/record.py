@@ -235,7 +235,7 @@ def read_record(path: Path) -> Record:
         plain = json.loads(content)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}): {AGAIN}") from error
     found = plain.get("format") if isinstance(plain, dict) else None
     if found != FORMAT:

@@ -22,6 +22,9 @@ from lightning_bpd.models.encoder_decoder import (
 )
 from lightning_bpd.models.local_attention import LocalAttention, WindowCache
 
+# Of an image: what is computed for each position fits any memory.
+MOST_INTENSITIES = 1 << 22
+
 
 @dataclass(frozen=True)
 class ImageArchitecture:
@@ -65,6 +68,11 @@ class ImageArchitecture:
                      "decoder_layers", "feed_forward", "local_block"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.output_length > MOST_INTENSITIES:
+            raise InputError(
+                f"an image of {self.height} x {self.width} x {self.channels} intensities is too large: there may be "
+                f"{MOST_INTENSITIES:,}"
+            )
         if not 2 <= self.levels <= 256:
             raise InputError(f"levels must be 2 to 256, not {self.levels}: images have 8 bits a channel")
         if self.height % self.scale or self.width % self.scale:

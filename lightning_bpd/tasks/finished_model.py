@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lightning_bpd.faults import damaged, from_plain, read_json
 from lightning_bpd.files import whole_folder
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
@@ -23,6 +23,7 @@ from lightning_bpd.tasks import hugging_face
 from lightning_bpd.tasks.codec import Codec
 from lightning_bpd.tasks.hugging_face import HuggingFaceCodec
 from lightning_bpd.tasks.model_card import model_card
+from lightning_bpd.tasks.network import build
 from lightning_bpd.tasks.text_codec import TextCodec
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lightning_bpd.tasks.network import Network
 
 FORMAT = 1
+REMEDY = "export it again, or fetch it again"
 # What a checkpoint holds beside the training state, so that a finished model can be made of it alone.
 CHECKPOINT_KEY = "lightning_bpd"
 
@@ -125,14 +127,14 @@ def read_folder(folder: str | Path, base: str | None = None) -> Parts:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    try:
+    with damaged(f"the finished model in {folder}", REMEDY):
         if "base" in config:
             return _read_hugging_face(folder, config, base)
         if base is not None:
             raise InputError(f"{folder} holds its own network: leave the base {base} out")
-        weights = load_file(folder / "model.safetensors")
-        network = build_network(config["network"], weights, str(folder))
+        network = build_network(config["network"], load_file(folder / "model.safetensors"), str(folder))
         codec = _codec(config).read(folder, config)
+        check_tokens(network, codec, str(folder))
         heads = None
         if "heads" in config:
             remedy = "one of its files was replaced; export the model again"
@@ -140,8 +142,6 @@ def read_folder(folder: str | Path, base: str | None = None) -> Parts:
                 config["heads"]["base"], fingerprint(network), str(folder / "model.safetensors"), remedy
             )
             heads = _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, OSError) as error:
-        raise InputError(f"the finished model in {folder} is damaged: {error}") from error
     return Parts(network, codec, heads)
 
 
@@ -153,9 +153,10 @@ def read_codec(folder: str | Path) -> Any:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    if "base" in config:
-        return hugging_face.read_codec(folder, config)
-    return _codec(config).read(folder, config)
+    with damaged(f"the finished model in {folder}", REMEDY):
+        if "base" in config:
+            return hugging_face.read_codec(folder, config)
+        return _codec(config).read(folder, config)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -164,11 +165,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} holds no finished model (no config.json): give the folder that a training run ends with, "
             "such as runs/default/model"
         )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        known = config["format"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"the finished model in {folder} is damaged: {error}") from error
+    config = read_json(folder / "config.json", REMEDY)
+    known = config.get("format")
+    if not isinstance(known, int):
+        raise InputError(f"{folder / 'config.json'} is damaged (it names no format): {REMEDY}")
     if known != FORMAT:
         raise InputError(
             f"{folder} is of format {known} and this version reads {FORMAT}: update lightning_bpd"
@@ -206,7 +206,7 @@ def read_heads(folder: str | Path, network: ModelAdapter) -> BlockHeads:
             f"{folder} has no block heads of a Hugging Face model: give the folder that a training run with "
             "--model.base hf:NAME ends with"
         )
-    try:
+    with damaged(f"the finished model in {folder}", REMEDY):
         base = hugging_face.base_reference(folder, config)
         trained = hugging_face.weight_type(base)
         own = network.output_weight.dtype
@@ -215,8 +215,6 @@ def read_heads(folder: str | Path, network: ModelAdapter) -> BlockHeads:
         remedy = f"give {base} as it was then, loaded with dtype={trained}"
         check_base(config["base"]["fingerprint"], found, where, remedy)
         return _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
-    except (KeyError, TypeError, SafetensorError, OSError) as error:
-        raise InputError(f"the finished model in {folder} is damaged: {error}") from error
 
 
 def describe(parts: Parts, base: tuple[str, str] | None = None) -> dict[str, Any]:
@@ -251,33 +249,33 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such checkpoint")
-    try:
+    with damaged(path, "it is not a checkpoint of a model of this project; give another file"):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+            raise InputError(f"{path} is not a checkpoint of a model of this project: give another file")
         description = checkpoint[CHECKPOINT_KEY]
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        raise InputError(f"{path} is not a checkpoint of a model of this project: {error}") from error
-    weights: dict[str, Tensor] = checkpoint["state_dict"]
-    network: Network
-    origin: str | None = None
-    heads_only = not any(name.startswith("network.") for name in weights)
-    if heads_only:
-        stored = description["heads"]["path"]
-        where = base or stored
-        if hugging_face.is_reference(where) and hugging_face.is_reference(stored):
-            where = hugging_face.stored_reference(stored, None if base is None else str(base))
-        if hugging_face.is_reference(where):
-            # Its tokens are what the checkpoint says.
-            network, origin = hugging_face.open_network(str(where)), str(where)
+        weights: dict[str, Tensor] = checkpoint["state_dict"]
+        network: Network
+        origin: str | None = None
+        heads_only = not any(name.startswith("network.") for name in weights)
+        if heads_only:
+            stored = description["heads"]["path"]
+            where = base or stored
+            if hugging_face.is_reference(where) and hugging_face.is_reference(stored):
+                where = hugging_face.stored_reference(stored, None if base is None else str(base))
+            if hugging_face.is_reference(where):
+                # Its tokens are what the checkpoint says.
+                network, origin = hugging_face.open_network(str(where)), str(where)
+            else:
+                network, _, _, origin = read_base(where)
+            remedy = "name the one that they were trained on with --base"
+            check_base(description["heads"]["base"], fingerprint(network), str(where), remedy)
         else:
-            network, _, _, origin = read_base(where)
-        remedy = "name the one that they were trained on with --base"
-        check_base(description["heads"]["base"], fingerprint(network), str(where), remedy)
-    else:
-        network = build_network(description["network"], _under("network.", weights), str(path))
-    heads = None
-    if "heads" in description:
-        heads = _heads(description["heads"], network, _under("heads.", weights), str(path))
-    return Parts(network, _codec(description).from_description(description), heads, origin)
+            network = build_network(description["network"], _under("network.", weights), str(path))
+        heads = None
+        if "heads" in description:
+            heads = _heads(description["heads"], network, _under("heads.", weights), str(path))
+        return Parts(network, _codec(description).from_description(description), heads, origin)
 
 
 def read_base(path: str | Path) -> Parts:
@@ -308,19 +306,34 @@ def build_network(config: Mapping[str, Any], weights: dict[str, Tensor], where: 
     """The inverse of ``network_config``, with its weights, which are from ``where``."""
     if "hugging_face" in config:
         return hugging_face.rebuild_network(config, weights, where)
-    network: EncoderDecoder | ImageTransformer
     if "image_architecture" in config:
-        network = ImageTransformer(ImageArchitecture(**config["image_architecture"]))
+        shape = from_plain(ImageArchitecture, config["image_architecture"])
+        return build(
+            lambda: ImageTransformer(shape), shape.encoder_layers + shape.decoder_layers, weights, where
+        )
+    architecture = from_plain(Architecture, config["architecture"])
+    others = {name: value for name, value in config.items() if name != "architecture"}
+    layers = architecture.encoder_layers + architecture.decoder_layers
+    return build(lambda: EncoderDecoder(architecture, **others), layers, weights, where)
+
+
+def check_tokens(network: Network, codec: Any, where: str) -> None:
+    """Raise InputError unless a network of ours and a codec are of the same tokens."""
+    if isinstance(network, EncoderDecoder):
+        sizes = (network.source_vocabulary, network.target_vocabulary)
+        fits = isinstance(codec, TextCodec) and sizes == (codec.source.vocab_size, codec.target.vocab_size)
+        fits = fits and all(0 <= token < sizes[1] for token in (network.bos_id, network.eos_id))
     else:
-        network = EncoderDecoder(**{**config, "architecture": Architecture(**config["architecture"])})
-    _load_weights(network, weights, where)
-    return network
+        shape: Any = network.architecture
+        own = (shape.height, shape.width, shape.channels, shape.levels, shape.scale)
+        fits = own == tuple(codec.describe().get("images", {}).values())
+    if not fits:
+        raise InputError(f"the tokens of {where} are not those of its network: {REMEDY}")
 
 
 def _heads(config: Mapping[str, Any], network: Network, weights: dict[str, Tensor], where: str) -> BlockHeads:
-    heads = BlockHeads(network.architecture.d_model, HeadShape(**config["shape"]))
-    _load_weights(heads, weights, where)
-    return heads
+    shape = from_plain(HeadShape, config["shape"])
+    return build(lambda: BlockHeads(network.architecture.d_model, shape), 0, weights, where)
 
 
 def _codec(config: Mapping[str, Any]) -> Any:
@@ -339,18 +352,11 @@ def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
-def _load_weights(module: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"the weights in {where} do not fit its own configuration: {error}") from error
-
-
 def is_finished(folder: Path) -> bool:
     """Whether a folder's config.json is ours: models of other programs have such a file too."""
     try:
-        return "format" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "format" in read_json(folder / "config.json", REMEDY)
+    except InputError:
         return False
 
 

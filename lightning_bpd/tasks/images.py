@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lightning_bpd.faults import from_plain
 from lightning_bpd.interfaces import InputError
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class ImageCodec:
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> ImageCodec:
         """The inverse of ``describe``."""
-        return cls(**description["images"])
+        return from_plain(cls, description["images"])
 
     def write(self, folder: Path) -> dict[str, Any]:
         """The sizes by name; no file is needed."""

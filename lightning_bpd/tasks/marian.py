@@ -5,7 +5,6 @@ What transformers' MarianMTModel computes and MarianTokenizer cuts, read from th
 
 from __future__ import annotations
 
-import json
 import zipfile
 from itertools import product
 from pathlib import Path
@@ -15,11 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.models.encoder_decoder import halved_sinusoids
 from lightning_bpd.tasks.finished_model import Parts
 from lightning_bpd.tasks.marian_tokenizer import MarianPieces, MarianTokenizer
+from lightning_bpd.tasks.network import build
 from lightning_bpd.tasks.text_codec import TextCodec
 
 # The bias of tokens that are never generated. Their probability is 0 in any precision, and unlike with infinity a
@@ -79,9 +80,13 @@ def read_marian(folder: str | Path) -> Parts:
     length. Weights are float32.
 
     Raises:
-        InputError: It is no such folder, lacks a file, or has a setting that our Transformer does not have.
+        InputError: It is no such folder, lacks a file, is damaged, or has a setting that our Transformer does not have.
     """
-    folder = Path(folder)
+    with damaged(folder, "fetch the model again"):
+        return _read_marian(Path(folder))
+
+
+def _read_marian(folder: Path) -> Parts:
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} holds no Marian model (no config.json): give the folder of a Hugging Face model"
@@ -156,18 +161,21 @@ def _build(config: dict[str, Any], generation: dict[str, Any], weights: dict[str
         tie="none" if not tied else "all" if shared else "output",
         output_bias=True,
     )
-    network = EncoderDecoder(
-        architecture,
+    vocabularies = (
         source_vocabulary,
         source_vocabulary if shared else config.get("decoder_vocab_size") or source_vocabulary,
-        _token(generation, config, "decoder_start_token_id"),
-        _token(generation, config, "eos_token_id"),
     )
+    start, end = (_token(generation, config, name) for name in ("decoder_start_token_id", "eos_token_id"))
+    layers = architecture.encoder_layers + architecture.decoder_layers
+    if not 0 <= layers <= len(weights):
+        raise InputError(f"its weights do not fit its configuration: they are not of {layers} layers")
     _check_positions(weights, architecture.d_model)
-    try:
-        network.load_state_dict(_renamed(weights, architecture, network.target_vocabulary))
-    except RuntimeError as error:
-        raise InputError(f"its weights do not fit its configuration: {error}") from None
+    network = build(
+        lambda: EncoderDecoder(architecture, *vocabularies, start, end),
+        layers,
+        _renamed(weights, architecture, vocabularies[1]),
+        "it",
+    )
     assert network.output_bias is not None
     network.output_bias[_forbidden(generation, network.eos_id, network.target_vocabulary)] = SUPPRESSED
     return network
@@ -260,7 +268,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
     if not safe.is_file() and not pickled.is_file():
         raise InputError("it has no weights, neither model.safetensors nor pytorch_model.bin")
-    try:
+    with damaged("its weights file", "fetch it again"):
         if safe.is_file():
             weights = load_file(safe)
         else:
@@ -268,8 +276,6 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             mapped = zipfile.is_zipfile(pickled)
             weights = torch.load(pickled, map_location="cpu", weights_only=True, mmap=mapped)
         return {name: tensor.float() for name, tensor in weights.items()}
-    except Exception as error:  # Of a damaged file it may be any.
-        raise InputError(f"its weights are damaged: {error}") from error
 
 
 def read_codec(folder: Path) -> TextCodec:
@@ -330,10 +336,4 @@ def _text(token: Any) -> str:
 def _read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
     if default is not None and not path.exists():
         return default
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not what it should be: a JSON object")
-    return content
+    return read_json(path, "fetch it again")

@@ -103,7 +103,7 @@ class MarianTokenizer:
             settings = json.loads(content)
             model = base64.b64decode(settings.pop("sentencepiece"), validate=True)
             made_of = MarianPieces(model, tuple(settings.pop("pieces")), **settings)
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
             raise InputError(f"not a Marian tokenizer: {error}") from error
         return cls(made_of)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import torch
+from torch import Tensor, nn
+
+from lightning_bpd.faults import shortened
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import EncoderDecoder, ImageTransformer
 
@@ -13,6 +18,9 @@ if TYPE_CHECKING:
     from lightning_bpd.adapters import ModelAdapter
 
     Network = EncoderDecoder | ImageTransformer | ModelAdapter
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -37,3 +45,27 @@ def longest_source(network: Network) -> int | None:
     if isinstance(network, EncoderDecoder | ImageTransformer):
         return network.max_length
     return network.longest_source
+
+
+def build(make: Callable[[], M], layers: int, weights: Mapping[str, Tensor], where: str) -> M:
+    """The module that ``make`` gives, with its weights, which are from ``where``.
+
+    Neither time nor memory is spent on a module that the weights do not fit.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    if not 0 <= layers <= len(weights):
+        raise InputError(
+            f"the weights in {where} do not fit its own configuration: they are not of {layers} layers"
+        )
+    try:
+        with torch.device("meta"):
+            make().load_state_dict(dict(weights), assign=True)
+        module = make()
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights in {where} do not fit its own configuration: {shortened(error)}"
+        ) from error
+    return module

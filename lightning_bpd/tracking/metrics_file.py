@@ -10,6 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_bpd.faults import damaged
 from lightning_bpd.files import append_to_file, write_atomically
 
 
@@ -17,11 +18,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics file, in order, without what a row does not hold; an absent file has no rows."""
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = file.readlines()
-    # A last line without an end was being written when the run was killed.
-    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    with (
+        damaged(path, "move it away, or repair the line"),
+        path.open(encoding="utf-8", newline="") as file,
+    ):
+        # A last line without an end was being written when the run was killed.
+        rows = csv.DictReader(line for line in file.readlines() if line.endswith("\n"))
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 class MetricsFile(Logger):

@@ -284,7 +284,7 @@ def test_a_damaged_cache_is_named(tmp_path, encode, file: str, damage: str) -> N
         path.write_bytes(path.read_bytes()[:-16])
     else:
         path.unlink()
-    with pytest.raises(InputError, match=rf"{name}: the encoded corpus is damaged; delete this folder"):
+    with pytest.raises(InputError, match=rf"{name}.* delete"):
         encode(files)
 
 

@@ -56,9 +56,9 @@ def weights(edit):
         (setting(model_type="bart"), "its model_type is bart"),
         (setting(is_encoder_decoder=False), "holds no Marian translation model"),
         (without("model.safetensors"), "neither model.safetensors nor pytorch_model.bin"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"1" * 50), "its weights are damaged"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"1" * 50), "its weights file is damaged"),
         *(
-            (pickled(content), "its weights are damaged")
+            (pickled(content), "its weights file is damaged")
             for content in (b"", b"PK", b"\x80\x02N.", b"<html>")
         ),
         (without("source.spm"), "source.spm cannot be read"),
@@ -81,7 +81,7 @@ def weights(edit):
             "its encoder_attention_heads is 2 and its decoder_attention_heads 4",
         ),
         (setting(decoder_ffn_dim=4), "decoder_ffn_dim 4"),
-        (setting(d_model=24), "its weights do not fit its configuration"),
+        (setting(d_model=24), "the weights in it do not fit its own configuration"),
         (setting(decoder_layers=3), "it has no model.decoder.layers.2"),
         (setting(encoder_layers=1), "weights of no known use: model.encoder.layers.1"),
         (setting("generation_config.json", no_repeat_ngram_size=3), "no_repeat_ngram_size = 3"),
