@@ -11,7 +11,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from lightning_bpd.datamodules.demo.corpus import sentence_pairs
 from rich.console import Console
 
 from lightning_bpd.callbacks.checkpoints import LastCheckpoint
@@ -22,6 +21,7 @@ from lightning_bpd.heads import HeadShape
 from lightning_bpd.models import Architecture, ImageArchitecture
 from lightning_bpd.tracking.metrics_file import MetricsFile
 from lightning_bpd.training import JointFineTuning
+from tools.demo_corpus.sentences import sentence_pairs
 
 PROJECT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
