@@ -2,7 +2,8 @@
 
 Honoured: any batch, attention masks, ``decoder_input_ids``, ``max_length``, ``max_new_tokens``, any number of end
 tokens, ``forced_bos_token_id``, ``forced_eos_token_id``, ``suppress_tokens``, ``bad_words_ids`` of one token each,
-``renormalize_logits``, which changes no order, and ``return_dict_in_generate``. Whatever else could change the tokens
+``renormalize_logits``, which changes no order, ``do_sample`` with ``temperature``, ``top_k`` and ``top_p``, and
+``return_dict_in_generate``. Whatever else could change the tokens
 is refused by name, a streamer too where one arrives: transformers 5.23 keeps it back, and gives it the prompt alone.
 """
 
@@ -23,6 +24,9 @@ from transformers.generation import (
     MaxLengthCriteria,
     NoBadWordsLogitsProcessor,
     SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
 )
 from transformers.utils import ModelOutput
 
@@ -137,6 +141,8 @@ class Request:
 
     Attributes:
         ends: Tokens that end a row.
+        sample: Whether tokens are drawn at random.
+        sampling: Temperature, top_k and top_p, as far as they are given.
         room: Tokens that a row may have after those that are certain from the start; 0 where nothing is left to decode.
 
     Raises:
@@ -159,6 +165,8 @@ class Request:
         self.home = input_ids.device
         self.rows = input_ids.to(adapter.device)
         self.limit, self.ends = _limits(stopping_criteria)
+        self.sample = bool(generation_config.do_sample)
+        self.sampling: dict[str, Any] = {}
         self.suppressed: list[int] = []
         self.forced_last: int | None = None
         forced = self._rules(logits_processor)
@@ -230,7 +238,13 @@ class Request:
             if type(processor) is LogitNormalization:
                 # The same is taken from all logits of a token.
                 continue
-            if type(processor) is SuppressTokensLogitsProcessor:
+            if type(processor) is TemperatureLogitsWarper:
+                self.sampling["temperature"] = float(processor.temperature)
+            elif type(processor) is TopKLogitsWarper:
+                self.sampling["top_k"] = int(processor.top_k)
+            elif type(processor) is TopPLogitsWarper:
+                self.sampling["top_p"] = float(processor.top_p)
+            elif type(processor) is SuppressTokensLogitsProcessor:
                 suppressed += torch.as_tensor(processor.suppress_tokens).tolist()
             elif type(processor) is NoBadWordsLogitsProcessor and all(
                 len(word) == 1 for word in processor.sequence_bias
@@ -301,14 +315,15 @@ def _check_mode(model: Any) -> None:
 def _check_settings(config: Any) -> None:
     """Refuse settings of generate that ask for another algorithm or for what is not there."""
     mode = config.get_generation_mode()
-    if mode != "greedy_search":
+    if mode not in ("greedy_search", "sample"):
         raise InputError(
-            f"generate was asked for {mode.replace('_', ' ')}, and decoding by blocks is greedy: give do_sample=False, "
+            f"generate was asked for {mode.replace('_', ' ')}, and decoding by blocks is greedy or samples: give "
             "num_beams=1, and leave out what other ways of decoding need"
         )
     if (config.num_return_sequences or 1) > 1:
         raise InputError(
-            f"num_return_sequences is {config.num_return_sequences}, and greedy decoding finds one: leave it out"
+            f"num_return_sequences is {config.num_return_sequences}, and decoding by blocks finds one: leave it out, "
+            "or repeat the inputs"
         )
     wanted = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
     if config.return_dict_in_generate and (asked := [name for name in wanted if getattr(config, name, None)]):

@@ -6,8 +6,10 @@ import sys
 from collections import Counter
 from itertools import islice
 
+import torch
+
 from lightning_bpd.cli.translate import CHUNK, find_device, progress_bar
-from lightning_bpd.decoding import Exact, blockwise, greedy
+from lightning_bpd.decoding import Exact, blockwise, make_sampler, sequential
 from lightning_bpd.decoding.certificate import Verdict, compare
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text_lines import read_lines
@@ -21,6 +23,11 @@ def certify(
     batch_size: int = 64,
     extra_length: int = 50,
     bound: float = 256.0,
+    sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
     device: str = "auto",
     base: str | None = None,
 ) -> None:
@@ -40,9 +47,16 @@ def certify(
         batch_size: Lines decoded together.
         extra_length: Tokens that an output may be longer than its source.
         bound: The margin of a near-tie, in units of the logits' precision at the size of the best one.
+        sample: Draw tokens at random instead of taking the most probable ones; a seed gives the same text by every
+            decoder and batch size.
+        temperature: Divides the logits: below 1 the output is less random.
+        top_k: Draw from the k most probable tokens only.
+        top_p: Draw from the most probable tokens whose probabilities add up to top_p.
+        seed: Selects the random numbers.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
         base: Where the Hugging Face model is that the heads were trained on, hf:NAME_OR_FOLDER, if it has moved.
     """
+    sampler = make_sampler(sample, temperature, top_k, top_p, seed)
     translator = load(model, find_device(device), base)
     if translator.drafter is None:
         raise InputError(
@@ -55,9 +69,11 @@ def certify(
         while chunk := list(islice(lines, CHUNK)):
             verdicts: dict[int, Verdict] = {}
             for places, rows in translator.batches(chunk, batch_size):
-                one = greedy(translator.model, rows, extra_length)
-                many = blockwise(translator.model, translator.drafter, rows, size, Exact(), extra_length)
-                verdicts |= zip(places, compare(translator.model, rows, one, many, bound), strict=True)
+                p_1, numbers = translator.model, done + torch.tensor(places, device=translator.device)
+                one = sequential(p_1, rows, extra_length, sampler, numbers)
+                many = blockwise(p_1, translator.drafter, rows, size, Exact(), extra_length, sampler, numbers)
+                found = compare(p_1, rows, one, many, bound, sampler, numbers)
+                verdicts |= zip(places, found, strict=True)
                 count(len(places))
             for place, verdict in sorted(verdicts.items()):
                 sys.stdout.write(f"{done + place + 1}\t{_words(verdict)}\n")

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lightning_bpd.decoding import make_sampler
 from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text_lines import read_lines
@@ -34,6 +35,11 @@ def translate(
     extra_length: int = 50,
     block_size: int | None = None,
     acceptance: str = "exact",
+    sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
     device: str = "auto",
     base: str | None = None,
 ) -> None:
@@ -53,11 +59,18 @@ def translate(
         extra_length: Tokens that a translation may be longer than its source.
         block_size: Tokens that blockwise decoding proposes at once; as many as the heads were trained for by default.
         acceptance: Which proposals stay: exact, top-N, or minimum-N (at least N tokens a block).
+        sample: Draw tokens at random instead of taking the most probable ones; a seed gives the same text by every
+            decoder and batch size.
+        temperature: Divides the logits: below 1 the output is less random.
+        top_k: Draw from the k most probable tokens only.
+        top_p: Draw from the most probable tokens whose probabilities add up to top_p.
+        seed: Selects the random numbers.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
         base: Where the Hugging Face model is that the heads were trained on, hf:NAME_OR_FOLDER, if it has moved.
     """
+    sampler = make_sampler(sample, temperature, top_k, top_p, seed)
     translator = load(model, find_device(device), base)
-    lines = read_lines(input)
+    lines, done = read_lines(input), 0
     with _open_output(output) as target, progress_bar("Translated", "lines") as count:
         while chunk := list(islice(lines, CHUNK)):
             translations = translator.translate(
@@ -69,8 +82,11 @@ def translate(
                 extra_length=extra_length,
                 block_size=block_size,
                 acceptance=acceptance,
+                sampler=sampler,
+                first_row=done,
                 progress=count,
             )
+            done += len(chunk)
             target.write("".join(f"{line}\n" for line in translations).encode())
             target.flush()
 

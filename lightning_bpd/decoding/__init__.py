@@ -15,7 +15,7 @@ from lightning_bpd.decoding.blockwise import blockwise
 from lightning_bpd.decoding.certificate import Verdict, compare
 from lightning_bpd.decoding.options import DecodingOptions, decode
 from lightning_bpd.decoding.replay import replay
-from lightning_bpd.decoding.samplers import Greedy, Sampled
+from lightning_bpd.decoding.samplers import Greedy, Sampled, make_sampler
 from lightning_bpd.decoding.sequential import GREEDY, greedy, sequential
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "compare",
     "decode",
     "greedy",
+    "make_sampler",
     "parse_acceptance",
     "replay",
     "sequential",

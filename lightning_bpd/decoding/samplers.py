@@ -111,6 +111,22 @@ class Sampled:
         return -uniform(self.seed, rows[:, None, None], places[:, :, None], tokens).log().neg().log()
 
 
+def make_sampler(
+    sample: bool, temperature: float, top_k: int | None, top_p: float, seed: int
+) -> Greedy | Sampled:
+    """Return the sampler that a command's options ask for.
+
+    Raises:
+        InputError: A number is out of its range, or settings of sampling are given and sampling is off.
+    """
+    sampled = Sampled(temperature, top_k, top_p, seed)
+    if not sample and sampled != Sampled():
+        raise InputError(
+            "temperature, top_k, top_p and seed are for sampling: add --sample true, or leave them out"
+        )
+    return sampled if sample else Greedy()
+
+
 # Streams of noise that one position may need beside that of its tokens, which is stream 0.
 ACCEPTANCE_STREAM, RESIDUAL_STREAM = 1, 2
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_bpd.decoding import DecodingOptions, parse_acceptance
+from lightning_bpd.decoding import GREEDY, DecodingOptions, Sampled, parse_acceptance
 from lightning_bpd.decoding import blockwise as decode_by_blocks
 from lightning_bpd.heads import HeadDrafter
-from lightning_bpd.interfaces import Drafter, InputError, TokenRows
+from lightning_bpd.interfaces import Drafter, InputError, Sampler, TokenRows
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import read_heads
 from lightning_bpd.tasks.hugging_face import HuggingFaceCodec
@@ -24,17 +24,26 @@ Generation = Callable[..., Any]
 
 
 def blockwise(
-    folder: str | Path, model: Any, *, block_size: int | None = None, acceptance: str = "exact"
+    folder: str | Path,
+    model: Any,
+    *,
+    block_size: int | None = None,
+    acceptance: str = "exact",
+    seed: int | None = None,
 ) -> Generation:
     """Let a model that transformers has loaded generate several tokens a call, by the block heads of a finished model.
 
-    ``model.generate(**inputs, custom_generate=lightning_bpd.blockwise(folder, model))`` gives what
-    ``model.generate(**inputs, do_sample=False, num_beams=1)`` gives, any batch, in fewer calls (near-ties aside, where
-    two tokens are equally probable to the last digits). Prompts may be padded at either end: each row goes on from its
-    own last token. With ``return_dict_in_generate=True`` the output has ``calls`` (int64 [B]) and ``accepted`` (int64
-    [B, I]) beside ``sequences``. A setting that cannot be honoured is an InputError that names it. Two are kept back by
-    transformers: an ``assistant_model`` is left unused, and a streamer gets the prompt and is never ended, so that a
-    thread that reads a TextIteratorStreamer waits for ever.
+    ``model.generate(**inputs, custom_generate=lightning_bpd.blockwise(folder, model))`` returns what
+    ``model.generate(**inputs, do_sample=False, num_beams=1)`` returns, for any batch, in fewer calls (except for
+    near-ties, where two tokens are equally probable to the last digits). Prompts may be padded at either end: each row
+    goes on from its own last token. With ``return_dict_in_generate=True`` the output has ``calls`` (int64 [B]) and
+    ``accepted`` (int64 [B, I]) beside ``sequences``. A setting that cannot be honoured is an InputError that names it.
+
+    With ``do_sample=True``, tokens are drawn with the noise of ``decoding.Sampled``: the same seed gives the same
+    tokens for any block size, but not those of transformers' own sampling.
+
+    Transformers keeps two settings back: an ``assistant_model`` is not used, and a streamer gets the prompt and is
+    never ended, so a thread that reads a TextIteratorStreamer waits for ever.
 
     Args:
         folder: The finished model, of which the heads alone are read.
@@ -43,6 +52,7 @@ def blockwise(
             a Marian, whose tables of sinusoids are others in each type.
         block_size: Tokens that a call verifies; as many as the heads were trained for by default.
         acceptance: Which proposals stay: ``exact`` for the very tokens of generate, or ``top-2`` and so on.
+        seed: Selects the noise of ``do_sample=True``; drawn from torch's generator at each call if not given.
 
     Raises:
         InputError: The heads belong to another base or have a first head of their own, or the model cannot be decoded
@@ -53,11 +63,15 @@ def blockwise(
     adapter = adopt(model)
     heads = read_heads(folder, adapter).to(adapter.device).eval()
     drafter = HeadDrafter(heads, adapter.output_weight, bias=adapter.output_bias)
-    return make_generation(adapter, drafter, block_size, acceptance)
+    return make_generation(adapter, drafter, block_size, acceptance, seed)
 
 
 def make_generation(
-    network: ModelAdapter, drafter: Drafter, block_size: int | None = None, acceptance: str = "exact"
+    network: ModelAdapter,
+    drafter: Drafter,
+    block_size: int | None = None,
+    acceptance: str = "exact",
+    seed: int | None = None,
 ) -> Generation:
     """The same of what is loaded.
 
@@ -66,6 +80,7 @@ def make_generation(
         drafter: What proposes blocks.
         block_size: Tokens that a call verifies; the drafter's largest if not given.
         acceptance: Which proposals stay.
+        seed: Selects the noise of sampling; drawn from torch's generator at each call if not given.
 
     Raises:
         InputError: The heads have a learned first one, or the numbers make no sense.
@@ -102,8 +117,13 @@ def make_generation(
             return request.output(None)
         continuation = request.continuation()
         source = TokenRows(request.rows, torch.full_like(request.rows[:, 0], request.rows.size(1)))
-        # How long rows become is said by the continuation alone.
-        result = decode_by_blocks(continuation, drafter, source, most, rule, continuation.max_length)
+        sampler: Sampler = GREEDY
+        if request.sample:
+            drawn = int(torch.randint(2**62, ())) if seed is None else seed
+            sampler = Sampled(**request.sampling, seed=drawn)
+        # The continuation alone limits how long rows become.
+        extra = continuation.max_length
+        result = decode_by_blocks(continuation, drafter, source, most, rule, extra, sampler)
         return request.output(result)
 
     return generate

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_bpd.decoding import DecodingOptions, decode
+from lightning_bpd.decoding import GREEDY, DecodingOptions, decode
 from lightning_bpd.heads import BlockHeads, FirstHead, HeadDrafter
-from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
+from lightning_bpd.interfaces import InputError, Sampler, SequenceModel, TokenRows
 from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import Parts, read_base, read_checkpoint, read_folder, write_folder
@@ -98,6 +98,8 @@ class Translator:
         extra_length: int = 50,
         block_size: int | None = None,
         acceptance: str = "exact",
+        sampler: Sampler = GREEDY,
+        first_row: int = 0,
         max_source_length: int = 1024,
         progress: Callable[[int], None] | None = None,
     ) -> list[str]:
@@ -115,6 +117,9 @@ class Translator:
             block_size: Tokens of a block; as many as the heads were trained for by default.
             acceptance: Which proposals stay: ``exact`` gives what greedy decoding gives; ``top-2``, ``minimum-2`` and
                 so on give longer blocks of other words.
+            sampler: Chooses tokens: the most probable ones by default; ``Sampled(temperature, top_k, top_p, seed)``
+                draws at random, the same text by every decoder and batch size.
+            first_row: The number of the first line in its corpus: noise is drawn by seed and number.
             max_source_length: Source tokens, end token included, past which a line is cut, with a warning.
             progress: Called with the number of lines done after each batch.
 
@@ -128,6 +133,7 @@ class Translator:
             extra_length,
             block_size,
             acceptance,
+            sampler,
         )
         check_decoding(options, None if self.heads is None else self.heads.block_size, self.codec)
         if batch_size < 1:
@@ -138,7 +144,8 @@ class Translator:
             progress(len(lines) - len(numbers))
         wanted = [lines[number] for number in numbers]
         for places, source in self.batches(wanted, batch_size, max_source_length):
-            result = decode(self.model, source, options, self.drafter)
+            rows = torch.tensor([first_row + numbers[place] for place in places], device=self.device)
+            result = decode(self.model, source, options, self.drafter, rows)
             for place, text in zip(places, self.target_tokenizer.decode(result.rows()), strict=True):
                 outputs[numbers[place]] = text
             if progress is not None:
@@ -152,6 +159,7 @@ class Translator:
         *,
         block_size: int | None = None,
         acceptance: str = "exact",
+        seed: int | None = None,
         **settings: Any,
     ) -> Any:
         """What transformers' greedy ``generate`` gives for rows of a Hugging Face model's own tokenizer, by blocks.
@@ -162,6 +170,7 @@ class Translator:
                 for it in prompts.
             block_size: Tokens of a block; as many as the heads were trained for by default.
             acceptance: Which proposals stay; see ``translate``.
+            seed: Selects the noise of ``do_sample=True``; drawn from torch's generator if not given.
             settings: Others of ``generate``, such as ``max_new_tokens``, ``max_length``, ``forced_bos_token_id`` and
                 ``return_dict_in_generate`` (see ``lightning_bpd.blockwise``). Lengths and end tokens are by default the
                 model's own, all of several end tokens.
@@ -177,7 +186,7 @@ class Translator:
             raise InputError("generate is for Hugging Face models, and this model takes text: use translate")
         if self.drafter is None:
             raise InputError("this model has no block heads, which generate needs: use translate")
-        generation = make_generation(network, self.drafter, block_size, acceptance)
+        generation = make_generation(network, self.drafter, block_size, acceptance, seed)
         chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1}
         config = copy.deepcopy(settings.pop("generation_config", None))
         if getattr(config, "eos_token_id", None) is None:

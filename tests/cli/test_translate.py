@@ -68,6 +68,38 @@ def test_chunks_and_batches_change_nothing(model, tmp_path, monkeypatch):
     assert outputs[0] == outputs[1] == outputs[2]
 
 
+def test_sampled_text_depends_on_the_seed_and_the_line_alone(model, tmp_path, monkeypatch):
+    source = tmp_path / "in.txt"
+    source.write_text("a sees b\n" * 20)
+    sampling = ["--sample", "true", "--temperature", "1.5", "--top_k", "50", "--top_p", "0.95"]
+
+    def sampled(*options, chunk=1000):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+        main(
+            [
+                "translate",
+                "--model",
+                model,
+                "--input",
+                str(source),
+                "--output",
+                str(tmp_path / "out"),
+                *options,
+            ]
+        )
+        return (tmp_path / "out").read_text()
+
+    text = sampled(*sampling, "--seed", "1")
+    assert text == sampled(*sampling, "--seed", "1", "--batch_size", "3", chunk=7)
+    assert text != sampled(*sampling, "--seed", "2")
+    assert len(set(text.splitlines())) > 5
+    assert len(set(sampled().splitlines())) == 1
+    with pytest.raises(SystemExit):
+        sampled("--temperature", "0.5")
+    with pytest.raises(SystemExit):
+        sampled(*sampling, "--decoder", "beam")
+
+
 def test_mistakes_are_one_line_and_leave_no_output(model, tmp_path, capsys):
     (tmp_path / "bad.txt").write_bytes(b"fine\n\xff\n")
     output = str(tmp_path / "out.txt")

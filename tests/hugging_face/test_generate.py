@@ -298,10 +298,34 @@ def test_what_the_decoder_is_given_to_begin_with(case):
 
 
 @pytest.mark.parametrize("case", ["marian", "gpt2"], indirect=True)
+def test_sampling_by_blocks_is_plain_sampling(case):
+    """The settings of generate, with noise of our own: the same tokens for every block size, within top_k and top_p."""
+    settings = {"do_sample": True, "temperature": 1.5, "top_k": 5, "top_p": 0.9}
+    blocks, single = (
+        lightning_bpd.blockwise(case.folder, case.model, block_size=size, seed=3) for size in (None, 1)
+    )
+    sampled = case.generate(**settings, custom_generate=blocks)
+    assert torch.equal(sampled, case.generate(**settings, custom_generate=single))
+    assert not torch.equal(sampled, case.generate())
+    other = lightning_bpd.blockwise(case.folder, case.model, seed=4)
+    assert not torch.equal(sampled, case.generate(**settings, custom_generate=other))
+    greedy = case.generate(**settings | {"top_k": 1}, custom_generate=blocks)
+    assert torch.equal(greedy, case.generate())
+    # Without a seed, torch's generator decides.
+    free = lightning_bpd.blockwise(case.folder, case.model)
+    runs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        runs.append(case.generate(**settings, custom_generate=free))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("case", ["marian", "gpt2"], indirect=True)
 def test_what_cannot_be_honoured_is_refused_by_name(case):
     blocks = lightning_bpd.blockwise(case.folder, case.model)
     refused: dict[str, dict[str, Any]] = {
-        "asked for sample, and": {"do_sample": True},
+        "asked for MinPLogitsWarper": {"do_sample": True, "min_p": 0.1},
         "asked for beam search, and": {"num_beams": 2},
         "asked for assisted generation": {"prompt_lookup_num_tokens": 2},
         "asked for RepetitionPenaltyLogitsProcessor": {"repetition_penalty": 1.2},
