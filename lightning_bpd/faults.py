@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,7 +64,8 @@ def explain(error: BaseException) -> str | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     for module, refused in _REFUSALS.items():
         if _raised_in(error, module) and not kinds.isdisjoint(refused):
-            return str(error) or f"the configuration cannot be used: {module} raises {type(error).__name__}"
+            words = _in_short(str(error)) if module == "jsonargparse" else str(error)
+            return words or f"the configuration cannot be used: {module} raises {type(error).__name__}"
     return None
 
 
@@ -130,6 +132,17 @@ def report_request() -> str:
         f"This is a fault of lightning_bpd {version('lightning_bpd')}, not yours. Please report it with this "
         "traceback, the command, its configuration and the output of pip freeze."
     )
+
+
+def _in_short(message: str) -> str:
+    """What the parser of the command line says, without all the types that a value might have had."""
+    if inner := re.search(r"given class_path '([\w.]+)':\s*(.+?)\s*- Expected a <class", message, re.DOTALL):
+        message = f"{inner[1].rpartition('.')[2]}: {inner[2]}"
+    if re.search(r"<class 'str'>.*[Gg]ot value: (True|False|-?\d)", message, re.DOTALL):
+        message += "; YAML reads no, off, yes, on and numbers as other than text: write the value in quotes"
+    if "unrecognized arguments" in message or "is not accepted" in message:
+        message += "; write options in full, as --help lists them"
+    return message
 
 
 def _of_system(error: OSError) -> str:

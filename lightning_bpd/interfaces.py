@@ -20,6 +20,18 @@ class InputError(ValueError):
     """
 
 
+# More of anything that is counted on the command line is a slip of the keyboard.
+MOST = 1_000_000
+
+
+def check_range(least: int, most: int = MOST, **values: float | None) -> None:
+    """Raise InputError, naming the option, for a value that is not from ``least`` to ``most``; None is not given."""
+    for name, value in values.items():
+        if value is not None and not least <= value <= most:
+            bound = f"at least {least}" if value < least else f"at most {most:,}"
+            raise InputError(f"{name} must be {bound}, not {value}")
+
+
 class TokenRows(NamedTuple):
     """Rows of token ids, padded at the right. What lies past a row's length is never looked at."""
 

@@ -71,7 +71,8 @@ def run(args: list[str]) -> CommandLine:
             "installed with pip install -e ."
         )
     keep_quiet()
-    parser_options = {"default_config_files": [str(DEFAULT_CONFIG)], "exit_on_error": False}
+    # An abbreviated option would pass by what is done about its full name.
+    parser_options = {"exit_on_error": False, "allow_abbrev": False}
     try:
         return CommandLine(
             model_class=LightningModule,
@@ -82,8 +83,11 @@ def run(args: list[str]) -> CommandLine:
             seed_everything_default=1,
             auto_configure_optimizers=False,
             parser_kwargs={
-                "exit_on_error": False,
-                **{command: dict(parser_options) for command in CommandLine.subcommands()},
+                **parser_options,
+                **{
+                    command: {"default_config_files": [str(DEFAULT_CONFIG)], **parser_options}
+                    for command in CommandLine.subcommands()
+                },
             },
             args=expand_data_folder(args, class_names(LightningDataModule)),
         )

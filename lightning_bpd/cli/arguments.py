@@ -62,7 +62,7 @@ def naming_options(args: list[str]) -> list[str]:
     for position, argument in enumerate(args):
         if argument in names:
             kept += args[position : position + 2]
-        elif argument.startswith(tuple(f"{name}=" for name in names)):
+        elif argument.startswith(("-c", *(f"{name}=" for name in names))):
             kept.append(argument)
     return kept
 

@@ -11,7 +11,7 @@ import torch
 from lightning_bpd.cli.translate import CHUNK, find_device, progress_bar
 from lightning_bpd.decoding import Exact, blockwise, make_sampler, sequential
 from lightning_bpd.decoding.certificate import Verdict, compare
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.tasks.text_lines import read_lines
 from lightning_bpd.tasks.translation import load
 
@@ -57,6 +57,8 @@ def certify(
         base: Where the Hugging Face model is that the heads were trained on, hf:NAME_OR_FOLDER, if it has moved.
     """
     sampler = make_sampler(sample, temperature, top_k, top_p, seed)
+    check_range(1, batch_size=batch_size, block_size=block_size)
+    check_range(0, extra_length=extra_length, bound=bound)
     translator = load(model, find_device(device), base)
     if translator.drafter is None:
         raise InputError(

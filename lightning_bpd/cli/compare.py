@@ -20,7 +20,7 @@ from lightning_bpd.datamodules.images import Digits, Images, SuperResolution
 from lightning_bpd.datamodules.text_files import find_corpus, fingerprint, read_pairs
 from lightning_bpd.decoding import DecodingOptions, parse_acceptance
 from lightning_bpd.faults import damaged, read_json
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.measuring.comparison import (
     Subject,
     compare_decoders,
@@ -100,6 +100,7 @@ def compare(
     ):
         if value is not None and value < least:
             raise InputError(f"--{flag} {value}: it must be at least {least}")
+    check_range(0, batch_size=batch_size, timed_batch_size=timed_batch_size, threads=threads)
     if threads is not None:
         torch.set_num_threads(threads)
     place, name = find_device(device), f"compare_{corpus}.json"

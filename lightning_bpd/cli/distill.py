@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -118,7 +119,7 @@ def distill(
         extra_length=extra_length,
         max_length=max_length,
         precision=precision,
-        batch_tokens=batch_tokens or BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"]),
+        batch_tokens=BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"]) if batch_tokens is None else batch_tokens,
         part_rows=part_rows,
         device=kind,
     )
@@ -202,7 +203,8 @@ def distill(
     shutil.rmtree(folder / "encoded", ignore_errors=True)
     of_these = f", {counts['held out']} of them held out" if held_out else ""
     logger.info("%s: %d pairs%s; left out: %s", folder, counts["kept"], of_these, _left_out(counts))
-    how = f"--data {folder}" if held_out else f"--data.distilled {folder} --data.mix distilled"
+    path = shlex.quote(str(folder))
+    how = f"--data {path}" if held_out else f"--data.distilled {path} --data.mix distilled"
     logger.info("Train on it: %s", how)
 
 

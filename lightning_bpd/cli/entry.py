@@ -93,7 +93,28 @@ def main(args: list[str] | None = None) -> None:
         _fail(message)
 
 
+def _check_configs(args: list[str]) -> None:
+    """Raise InputError for a configuration file without settings, of which the parser does not tell the name."""
+    for option, following in zip_longest(args, args[1:], fillvalue=""):
+        name, equals, value = option.partition("=")
+        path = value if equals else following
+        if name not in ("--config", "-c") or not os.path.isfile(path):
+            continue
+        import yaml
+
+        try:
+            with open(path, "rb") as file:
+                settings = yaml.safe_load(file)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # The parser says what is wrong.
+        if not isinstance(settings, dict):
+            raise InputError(
+                f"--config {path}: the file holds no settings, which are lines such as NAME: VALUE"
+            )
+
+
 def _dispatch(args: list[str]) -> None:
+    _check_configs(args)
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
         sys.stdout.write(HELP)
@@ -121,7 +142,8 @@ def _run_function(command: str, args: list[str]) -> None:
     args = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", arg) for arg in args]
     args = _with_true(args, {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool})
     prog = f"{os.path.basename(sys.argv[0])} {command}"
-    auto_cli(function, args=args, as_positional=False, exit_on_error=False, prog=prog)
+    # An abbreviated option would pass by what is done about its full name.
+    auto_cli(function, args=args, as_positional=False, exit_on_error=False, allow_abbrev=False, prog=prog)
 
 
 def _with_true(args: list[str], switches: set[str]) -> list[str]:

@@ -27,6 +27,7 @@ from lightning_bpd.measuring.comparison import (
 )
 from lightning_bpd.measuring.record import Arm
 from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, write_folder
+from lightning_bpd.tasks.hugging_face import stored_reference
 from lightning_bpd.tasks.images import ImageCodec
 from lightning_bpd.tasks.panels import draw_panels
 from lightning_bpd.tasks.translation import Translator, block_decoder, make_translator
@@ -100,11 +101,19 @@ def _show_text(
             comparison_table(arms, "Decoding validation sentences one at a time: calls and time a sentence")
         )
         decoder = " --decoder blockwise"
-    source = shlex.quote(data.sources("validation")[0])
-    return [
-        *lines,
-        ("Try", f"echo {source} | python train.py translate --model {folder}/model{decoder}"),
-    ]
+    # A finished model does not say that its base's own code may run.
+    if parts.origin is not None and stored_reference(parts.origin) != parts.origin:
+        decoder += f" --base {shlex.quote(parts.origin)}"
+    return [*lines, ("Try", command_to_try(data.sources("validation")[0], folder / "model", decoder))]
+
+
+def command_to_try(source: str, model: Path, options: str) -> str:
+    """A line for any shell that translates ``source``; ``options`` are quoted already."""
+    # echo takes a sentence such as -n for an option and, in some shells, backslashes for escapes.
+    say = r"printf '%s\n'" if source.startswith("-") or "\\" in source else "echo"
+    return (
+        f"{say} {shlex.quote(source)} | python train.py translate --model {shlex.quote(str(model))}{options}"
+    )
 
 
 def _show_images(

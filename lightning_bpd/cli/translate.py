@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lightning_bpd.decoding import make_sampler
+from lightning_bpd.decoding import DecodingOptions, make_sampler
 from lightning_bpd.files import whole_file
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.tasks.text_lines import read_lines
 from lightning_bpd.tasks.translation import load
 
@@ -69,6 +69,8 @@ def translate(
         base: Where the Hugging Face model is that the heads were trained on, hf:NAME_OR_FOLDER, if it has moved.
     """
     sampler = make_sampler(sample, temperature, top_k, top_p, seed)
+    check_range(1, batch_size=batch_size)
+    DecodingOptions(decoder, beam, alpha, extra_length, block_size, acceptance, sampler)
     translator = load(model, find_device(device), base)
     lines, done = read_lines(input), 0
     with _open_output(output) as target, progress_bar("Translated", "lines") as count:

@@ -18,7 +18,7 @@ from lightning_bpd.datamodules.image_files import image_members, read_images, su
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.files import path_inside, write_atomically
 from lightning_bpd.heads import HeadDrafter
-from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows
+from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows, check_range
 from lightning_bpd.metrics import mean_accepted_block_size
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import read_folder
@@ -58,8 +58,7 @@ def upscale(
     network, codec, heads, _ = read_folder(model)
     if not isinstance(codec, ImageCodec):
         raise InputError(f"{model} is a model of {codec.kind}, which enlarges no images")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, not {batch_size}")
+    check_range(1, batch_size=batch_size)
     options = DecodingOptions(decoder, block_size=block_size, acceptance=acceptance)
     check_decoding(options, None if heads is None else heads.block_size, codec)
     p_1: SequenceModel = network.to(place).eval()

@@ -19,6 +19,7 @@ from lightning_bpd.interfaces import (
     SequenceModel,
     State,
     TokenRows,
+    check_range,
 )
 
 
@@ -48,10 +49,10 @@ class DecodingOptions:
     def __post_init__(self) -> None:
         if self.decoder not in ("greedy", "beam", "blockwise"):
             raise InputError(f"unknown decoder {self.decoder!r}: choose greedy, beam or blockwise")
-        if self.beam < 1 or self.alpha < 0 or self.extra_length < 0:
-            raise InputError(f"beam must be at least 1, alpha and extra_length at least 0, not {self}")
-        if self.block_size is not None and self.block_size < 1:
-            raise InputError(f"block_size must be at least 1, not {self.block_size}")
+        check_range(1, 1000, beam=self.beam)
+        check_range(0, 100, alpha=self.alpha)
+        check_range(0, extra_length=self.extra_length)
+        check_range(1, block_size=self.block_size)
         if self.decoder == "beam" and self.sampler != GREEDY:
             raise InputError(
                 "beam search does not sample: choose decoder greedy or blockwise, or leave sampling out"

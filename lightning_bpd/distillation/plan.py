@@ -15,7 +15,7 @@ import numpy as np
 from lightning_bpd.datamodules.distilled import FORMAT, MANIFEST, read_manifest
 from lightning_bpd.faults import damaged
 from lightning_bpd.files import write_atomically
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import InputError, check_range
 
 PARTS = "parts"
 
@@ -48,11 +48,10 @@ class Settings:
             raise InputError(
                 f"of a beam of {self.beam} the best 1 to {self.beam} can be had, not {self.best}"
             )
-        for name in ("batch_tokens", "part_rows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.max_length < 2 or self.extra_length < 0 or self.alpha < 0:
-            raise InputError(f"max_length must be at least 2, extra_length and alpha at least 0, not {self}")
+        check_range(1, 1000, beam=self.beam)
+        check_range(1, batch_tokens=self.batch_tokens, part_rows=self.part_rows)
+        check_range(2, max_length=self.max_length)
+        check_range(0, extra_length=self.extra_length, alpha=self.alpha)
 
 
 @dataclass(frozen=True)

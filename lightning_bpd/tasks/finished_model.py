@@ -167,6 +167,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     config = read_json(folder / "config.json", REMEDY)
     known = config.get("format")
+    if known is None and "model_type" in config:
+        raise InputError(f"{folder} holds a Hugging Face model: give hf:{folder}")
     if not isinstance(known, int):
         raise InputError(f"{folder / 'config.json'} is damaged (it names no format): {REMEDY}")
     if known != FORMAT:

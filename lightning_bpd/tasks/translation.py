@@ -12,7 +12,7 @@ import torch
 
 from lightning_bpd.decoding import GREEDY, DecodingOptions, decode
 from lightning_bpd.heads import BlockHeads, FirstHead, HeadDrafter
-from lightning_bpd.interfaces import InputError, Sampler, SequenceModel, TokenRows
+from lightning_bpd.interfaces import InputError, Sampler, SequenceModel, TokenRows, check_range
 from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.tasks.codec import check_decoding
 from lightning_bpd.tasks.finished_model import Parts, read_base, read_checkpoint, read_folder, write_folder
@@ -136,8 +136,6 @@ class Translator:
             sampler,
         )
         check_decoding(options, None if self.heads is None else self.heads.block_size, self.codec)
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
         outputs = [""] * len(lines)
         numbers = [number for number, line in enumerate(lines) if line.strip()]
         if progress is not None and len(numbers) < len(lines):
@@ -205,6 +203,7 @@ class Translator:
 
         Lines of more than ``max_source_length`` source tokens, end token included, are cut, with a warning.
         """
+        check_range(1, batch_size=batch_size)
         limit = longest_source(self.network)
         if limit is not None:
             max_source_length = min(max_source_length, limit)
