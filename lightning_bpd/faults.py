@@ -49,7 +49,8 @@ def explain(error: BaseException) -> str | None:
         while own is not None and not isinstance(own, InputError):
             own = own.__cause__ or own.__context__
         if own is not None:
-            return str(own)
+            # Of a process that loads data it begins with that process's traceback.
+            return str(own).rpartition("InputError: ")[2]
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):

@@ -81,14 +81,15 @@ def wandb_logger(folder: Path, mode: Literal["offline", "online"]) -> RunLogger 
         if mode == "online":
             import wandb
 
-            # Asked beforehand: a run that begins with a prompt for a key waits for it.
-            if wandb.login(prompt=False, verify=False):
-                try:
+            reason = "there is no key, which wandb login stores"
+            try:
+                # Asked beforehand: a run that begins with a prompt for a key waits for it.
+                if wandb.login(prompt=False, verify=False):
                     return _start(folder, mode)
-                except Exception as error:
-                    reason = shortened(error)
-            else:
-                reason = "there is no key, which wandb login stores"
+            except Exception as error:
+                reason = shortened(error)
+            # The process of a start that failed still holds the run's id.
+            wandb.teardown()
         started = _start(folder, "offline")
     except Exception as error:  # It may be missing or broken, its server or the disk too.
         logger.warning("Going on without W&B: %s", shortened(error))
@@ -104,6 +105,11 @@ def _start(folder: Path, mode: Literal["offline", "online"]) -> RunLogger:
     import wandb
 
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(silent=True, console="off")
+    if mode == "online":
+        # Offline nobody is waited for but W&B's own process, which may start slowly on a busy machine.
+        settings.init_timeout = settings.finish_timeout = PATIENCE
+        settings.finish_timeout_raises = True
     run = wandb.init(
         project=PROJECT,
         name=folder.name,
@@ -111,13 +117,7 @@ def _start(folder: Path, mode: Literal["offline", "online"]) -> RunLogger:
         id=_run_id(folder / "wandb" / "run_id"),
         resume="allow",
         mode=mode,
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=PATIENCE,
-            finish_timeout=PATIENCE,
-            finish_timeout_raises=True,
-        ),
+        settings=settings,
     )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
