@@ -10,12 +10,12 @@ from torch import Tensor
 from lightning_bpd.decoding.acceptance import parse_acceptance
 from lightning_bpd.decoding.beam import beam_search
 from lightning_bpd.decoding.blockwise import blockwise
+from lightning_bpd.decoding.samplers import Greedy, Sampled
 from lightning_bpd.decoding.sequential import GREEDY, sequential
 from lightning_bpd.interfaces import (
     DecodeResult,
     Drafter,
     InputError,
-    Sampler,
     SequenceModel,
     State,
     TokenRows,
@@ -44,7 +44,8 @@ class DecodingOptions:
     extra_length: int = 50
     block_size: int | None = None
     acceptance: str = "exact"
-    sampler: Sampler = GREEDY
+    # Classes and not their protocol: configurations are parsed by them.
+    sampler: Greedy | Sampled = GREEDY
 
     def __post_init__(self) -> None:
         if self.decoder not in ("greedy", "beam", "blockwise"):

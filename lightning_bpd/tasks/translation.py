@@ -133,7 +133,7 @@ class Translator:
             extra_length,
             block_size,
             acceptance,
-            sampler,
+            sampler,  # type: ignore[arg-type]  # any other is for Python alone
         )
         check_decoding(options, None if self.heads is None else self.heads.block_size, self.codec)
         outputs = [""] * len(lines)
