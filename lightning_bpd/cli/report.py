@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.report.data import read_runs
-from lightning_bpd.report.markdown import render_markdown
-from lightning_bpd.report.page import render_page
+from lightning_bpd.report.render import render_json, render_markdown, render_page
+from lightning_bpd.report.runs import read_runs
 from lightning_bpd.report.sections import make_report
 
 logger = logging.getLogger(__name__)
@@ -33,12 +30,12 @@ def report(runs: list[str], output: str = "report", corpus: str | None = None, r
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {output} is a file: give a folder")
     read, left_out = read_runs(runs, corpus)
-    logger.info("%d models on %s; comparing their output", len(read), read[0].corpus["name"])
+    logger.info("%d models on %s; comparing their output", len(read), read[0].record.corpus.name)
     made = make_report(read, left_out, resamples)
-    write_atomically(folder / "report.html", render_page(made))
-    write_atomically(folder / "report.md", render_markdown(made))
-    plain = {"format": 2, **asdict(made)}
-    write_atomically(
-        folder / "report.json", json.dumps(plain, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    )
-    sys.stdout.write(f"{folder / 'report.html'}\n{folder / 'report.md'}\n{folder / 'report.json'}\n")
+    for name, content in (
+        ("report.html", render_page(made)),
+        ("report.md", render_markdown(made)),
+        ("report.json", render_json(made)),
+    ):
+        write_atomically(folder / name, content)
+        sys.stdout.write(f"{folder / name}\n")

@@ -1,7 +1,8 @@
-"""What a report is made of, as plain data: text, tables and figures. Pages are drawn from it, and it is their JSON."""
+"""The parts of a report as plain data: text, tables and figures. Pages are rendered from it; it is also the JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,8 @@ class Paragraph:
     """Some sentences."""
 
     text: str
-    warning: bool = False
+    kind: str = ""
+    """``answer`` for the first one, ``warning`` for doubts"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Cell:
     small: str = ""
     """small print below the text"""
     numbers: dict[str, Any] = field(default_factory=dict)
-    """all that the text was rounded from"""
+    """all numbers that the text was rounded from"""
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,13 @@ class Table:
     """Rows of cells under named columns."""
 
     name: str
-    """as links to it say"""
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     words: int = 1
-    """how many of the first columns are words; the others are numbers"""
+    """how many of the first columns hold text; the others hold numbers"""
     folded: bool = False
-    """so long that it is shown on demand"""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of a figure."""
-
-    x: float
-    y: float
-    label: str = ""
+    """shown on demand, because it is long"""
 
 
 @dataclass(frozen=True)
@@ -57,10 +49,11 @@ class Series:
     """Points joined by a line."""
 
     label: str
-    """stands at the last point"""
-    points: tuple[Point, ...]
+    x: list[float]
+    y: list[float]
+    marks: list[str] | None = None
+    """a text at each point"""
     colour: int = 0
-    """0..5: colour and marker"""
     dashed: bool = False
 
 
@@ -83,9 +76,9 @@ class Figure:
     y_label: str
     panels: tuple[Panel, ...]
     whole_x: bool = False
-    """x is counted: ticks at whole numbers only"""
+    """x is a count"""
     line_at: float | None = None
-    """a thin line across, such as where nothing is gained"""
+    """a thin horizontal line, such as where nothing is gained"""
 
 
 Block = Paragraph | Table | Figure
@@ -93,7 +86,7 @@ Block = Paragraph | Table | Figure
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and the blocks below it."""
 
     name: str
     title: str
@@ -102,23 +95,49 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole of it."""
+    """The whole report."""
 
     title: str
     sections: tuple[Section, ...]
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A number as it is shown; a dash where there is none."""
-    return MISSING if value is None else f"{value:.{digits}f}"
+def make_table(
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    words: int = 1,
+    folded: bool = False,
+) -> Table:
+    """Make a table, without the columns that hold no data in any row."""
+    rows = list(rows)
+    kept = [number for number in range(len(columns)) if any(row[number].text != MISSING for row in rows)]
+    shown = tuple(tuple(row[number] for number in kept) for row in rows)
+    titles = tuple(columns[number] for number in kept)
+    return Table(name, title, titles, shown, sum(number < words for number in kept), folded)
+
+
+def number(value: float | None, digits: int = 2) -> Cell:
+    """A cell with a number, or a dash if there is none."""
+    return Cell(MISSING if value is None else f"{value:.{digits}f}", "", {"value": value})
+
+
+def count(value: int | None) -> Cell:
+    """A cell with a whole number, or a dash."""
+    return Cell(MISSING if value is None else str(value), "", {"value": value})
+
+
+def percent(value: float | None) -> Cell:
+    """A cell with a share in percent, or a dash."""
+    return Cell(MISSING if value is None else f"{value:.1%}", "", {"value": value})
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A difference as it is shown: always with its sign, never a negative zero."""
+    """Format a difference: always with its sign, never a negative zero."""
     rounded = round(value, digits) + 0.0
     return f"{'−' if rounded < 0 else '+' if rounded > 0 else '±'}{abs(rounded):.{digits}f}"
 
 
-def span(values: list[float], digits: int = 2) -> str:
-    """The least and the greatest of some numbers; one number where they look alike."""
+def span(values: Sequence[float], digits: int = 2) -> str:
+    """Format the least and the greatest of some numbers; one number if both look alike."""
     return "–".join(dict.fromkeys(f"{value:.{digits}f}" for value in (min(values), max(values))))

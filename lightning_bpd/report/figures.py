@@ -1,30 +1,54 @@
-"""The figures of a report, as data: what is drawn, not how."""
+"""The figures of a report: as data, and drawn by matplotlib as SVG that takes its colours from the page."""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Sequence
+from html import escape
 from statistics import fmean
+from typing import Any
 
-from lightning_bpd.report.cells import EXACT, Place, Result, columns_of, rules_of, timed_rules
-from lightning_bpd.report.data import Run
-from lightning_bpd.report.document import Figure, Panel, Point, Series
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
-Results = dict[Place, Result]
+from lightning_bpd.report.cells import EXACT, Key, Result, columns_of, rules_of, timed_rules
+from lightning_bpd.report.document import Figure, Panel, Series
+from lightning_bpd.report.runs import Run
+
+Results = dict[Key, Result]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, darkened to be readable as text. The page replaces
+# them by its own, which differ in the dark.
+COLOURS = ("#0072b2", "#c44e00", "#007a59", "#a8487f", "#8a6a00", "#4a4a4a")
+_INK, _RULE, _PAPER = "#1c1c1b", "#d9d9d8", "#fffffe"
+_VARIABLES = {colour: f"var(--c{n})" for n, colour in enumerate(COLOURS)}
+_VARIABLES |= {_INK: "var(--ink)", _RULE: "var(--rule)", _PAPER: "var(--paper)"}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.edgecolor": _RULE,
+    "grid.color": _RULE,
+}
 
 
 def trade_figure(results: Results, runs: Sequence[Run]) -> Figure:
-    """Quality against mean accepted block size: a panel a model, a series a rule, a point a k."""
+    """Quality against mean accepted block size: a panel for each model, a series for each rule, a point for each k."""
     panels = []
     for column in columns_of(runs):
         series = []
         for colour, rule in enumerate(rules_of(runs)):
-            points = [
-                Point(result.block_size, result.quality, str(place.block_size))
-                for place, result in sorted(results.items(), key=lambda item: item[0].block_size)
-                if place[:3] == (*column, rule)
-            ]
+            points = _of(results, column, rule)
             if points:
-                series.append(Series(rule, tuple(points), colour))
+                x, y = [each.block_size for _, each in points], [each.quality for _, each in points]
+                series.append(Series(rule, x, y, [str(size) for size, _ in points], colour))
         if series:
             panels.append(Panel(", ".join(column), tuple(series)))
     return Figure(
@@ -32,86 +56,88 @@ def trade_figure(results: Results, runs: Sequence[Run]) -> Figure:
         "Quality against block size",
         "Each point is a model, labelled with its k; k = 1 is greedy decoding. Up and to the right is better.",
         "mean accepted block size",
-        runs[0].words.quality.title,
+        runs[0].record.words.quality.title,
         tuple(panels),
     )
 
 
+def _of(results: Results, column: tuple[str, str], rule: str) -> list[tuple[int, Result]]:
+    """Block sizes and results of one column by one rule, in order."""
+    found = [
+        (key.block_size, each) for key, each in results.items() if (key.column, key.rule) == (column, rule)
+    ]
+    return sorted(found, key=lambda pair: pair[0])
+
+
 def wall_clock_figure(results: Results, runs: Sequence[Run]) -> Figure:
-    """Wall-clock speed-up against k', and the mean accepted block size it is made of as a dashed line."""
+    """Wall-clock speed-up against k', with the mean accepted block size as a dashed line."""
     panels = []
     for column in columns_of(runs):
-        series: tuple[Series, ...] = ()
+        series: list[Series] = []
         for rule in timed_rules(runs):
-            cells = sorted(
-                (place.block_size, result)
-                for place, result in results.items()
-                if place[:3] == (*column, rule) and result.speed_up is not None
-            )
-            own = [(size, result.speed_up or 0.0, result.block_size) for size, result in cells]
-            if len(own) > 1:
+            timed = [(size, each) for size, each in _of(results, column, rule) if each.speed_up is not None]
+            if len(timed) > 1:
                 label = "k' = k" if rule == EXACT else f"k' = k, {rule}"
-                series += _pair(label, own, len(series) // 2)
-        largest = max((run.block_size for run in runs if (run.regime, run.data) == column), default=1)
-        inside = _sweep([run for run in runs if (run.regime, run.data, run.block_size) == (*column, largest)])
+                series += _pair(
+                    label, [(k, r.speed_up or 0.0, r.block_size) for k, r in timed], len(series) // 2
+                )
+        largest = max((run.block_size for run in runs if run.column == column), default=1)
+        sweep = _sweep([run for run in runs if (run.column, run.block_size) == (column, largest)])
         # Greedy decoding and k' = k alone are in the other line already.
-        if len(inside) > 2 or (len(inside) > 1 and not series):
-            series += _pair(f"k = {largest}", inside, max(len(series) // 2, 1))
+        if len(sweep) > 2 or (len(sweep) > 1 and not series):
+            series += _pair(f"k = {largest}", sweep, max(len(series) // 2, 1))
         if series:
-            panels.append(Panel(", ".join(column), series))
+            panels.append(Panel(", ".join(column), tuple(series)))
     return Figure(
         "wall-clock",
         "Wall clock against block size",
-        "Solid: wall-clock speed-up over greedy decoding of the same weights. Dashed: mean accepted block size, "
-        "which it would be if a call over k' tokens and its proposals cost no more than one over a single token. "
-        "k' = k: each model decodes with the block size that it was trained for. k = a number: that model with "
+        "Solid: wall-clock speed-up over greedy decoding of the same weights. Dashed: mean accepted block size, the "
+        "speed-up that decoding would reach if a call over k' tokens and its proposals cost as much as a call over one "
+        "token. k' = k: each model decodes with the block size that it was trained for. k = a number: that model with "
         "smaller blocks.",
         "block size k'",
-        "times",
+        "times greedy decoding",
         tuple(panels),
         whole_x=True,
         line_at=1.0,
     )
 
 
-def _pair(label: str, rows: list[tuple[int, float, float]], colour: int) -> tuple[Series, ...]:
-    return (
-        Series(f"{label}: speed-up", tuple(Point(size, speed_up) for size, speed_up, _ in rows), colour),
-        Series(
-            f"{label}: block size", tuple(Point(size, block) for size, _, block in rows), colour, dashed=True
-        ),
-    )
+def _pair(label: str, rows: list[tuple[int, float, float]], colour: int) -> list[Series]:
+    sizes, speed_ups, blocks = (list(map(float, column)) for column in zip(*rows, strict=True))
+    return [
+        Series(f"speed-up, {label}", sizes, speed_ups, None, colour),
+        Series(f"block size, {label}", sizes, blocks, None, colour, dashed=True),
+    ]
 
 
 def _sweep(runs: Sequence[Run]) -> list[tuple[int, float, float]]:
     """k', speed-up and block size, each the mean of the runs, where all of them were timed."""
     rows = []
-    for size in sorted({arm.block_size for run in runs for arm in run.arms}):
-        arms = [run.greedy if size == 1 else run.arm(size, EXACT) for run in runs]
+    for size in sorted({arm.block_size for run in runs for arm in run.record.arms}):
+        arms = [run.record.greedy if size == 1 else run.record.arm(size, EXACT) for run in runs]
         timed = [
             (arm.speed_up, arm.mean_accepted_block_size) for arm in arms if arm and arm.speed_up is not None
         ]
         if len(timed) == len(runs):
-            rows.append((size, fmean(each[0] for each in timed), fmean(each[1] for each in timed)))
+            rows.append((size, fmean(speed for speed, _ in timed), fmean(block for _, block in timed)))
     return rows
 
 
 def acceptance_figure(runs: Sequence[Run]) -> Figure:
-    """Share of iterations that accept at least so many tokens: a panel a model, a series a k."""
+    """Share of iterations that accept at least so many tokens: a panel for each model, a series for each k."""
     panels = []
-    sizes = sorted({run.block_size for run in runs if run.acceptance_by_position and run.block_size > 1})
+    sizes = sorted({run.block_size for run in runs if run.block_size > 1})
     for column in columns_of(runs):
         series = []
         for colour, size in enumerate(sizes):
-            curves = [
-                run.acceptance_by_position
-                for run in runs
-                if (run.regime, run.data, run.block_size) == (*column, size) and run.acceptance_by_position
-            ]
+            of_size = [run.record for run in runs if (run.column, run.block_size) == (column, size)]
+            curves = [arm.acceptance_by_position for each in of_size if (arm := each.arm(size, EXACT))]
             if curves:
                 means = [fmean(shares) for shares in zip(*curves, strict=True)]
-                points = tuple(Point(place, share) for place, share in enumerate(means, start=1))
-                series.append(Series(f"k = {size}", points, colour))
+                series.append(
+                    Series(f"k = {size}", list(map(float, range(1, size + 1))), means, None, colour)
+                )
         if series:
             panels.append(Panel(", ".join(column), tuple(series)))
     return Figure(
@@ -124,3 +150,72 @@ def acceptance_figure(runs: Sequence[Run]) -> Figure:
         tuple(panels),
         whole_x=True,
     )
+
+
+def draw_panel(figure: Figure, panel: Panel) -> str:
+    """Draw one panel as an SVG element; all panels of a figure have the same limits."""
+    with matplotlib.rc_context(_STYLE):
+        canvas = Canvas(figsize=(4.4, 3.1), layout="constrained")
+        FigureCanvasSVG(canvas)
+        axes = canvas.subplots()
+        if figure.line_at is not None:
+            axes.axhline(figure.line_at, color=_INK, lw=0.8)
+        for series in panel.series:
+            colour, marker = COLOURS[series.colour % len(COLOURS)], "os^Dv*"[series.colour % 6]
+            style, face = ("--", _PAPER) if series.dashed else ("-", colour)
+            axes.plot(
+                series.x,
+                series.y,
+                style,
+                marker=marker,
+                ms=4.5,
+                lw=1.5,
+                color=colour,
+                mfc=face,
+                label=series.label,
+            )
+            for x, y, text in zip(series.x, series.y, series.marks or (), strict=False):
+                axes.annotate(
+                    text, (x, y), (4, 4), textcoords="offset points", color=colour, annotation_clip=False
+                )
+        axes.set_xlim(*_limits([x for each in figure.panels for line in each.series for x in line.x]))
+        ys = [y for each in figure.panels for line in each.series for y in line.y]
+        axes.set_ylim(*_limits([*ys, *([] if figure.line_at is None else [figure.line_at])], 0.1))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=figure.whole_x))
+        axes.set_xlabel(figure.x_label)
+        axes.set_ylabel(figure.y_label)
+        axes.grid(alpha=0.6, lw=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=0)
+        if len(panel.series) > 1 or not panel.series[0].marks:
+            axes.legend(frameon=False, fontsize=8)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        canvas.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return _inline(buffer.getvalue(), f"{figure.title}: {panel.title}", f"{figure.name}-{panel.title}")
+
+
+def _limits(values: Sequence[float], air: float = 0.06) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    room = (high - low) * air or max(abs(high) * air, 0.1)
+    return low - room, high + room
+
+
+def _inline(svg: str, label: str, name: str) -> str:
+    """Make matplotlib's file an element of a page: it scales, and uses the page's fonts and colours."""
+    svg = svg[svg.index("<svg") :]
+    view = re.search(r'viewBox="[^"]*"', svg)
+    assert view is not None
+    head = f'<svg {view[0]} width="100%" role="img" aria-label="{escape(label)}">'
+    svg = head + svg[svg.index(">") + 1 :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL).replace(
+        "xlink:href", "href"
+    )
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    # An id must be unique in the page.
+    prefix = re.sub(r"\W+", "-", name)
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return re.sub(r"\n\s*", "\n", svg).strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lightning_bpd.report.data import Run
+from lightning_bpd.report.runs import Run
 
 
 class Choice(NamedTuple):
@@ -25,24 +25,21 @@ def predict(run: Run) -> list[Choice]:
     A row takes the start, calls over k' tokens, and proposals once an iteration. Blockwise decoding makes one
     call more than iterations, the first, which only predicts. Greedy decoding, k' = 1, makes one call a token.
     """
-    if run.costs is None or run.replay is None or run.block_size == 1:
+    record = run.record
+    if record.costs is None or record.replay is None or run.block_size == 1:
         return []
     seconds = []
-    for place, total in enumerate(run.replay.iterations):
-        iterations = total / run.count
-        calls = iterations + 1 if place else iterations
+    for number, total in enumerate(record.replay.iterations):
+        iterations = total / record.corpus.rows
+        calls = iterations + 1 if number else iterations
         seconds.append(
-            run.costs.start + calls * run.costs.call[place] + iterations * run.costs.propose[place]
+            record.costs.start + calls * record.costs.call[number] + iterations * record.costs.propose[number]
         )
-    return [
-        Choice(place + 1, each, seconds[0] / each, _measured(run, place + 1))
-        for place, each in enumerate(seconds)
-    ]
-
-
-def _measured(run: Run, block_size: int) -> float | None:
-    arm = run.greedy if block_size == 1 else run.arm(block_size, "exact")
-    return None if arm is None else arm.speed_up
+    choices = []
+    for size, each in enumerate(seconds, start=1):
+        arm = record.greedy if size == 1 else record.arm(size, "exact")
+        choices.append(Choice(size, each, seconds[0] / each, None if arm is None else arm.speed_up))
+    return choices
 
 
 def best_predicted(choices: list[Choice]) -> Choice:

@@ -1,308 +1,330 @@
-"""The report: what is said, in which order."""
+"""The content of a report, in order: the answer first, settings last."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from statistics import fmean
-from typing import Any
+from dataclasses import replace
+from typing import NamedTuple
 
+from lightning_bpd.measuring.record import Arm
 from lightning_bpd.measuring.words import QUALITIES
-from lightning_bpd.report.cells import EXACT, Place, Result, gather, measure, rules_of, timed_rules
-from lightning_bpd.report.data import Arm, Run
-from lightning_bpd.report.document import MISSING, Block, Cell, Paragraph, Report, Section, Table
+from lightning_bpd.report.cells import EXACT, Key, Result, gather, measure, quality_of, rules_of, timed_rules
+from lightning_bpd.report.document import (
+    MISSING,
+    Block,
+    Cell,
+    Figure,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+    count,
+    make_table,
+    number,
+    percent,
+    signed,
+)
 from lightning_bpd.report.figures import acceptance_figure, trade_figure, wall_clock_figure
-from lightning_bpd.report.prediction import Choice, best_measured, predict
-from lightning_bpd.report.statistics import bleu_of, psnr
+from lightning_bpd.report.runs import Run, differences, keys_of, unequal_scores, varies
 from lightning_bpd.report.tables import (
     arms_table,
     best_table,
     certainty_table,
     prediction_table,
     quality_table,
-    revision,
     runs_table,
-    short,
     speed_table,
 )
 
-# What may differ between runs without making them less comparable.
-VARIES = ("time", "date", "command", "seconds", "started", "host")
+Results = dict[Key, Result]
 
-
-def make_report(runs: Sequence[Run], left_out: Sequence[str] = (), resamples: int = 1000) -> Report:
-    """The report on runs that were measured on one corpus.
-
-    Args:
-        runs: As ``read_runs`` gives them.
-        left_out: Sentences on what was not read.
-        resamples: Draws of each bootstrap.
-    """
-    results = measure(gather(runs), resamples)
-    return Report(
-        f"Blockwise parallel decoding on {runs[0].corpus['name']}",
-        (
-            Section("measured", "What was measured", _measured(runs, left_out)),
-            Section("quality", "Quality and block size", _quality(results, runs, resamples)),
-            Section(
-                "speed",
-                "Wall clock",
-                (
-                    _frozen(results),
-                    *(speed_table(results, runs, rule) for rule in timed_rules(runs)),
-                    Paragraph(SPEED_WORDS),
-                ),
-            ),
-            Section(
-                "figures",
-                "Figures",
-                tuple(
-                    figure
-                    if figure.panels
-                    else Paragraph(f"{figure.title}: nothing was measured to draw it from.")
-                    for figure in (
-                        trade_figure(results, runs),
-                        wall_clock_figure(results, runs),
-                        acceptance_figure(runs),
-                    )
-                ),
-            ),
-            Section("best", "Best block size for this machine", _best(runs)),
-            Section("settings", "Settings of every number", (runs_table(runs), arms_table(runs))),
-        ),
-    )
-
+# The most quality, in BLEU or dB, that a rule may cost to be named in the answer.
+LITTLE = 1.0
 
 SPEED_WORDS = (
     "Speed-up is the time of greedy decoding of the same weights over that of blockwise decoding, in batches of the "
-    "size that is named above. Efficiency is speed-up over mean accepted block size; 1 is the ideal. Of several seeds: "
-    "the mean, and the least and the greatest in small print."
+    "size that the settings name. Efficiency is speed-up over mean accepted block size; 1 is the ideal. For several "
+    "seeds: the mean, and below it the least and the greatest."
 )
 
 
-def _measured(runs: Sequence[Run], left_out: Sequence[str]) -> tuple[Block, ...]:
-    words = runs[0].words
-    rows = [
-        ("corpus", _all(f"{run.corpus['name']}, {run.count} {words.rows}" for run in runs)),
-        ("its folder", _all(run.corpus["folder"] for run in runs)),
-        ("hash of its content", _all(run.corpus["hash"] for run in runs)),
-        ("models", _models(runs)),
-        (
-            " and ".join(QUALITIES[name].label for name in words.qualities),
-            _all(run.signature for run in runs),
-        ),
-    ]
-    for key in _keys(run.settings for run in runs):
-        name = SETTINGS.get(key, key.replace("_", " ")).format(rows=words.rows)
-        rows.append((name, _all(_setting(run, key) for run in runs)))
-    rows.append(("revision", _all(short(revision(run)) for run in runs)))
-    for key in _keys(run.provenance for run in runs):
-        # Revision and device stand above.
-        if key != "device" and "revision" not in key.lower() and not _varies(key):
-            rows.append((key.replace("_", " "), _all(run.provenance.get(key, MISSING) for run in runs)))
-    table = Table("measured", "", ("", ""), tuple((Cell(name), Cell(value)) for name, value in rows), words=2)
-    differing = differences(runs)
-    blocks: list[Block] = [table]
-    if differing:
-        text = "These runs were not measured with equal settings, so their numbers are not quite comparable. "
-        blocks.append(Paragraph(text + " ".join(differing), warning=True))
-    doubts = [*unequal_scores(runs), *left_out]
+def make_report(runs: Sequence[Run], left_out: Sequence[str] = (), resamples: int = 1000) -> Report:
+    """Make the report on runs that were measured on one corpus.
+
+    Args:
+        runs: As ``read_runs`` gives them.
+        left_out: Sentences on folders that were not read.
+        resamples: Draws of each bootstrap.
+    """
+    results = measure(gather(runs), resamples)
+    figures = [trade_figure(results, runs), wall_clock_figure(results, runs), acceptance_figure(runs)]
+    drawn = [figure for figure in figures if figure.panels]
+    sections = (
+        Section("answer", "Answer", _answer(runs, left_out, figures)),
+        Section("quality", "Quality and block size", _quality(results, runs, resamples)),
+        Section("speed", "Wall clock", _speed(results, runs)),
+        Section("figures", "Figures", tuple(drawn)),
+        Section("best", "Best block size for this machine", _best(runs)),
+        Section("settings", "Settings", (_settings(runs), runs_table(runs), arms_table(runs))),
+    )
+    title = f"Blockwise parallel decoding on {runs[0].record.corpus.name}"
+    return Report(title, tuple(section for section in sections if section.blocks))
+
+
+class Measured(NamedTuple):
+    """One run decoded in one way."""
+
+    run: Run
+    arm: Arm
+
+    @property
+    def speed(self) -> float:
+        """Its speed-up; 0 if it was not timed."""
+        return self.arm.speed_up or 0.0
+
+    @property
+    def change(self) -> float:
+        """Its principal quality less that of greedy decoding."""
+        name = self.run.record.words.qualities[0]
+        return quality_of(self.arm, name) - quality_of(self.run.record.greedy, name)
+
+
+def _answer(runs: Sequence[Run], left_out: Sequence[str], figures: Sequence[Figure]) -> tuple[Block, ...]:
+    """Say which model is how much faster, whether its output is that of greedy decoding, and show one figure."""
+    first, words = runs[0].record, runs[0].record.words
+    blockwise = [Measured(run, arm) for run in runs for arm in run.record.arms[1:]]
+    timed = [each for each in blockwise if each.arm.speed_up is not None]
+    where = f"{first.corpus.rows} {words.rows} of {first.corpus.name}, on {runs[0].setting('processor')}"
+    blocks: list[Block] = []
+    if not blockwise:
+        name = words.qualities[0]
+        scores = (
+            f"{run.name} {quality_of(run.record.greedy, name):.{words.quality.digits}f}" for run in runs
+        )
+        text = f"Only greedy decoding was measured ({where}). {words.quality.title}: {', '.join(scores)}."
+        blocks.append(Paragraph(text, "answer"))
+    else:
+        best = _best_of(timed or blockwise)
+        shown = [best[rule] for rule in (EXACT, "other") if rule in best] or _fastest_by_rule(
+            timed or blockwise
+        )[:1]
+        blocks.append(Paragraph(" ".join(_sentences(shown)), "answer"))
+        blocks.append(Paragraph(f"Measured on {where}{_timing(runs[0]) if timed else ''}."))
+        blocks.append(_answer_table(_fastest_by_rule(timed or blockwise)))
+        blocks += _answer_figure(figures, shown[0].run)
+    doubts = differences(runs)
     if doubts:
-        blocks.append(Paragraph(" ".join(doubts), warning=True))
+        doubts.insert(0, "Settings differ between these runs, so their numbers are not quite comparable.")
+    if doubts := [*doubts, *unequal_scores(runs), *left_out]:
+        blocks.append(Paragraph(" ".join(doubts), "warning"))
     return tuple(blocks)
 
 
-SETTINGS = {
-    "batch_size": "batch, quality and block sizes",
-    "timed_rows": "{rows} timed",
-    "timed_batch_size": "batch, timed",
-    "extra_length": "tokens beyond the source's length",
-}
+def _best_of(arms: Sequence[Measured]) -> dict[str, Measured]:
+    """The fastest arm by the exact rule, and by other rules that cost little quality; the longest blocks if untimed."""
+    best: dict[str, Measured] = {}
+    for each in arms:
+        rule = EXACT if each.arm.acceptance == EXACT else "other"
+        if rule != EXACT and each.change < -LITTLE:
+            continue
+        if rule not in best or _rank(each) > _rank(best[rule]):
+            best[rule] = each
+    return best
 
 
-def differences(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each setting in which the runs differ, saying which run has which."""
-    parts = [
-        ("corpus hash", [run.corpus["hash"] for run in runs]),
-        (runs[0].words.rows, [str(run.count) for run in runs]),
-        ("signature of quality", [run.signature for run in runs]),
+def _rank(each: Measured) -> tuple[float, float]:
+    return each.speed, each.arm.mean_accepted_block_size
+
+
+def _fastest_by_rule(arms: Sequence[Measured]) -> list[Measured]:
+    """The fastest arm by each rule."""
+    rules = rules_of([each.run for each in arms])
+    of_rules = ([each for each in arms if each.arm.acceptance == rule] for rule in rules)
+    return [max(each, key=_rank) for each in of_rules if each]
+
+
+def _answer_figure(figures: Sequence[Figure], run: Run) -> list[Figure]:
+    """The run's column: speed-up and block size against k', or acceptance by position if nothing was timed."""
+    column = ", ".join(run.column)
+    for figure, length in ((figures[1], 2), (figures[2], None)):
+        for panel in figure.panels:
+            if panel.title == column:
+                series = panel.series[-length:] if length else panel.series
+                caption = (
+                    f"{column}. {'Dashed: the ideal, at which each call costs the same.' if length else ''}"
+                )
+                panels = (replace(panel, series=series),)
+                return [replace(figure, name="answer", panels=panels, caption=caption.strip())]
+    return []
+
+
+def _sentences(shown: Sequence[Measured]) -> Iterable[str]:
+    for run, arm in shown:
+        words, speed = run.record.words, arm.speed_up
+        same = "the same output"
+        if arm.greedy_agreement < 1:
+            change = signed(Measured(run, arm).change, words.quality.digits)
+            unit = words.quality.unit or words.quality.label
+            same += f" for {arm.greedy_agreement:.1%} of {words.rows}, at {change} {unit}"
+        which = f"({run.name}, blocks of {arm.block_size})"
+        subject = (
+            "Blockwise decoding" if arm.acceptance == EXACT else f"Decoding by the rule {arm.acceptance}"
+        )
+        if speed is None:
+            size = f"{arm.mean_accepted_block_size:.2f} tokens per iteration"
+            yield f"{subject} accepts {size} and gives {same} {which}. Wall clock was not measured."
+        elif speed > 1:
+            yield f"{subject} is {speed:.2f} times as fast as greedy decoding and gives {same} {which}."
+        elif arm.acceptance == EXACT:
+            slower = f"{speed:.2f} times its speed, with {same} {which}"
+            yield f"No blockwise decoding that was timed is faster than greedy decoding: {slower}."
+
+
+def _timing(run: Run) -> str:
+    rows, batch = run.setting("timed_rows"), run.setting("timed_batch_size")
+    threads = "1 thread" if run.setting("threads") == "1" else f"{run.setting('threads')} threads"
+    together = "one at a time" if batch == "1" else f"in batches of {batch}"
+    return f" ({threads}, {run.setting('precision')}); {rows} of them timed, {together}"
+
+
+def _answer_table(shown: Sequence[Measured]) -> Table:
+    name = shown[0].run.record.words.qualities[0]
+    quality = QUALITIES[name]
+    rows = [
+        (
+            Cell(each.run.name),
+            Cell(each.arm.acceptance),
+            number(each.arm.speed_up),
+            percent(each.arm.greedy_agreement),
+            count(each.arm.block_size),
+            number(each.arm.mean_accepted_block_size),
+            number(quality_of(each.arm, name), quality.digits),
+            number(quality_of(each.run.record.greedy, name), quality.digits),
+        )
+        for each in shown
     ]
-    for key in _keys(run.settings for run in runs):
-        parts.append((key, [_setting(run, key) for run in runs]))
-    for key in _keys(run.provenance for run in runs):
-        if not _varies(key):
-            parts.append((key, [run.provenance.get(key, MISSING) for run in runs]))
-    sentences = []
-    for name, values in parts:
-        groups: dict[str, list[str]] = {}
-        for run, value in zip(runs, values, strict=True):
-            groups.setdefault(value, []).append(run.name)
-        if len(groups) > 1:
-            # The many need no names once the few have theirs.
-            most = max(groups, key=lambda each: len(groups[each]))
-            few = [f"{each} in {', '.join(names)}" for each, names in groups.items() if each != most]
-            words = name[0].upper() + name[1:].replace("_", " ")
-            sentences.append(f"{words}: {most} in {len(groups[most])} of {len(runs)}, {'; '.join(few)}.")
-    if len({run.references for run in runs}) > len({run.corpus["hash"] for run in runs}):
-        sentences.append("The references differ where the corpus is said to be the same.")
-    return sentences
+    columns = ("model", "rule", "speed-up", "same as greedy", "k'", "mean accepted block size")
+    titles = (*columns, quality.title, f"{quality.title}, greedy")
+    return make_table("answer", "The fastest model by each rule", titles, rows, words=2)
 
 
-def unequal_scores(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each run whose numbers do not follow from the outputs and counts beside them."""
-    sentences = []
-    for run in runs:
-        wrong = []
-        # By the exact rule the same for every k', and slow to compute of text.
-        scores: dict[tuple[tuple[Any, ...], ...], dict[str, float]] = {}
-        for arm in run.arms:
-            key = tuple(arm.rows.values())
-            if key not in scores:
-                scores[key] = _scores(run, arm)
-            ratio = sum(arm.tokens) / sum(arm.iterations)
-            unequal = any(abs(value - arm.quality[name]) > 0.01 for name, value in scores[key].items())
-            if unequal or abs(ratio - arm.mean_accepted_block_size) > 0.005:
-                wrong.append(f"{arm.decoder} k' = {arm.block_size}, {arm.acceptance}")
-        if wrong:
-            sentences.append(
-                f"{run.name}: quality or block size is not what its outputs and counts give ({'; '.join(wrong)})."
-            )
-    return sentences
-
-
-def _scores(run: Run, arm: Arm) -> dict[str, float]:
-    """The quality of an arm, computed again of what it says of its rows."""
-    if run.kind == "text":
-        metric = bleu_of(run.signature)
-        outputs = list(arm.rows["outputs"])
-        return {"bleu": metric.corpus_score(outputs, [list(run.references)]).score}
-    scores = {"psnr": float(psnr(sum(arm.rows["squared_errors"]), run.count * run.intensities))}
-    if "ssims" in arm.rows:
-        scores["ssim"] = fmean(arm.rows["ssims"])
-    return scores
-
-
-def _quality(results: dict[Place, Result], runs: Sequence[Run], resamples: int) -> tuple[Block, ...]:
-    words = runs[0].words
+def _quality(results: Results, runs: Sequence[Run], resamples: int) -> tuple[Block, ...]:
+    words = runs[0].record.words
     label = words.quality.label
     blocks: list[Block] = [
         Paragraph(
             f"Rows are the block size k that a model was trained for and decodes with (k' = k). A cell is {label} / "
-            "mean accepted block size; of several seeds their mean, and in small print how many there are, the least "
-            "and the greatest. What was not measured is –. Frozen heads leave the base as it is, so their k = 1 is "
-            "the base itself."
+            "mean accepted block size; for several seeds their mean, and below it their number, the least and the "
+            f"greatest. {MISSING} was not measured. Frozen heads leave the base as it is, so their k = 1 is the base."
         ),
         quality_table(results, runs, EXACT),
-        certainty_table(results, runs, EXACT),
-        Paragraph(
-            f"Intervals are 95 % bootstrap intervals over {words.rows} ({resamples} draws, each the ratio of its "
-            f"sums). They say how much depends on these {words.rows}, not on the seed of the training. {label} "
-            "differences are to k = 1 of the same column, or to the base where it has none, with p by "
-            f"{words.test}, one p a seed; p = 1 where the output is the same. {_baselines(results)}"
-        ),
     ]
-    for rule in rules_of(runs):
-        if rule != EXACT and any(place.rule == rule for place in results):
-            blocks += [quality_table(results, runs, rule), certainty_table(results, runs, rule)]
-    return tuple(blocks)
+    for rule in [rule for rule in rules_of(runs) if any(key.rule == rule for key in results)]:
+        if rule != EXACT:
+            blocks.append(quality_table(results, runs, rule))
+        blocks.append(certainty_table(results, runs, rule))
+    if any(key.block_size > 1 for key in results):
+        blocks.insert(
+            3,
+            Paragraph(
+                f"Intervals are 95 % bootstrap intervals over {words.rows} ({resamples} draws, each the ratio of its "
+                f"sums). They say how much depends on these {words.rows}, not on the seed of the training. {label} "
+                "differences are to k = 1 of the same column, or to the base if there is none, with p by "
+                f"{words.test}, one p a seed; p = 1 if the output is the same. {_baselines(results)}"
+            ),
+        )
+    return tuple(block for block in blocks if not isinstance(block, Table) or block.rows)
 
 
-def _baselines(results: dict[Place, Result]) -> str:
-    """Which models the k = 1 of each column are."""
+def _baselines(results: Results) -> str:
+    """Say which models are the k = 1 of each column."""
     sentences = []
-    columns = dict.fromkeys((place.regime, place.data) for place in results)
-    for regime, data in sorted(columns):
-        names: list[str] = []
-        for place, result in results.items():
-            if (place.regime, place.data) == (regime, data) and place.block_size > 1:
-                names += result.baselines
-        found = ", ".join(sorted(set(names))) or "no run, so there are no differences"
-        if any(place[:2] == (regime, data) and place.block_size > 1 for place in results):
-            sentences.append(f"For {regime}, {data} that is {found}.")
+    for column in sorted({key.column for key in results if key.block_size > 1}):
+        cells = [each for key, each in results.items() if key.column == column and key.block_size > 1]
+        names = sorted({name for each in cells for name in each.baselines})
+        found = ", ".join(names) or "no run, so there are no differences"
+        sentences.append(f"For {', '.join(column)} that is {found}.")
     return " ".join(sentences)
 
 
-def _frozen(results: dict[Place, Result]) -> Paragraph:
+def _speed(results: Results, runs: Sequence[Run]) -> tuple[Block, ...]:
     measured = []
-    for regime, data in dict.fromkeys((place.regime, place.data) for place in results):
+    for column in dict.fromkeys(key.column for key in results if key.regime == "frozen"):
         speeds = [
-            f"{result.speed_up:.2f} at k = {place.block_size}"
-            for place, result in sorted(results.items(), key=lambda item: item[0].block_size)
-            if regime == "frozen"
-            and place[:3] == (regime, data, EXACT)
-            and place.block_size > 1
+            f"{result.speed_up:.2f} at k = {key.block_size}"
+            for key, result in sorted(results.items(), key=lambda item: item[0].block_size)
+            if key.column == column
+            and key.rule == EXACT
+            and key.block_size > 1
             and result.speed_up is not None
         ]
         if speeds:
-            measured.append(f"{data} data, {', '.join(speeds)}")
-    text = (
-        "Wall clock of the frozen base with exact acceptance, "
-        "the only setting that keeps the original model's output"
-    )
-    if not measured:
-        return Paragraph(f"{text}: the paper does not report it, and it was not measured here either.")
-    return Paragraph(f"{text} (the paper does not report it): {'; '.join(measured)}.")
+            measured.append(f"{column[1]} data, {', '.join(speeds)}")
+    blocks: list[Block] = []
+    if measured:
+        blocks.append(
+            Paragraph(
+                "Wall clock of the frozen base with exact acceptance, the only setting that keeps the original model's "
+                f"output (the paper does not report it): {'; '.join(measured)}."
+            )
+        )
+    blocks += [table for rule in timed_rules(runs) if (table := speed_table(results, runs, rule)).rows]
+    return (*blocks, Paragraph(SPEED_WORDS)) if blocks else ()
 
 
 def _best(runs: Sequence[Run]) -> tuple[Block, ...]:
     table = best_table(runs)
     if not table.rows:
-        return (Paragraph("No model with heads has costs and replay, so nothing can be predicted."),)
-    blocks: list[Block] = [
-        Paragraph(
-            f"Predicted seconds {runs[0].words.a_row}: start + calls × cost of a call over k' tokens + iterations × "
-            "cost of k' − 1 proposals. Iterations come from the replay of greedy output, calls are iterations + 1; "
-            "greedy decoding (k' = 1) makes one call a token. Costs are medians, measured on this machine for a batch "
-            "of one."
-        )
+        return ()
+    text = Paragraph(
+        f"Predicted seconds {runs[0].record.words.a_row}: start + calls × cost of a call over k' tokens + iterations × "
+        "cost of k' − 1 proposals. Iterations come from the replay of greedy output, calls are iterations + 1; greedy "
+        "decoding (k' = 1) makes one call a token. Costs are medians, measured on this machine for a batch of one."
+    )
+    return text, table, prediction_table(runs)
+
+
+def _settings(runs: Sequence[Run]) -> Table:
+    words = runs[0].record.words
+    names = {
+        "batch_size": "batch, quality and block sizes",
+        "timed_rows": f"{words.rows} timed",
+        "timed_batch_size": "batch, timed",
+        "extra_length": "tokens beyond the source's length",
+    }
+    rows = [
+        ("corpus", _all(f"{run.record.corpus.name}, {run.record.corpus.rows} {words.rows}" for run in runs)),
+        ("its folder", _all(run.record.corpus.folder for run in runs)),
+        ("hash of its content", _all(run.record.corpus.hash for run in runs)),
+        ("models", _models(runs)),
+        (
+            " and ".join(QUALITIES[name].label for name in words.qualities),
+            _all(r.record.signature for r in runs),
+        ),
     ]
-    fastest: tuple[Choice, Run] | None = None
-    for run in runs:
-        choices = predict(run)
-        best = best_measured(choices) if choices else None
-        if best is not None and (fastest is None or (best.measured or 0) > (fastest[0].measured or 0)):
-            fastest = (best, run)
-    if fastest is not None and fastest[0].block_size == 1:
-        blocks.append(Paragraph("No blockwise decoding that was timed is faster than greedy decoding here."))
-    elif fastest is not None:
-        choice, run = fastest
-        blocks.append(
-            Paragraph(
-                f"Fastest of all that was timed by the exact rule: {run.name} at k' = {choice.block_size}, "
-                f"{choice.measured:.2f} times as fast as its greedy decoding."
-            )
-        )
-    return (*blocks, table, prediction_table(runs))
+    for key in keys_of(run.record.settings for run in runs):
+        rows.append((names.get(key, key.replace("_", " ")), _all(run.setting(key) for run in runs)))
+    rows.append(("revision", _all(run.revision for run in runs)))
+    for key in keys_of(run.provenance for run in runs):
+        # Revision and device stand above.
+        if key != "device" and "revision" not in key.lower() and not varies(key):
+            rows.append((key.replace("_", " "), _all(run.provenance.get(key, MISSING) for run in runs)))
+    return Table("measured", "", ("", ""), tuple((Cell(name), Cell(value)) for name, value in rows), words=2)
 
 
 def _models(runs: Sequence[Run]) -> str:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(f"{run.regime}, {run.data}", []).append(run)
+        groups.setdefault(", ".join(run.column), []).append(run)
     parts = []
     for name, group in groups.items():
-        sizes = sorted({run.block_size for run in group})
+        sizes = ", ".join(map(str, sorted({run.block_size for run in group})))
         seeds = sorted({run.seed for run in group if run.seed is not None})
-        several = "seeds" if len(seeds) > 1 else "seed"
-        known = f", {several} {', '.join(map(str, seeds))}" if seeds else ""
-        parts.append(f"{name}: k = {', '.join(map(str, sizes))}{known}")
+        known = f", {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}" if seeds else ""
+        parts.append(f"{name}: k = {sizes}{known}")
     return "; ".join(parts)
 
 
 def _all(values: Iterable[object]) -> str:
-    """What the runs say, each answer once."""
+    """The values of all runs, each once."""
     return "; ".join(dict.fromkeys(map(str, values)))
-
-
-def _keys(records: Iterable[dict[str, Any]]) -> list[str]:
-    """The keys of all records, in their order, each once."""
-    return list(dict.fromkeys(key for record in records for key in record))
-
-
-def _setting(run: Run, key: str) -> str:
-    value = run.settings.get(key, MISSING)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _varies(key: str) -> bool:
-    return any(word in key.lower() for word in VARIES)

@@ -36,9 +36,15 @@ def arm(
     """An arm whose iterations are tokens ÷ pace, rounded up, and whose seconds follow from them."""
     tokens = [len(text.split()) + 1 for text in outputs]
     iterations = [
-        max(1, round(each / pace + (place % 3 - 1) * (0.4 if pace > 1 else 0)))
+        max(1, -(-each // size), round(each / pace + (place % 3 - 1) * (0.4 if pace > 1 else 0)))
         for place, each in enumerate(tokens)
     ]
+    accepted = [0] * size
+    for length, blocks in zip(tokens, iterations, strict=True):
+        least, longer = divmod(length, blocks)
+        accepted[least - 1] += blocks - longer
+        if longer:
+            accepted[least] += longer
     calls = sum(iterations) / SENTENCES + (size > 1)
     seconds = calls * 0.001 * (1 + 0.1 * size)
     return {
@@ -54,7 +60,7 @@ def arm(
         "outputs": outputs,
         "tokens": tokens,
         "iterations": iterations,
-        "accepted_sizes": [sum(iterations)],
+        "accepted_sizes": accepted,
     }
 
 

@@ -66,6 +66,7 @@ def test_every_cell_of_the_page_is_in_the_json(page, plain):
     tables = tables_of(plain)
     assert parser.tables.keys() == tables.keys()
     assert {
+        "answer",
         "measured",
         "quality-exact",
         "quality-top-2",
@@ -111,7 +112,7 @@ def test_cells_follow_from_the_files(folder, plain):
 def test_sections_are_in_order(page):
     order = [
         page.index(f'<section id="{name}">')
-        for name in ("measured", "quality", "speed", "figures", "best", "settings")
+        for name in ("answer", "quality", "speed", "figures", "best", "settings")
     ]
     assert order == sorted(order)
     assert "the paper does not report it" in page
@@ -119,30 +120,65 @@ def test_sections_are_in_order(page):
 
 
 def test_page_needs_nothing_else(page):
-    assert not re.search(r"<script|<link|<img|url\(|@import|src=|http", page)
+    assert not re.search(r"<script|<link|<img|url\((?!#)|@import|src=|http", page)
 
 
-def test_figures_are_drawn_with_a_label_for_every_point(page, plain):
+def test_the_page_begins_with_the_answer(folder, page, plain):
+    answer = plain["sections"][0]
+    assert answer["name"] == "answer"
+    sentence, _, table, figure = answer["blocks"]
+    arms = [
+        (file.parent.name, arm)
+        for file in (folder / "grid").glob("*/compare_toy.json")
+        for arm in json.loads(file.read_text())["arms"]
+        if arm["decoder"] == "blockwise"
+    ]
+    exact = [each for each in arms if each[1]["acceptance"] == "exact"]
+    name, best = max(exact, key=lambda each: each[1]["speed_up"])
+    start = f"Blockwise decoding is {best['speed_up']:.2f} times as fast as greedy decoding and gives the same output"
+    assert sentence["text"].startswith(f"{start} ({name}, blocks of {best['block_size']}).")
+    assert page.index(start) < page.index("<h3>")
+    # Rules that cost more than 1 BLEU stand in the table only.
+    assert "rule" not in sentence["text"]
+    assert [row[1]["text"] for row in table["rows"]] == ["exact", "top-2", "minimum-2"]
+    labels = [series["label"] for series in figure["panels"][0]["series"]]
+    assert labels == ["speed-up, k = 4", "block size, k = 4"]
+
+
+def test_a_rule_that_costs_little_is_part_of_the_answer(tmp_path):
+    record = small_grid.record("joint", "gold", 2, 1)
+    exact, top = record["arms"][1:3]
+    top.update({key: exact[key] for key in ("outputs", "quality")}, greedy_agreement=0.9, speed_up=1.75)
+    small_grid.write(tmp_path / "run", record)
+    report([str(tmp_path / "run")], str(tmp_path / "out"), resamples=100)
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert (
+        "top-2 is 1.75 times as fast as greedy decoding and gives the same output for 90.0% of sentences"
+        in text
+    )
+
+
+def test_figures_are_drawn_as_the_data_say(page, plain):
     figures = [block for section in plain["sections"] for block in section["blocks"] if "panels" in block]
-    assert [figure["name"] for figure in figures] == ["trade", "wall-clock", "acceptance"]
-    drawings = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.S)]
+    assert [figure["name"] for figure in figures] == ["answer", "trade", "wall-clock", "acceptance"]
+    drawings = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     panels = [panel for figure in figures for panel in figure["panels"]]
-    assert len(drawings) == len(panels) == 12
+    assert len(drawings) == len(panels) == 13
+    names = [each.get("id") for drawing in drawings for each in drawing.iter() if each.get("id")]
+    assert len(names) == len(set(names))
     for drawing, panel in zip(drawings, panels, strict=True):
         assert drawing.get("viewBox")
         assert drawing.get("width") == "100%"
-        words = [text.text for text in drawing.iter("text") if text.get("class", "").startswith("t")]
-        wanted = []
+        words = [text.text for text in drawing.iter("text")]
         for series in panel["series"]:
-            labels = [point["label"] for point in series["points"]]
-            labels[-1] = f"{labels[-1]} {series['label']}".strip()
-            wanted += [label for label in labels if label]
-        assert sorted(words) == sorted(wanted)
-        lines = [line.get("points").split() for line in drawing.iter("polyline")]
-        assert [len(line) for line in lines] == [len(series["points"]) for series in panel["series"]]
-        for x, y in (map(float, point.split(",")) for line in lines for point in line):
-            assert 0 <= x <= 440
-            assert 0 <= y <= 300
+            assert len(panel["series"]) == 1 or series["label"] in words
+            assert all(mark in words for mark in series["marks"] or ())
+            assert len(series["x"]) == len(series["y"])
+        lines = [each.find("path") for each in drawing.iter("g") if "line2d" in each.get("id", "")]
+        points = {len(re.findall("[ML]", line.get("d"))) for line in lines if line is not None}
+        assert {len(series["x"]) for series in panel["series"]} <= points
+    # Only the page's colours, which differ in the dark.
+    assert not re.search(r'style="[^"]*: #', page)
 
 
 def test_markdown_has_every_table(folder, plain):
@@ -168,15 +204,29 @@ def test_text_of_the_files_is_escaped(tmp_path):
     assert r"\|pipe\|" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
-def test_missing_cells_are_dashes(tmp_path):
+def test_columns_without_data_are_left_out(tmp_path):
     small_grid.write(tmp_path / "run", small_grid.record("joint", "gold", 2, 1))
     report([str(tmp_path / "run")], str(tmp_path / "out"), resamples=100)
     tables = tables_of(json.loads((tmp_path / "out" / "report.json").read_text()))
+    assert tables["quality-exact"]["columns"] == ["k", "joint, gold"]
     (row,) = tables["quality-exact"]["rows"]
-    assert [cell["text"] for cell in row[:3]] == ["2", "–", "–"]
-    assert re.fullmatch(r"[\d.]+ / [\d.]+", row[3]["text"])
-    assert row[4]["text"] == "–"
-    assert tables["certainty-exact"]["rows"][0][3]["small"] == "no k = 1 to compare with"
+    assert row[0]["text"] == "2"
+    assert re.fullmatch(r"[\d.]+ / [\d.]+", row[1]["text"])
+    assert tables["certainty-exact"]["rows"][0][1]["small"] == "no k = 1 to compare with"
+    for table in tables.values():
+        for column in zip(*table["rows"], strict=True):
+            assert any(cell["text"] != "–" for cell in column)
+
+
+def test_missing_cells_are_dashes(tmp_path):
+    for data, k in (("gold", 2), ("distilled", 4)):
+        small_grid.write(tmp_path / data, small_grid.record("joint", data, k, 1))
+    report([str(tmp_path)], str(tmp_path / "out"), resamples=100)
+    table = tables_of(json.loads((tmp_path / "out" / "report.json").read_text()))["quality-exact"]
+    assert [[cell["text"] == "–" for cell in row[1:]] for row in table["rows"]] == [
+        [False, True],
+        [True, False],
+    ]
 
 
 def test_base_alone_untimed(tmp_path):
@@ -185,8 +235,23 @@ def test_base_alone_untimed(tmp_path):
     small_grid.write(tmp_path / "base", record)
     report([str(tmp_path / "base")], str(tmp_path / "out"), resamples=100)
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "it was not measured here either" in text
-    assert "nothing was measured to draw it from" in text
+    assert "Only greedy decoding was measured (30 sentences of toy, on Some CPU). BLEU: base " in text
+    assert not re.search(r"\d speed-up|\[Figure", text)
+
+
+def test_blocks_that_were_not_timed(tmp_path):
+    record = small_grid.record("joint", "gold", 4, 1)
+    for arm in record["arms"]:
+        arm["seconds"] = arm["speed_up"] = None
+    small_grid.write(tmp_path / "run", record)
+    report([str(tmp_path)], str(tmp_path / "out"), resamples=100)
+    plain = json.loads((tmp_path / "out" / "report.json").read_text())
+    size = next(each for each in record["arms"] if (each["acceptance"], each["block_size"]) == ("exact", 4))
+    start = f"Blockwise decoding accepts {size['mean_accepted_block_size']:.2f} tokens per iteration"
+    assert plain["sections"][0]["blocks"][0]["text"].startswith(start)
+    assert "Wall clock was not measured" in plain["sections"][0]["blocks"][0]["text"]
+    assert plain["sections"][0]["blocks"][-1]["y_label"] == "share of iterations"
+    assert "speed-up" not in tables_of(plain)["arms"]["columns"]
 
 
 def test_models_that_do_not_say_their_data(tmp_path):
@@ -206,7 +271,7 @@ def test_slower_than_greedy_is_said(tmp_path):
     small_grid.write(tmp_path / "run", record)
     report([str(tmp_path / "run")], str(tmp_path / "out"), resamples=100)
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "No blockwise decoding that was timed is faster" in text
+    assert "is faster than greedy decoding: 0.80 times its speed, with the same output" in text
     assert "gold data, 0.80 at k = 2" in text
 
 

@@ -4,7 +4,8 @@ import pytest
 import small_grid
 
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.report.data import read_run, read_runs
+from lightning_bpd.measuring.record import read_record
+from lightning_bpd.report.runs import read_runs
 
 
 @pytest.fixture
@@ -17,12 +18,12 @@ def test_runs_are_ordered_and_read_once(tmp_path):
     runs, left_out = read_runs([str(folder), str(folder / "base"), str(folder)])
     assert len(runs) == 1 + 2 * 2 * 2 * 2 + 2 * 2
     assert left_out == []
-    places = [(run.regime, run.data, run.block_size, run.seed) for run in runs]
+    places = [(*run.column, run.block_size, run.seed) for run in runs]
     assert places[:3] == [("base", "gold", 1, 1), ("frozen", "gold", 2, 1), ("frozen", "gold", 2, 2)]
     assert places[-1] == ("joint", "distilled", 10, 2)
     assert runs[-1].name == "joint_distilled_k10_s2"
-    assert runs[-1].arm(10, "top-2").acceptance == "top-2"
-    assert runs[-1].arm(3, "top-2") is None
+    assert runs[-1].record.arm(10, "top-2").acceptance == "top-2"
+    assert runs[-1].record.arm(3, "top-2") is None
 
 
 def test_earlier_runs_that_were_moved_aside_are_left_out(tmp_path, record):
@@ -81,23 +82,32 @@ def test_other_formats(tmp_path, content):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("training", "regime"), "thawed", "training: 'regime' must be one of base, frozen, joint"),
-        (("training", "block_size"), 0, "'block_size' must be a number of 1 or more"),
+        (
+            ("training", "regime"),
+            "thawed",
+            "training.regime: it should be 'base', 'frozen', 'joint' or 'unknown'",
+        ),
+        (("training", "block_size"), 0, "training.block_size: it should be greater than or equal to 1"),
         (("corpus", "rows"), 29, "'references' must hold 29 values, and holds 30"),
-        (("settings",), None, "'settings' must be an object"),
-        (("signature",), 5, "'signature' must be text"),
-        (("references",), [1], "'references' must be a list of text"),
+        (("settings",), None, "settings: it should be an object"),
+        (("signature",), 5, "signature: it should be a valid string"),
+        (("references",), [1], r"references\[0\]: it should be a valid string"),
         (("arms",), [], "the first of 'arms' must be greedy"),
-        (("arms", 1, "quality", "bleu"), "high", r"arms\[1\], quality: 'bleu' must be a number"),
-        (("arms", 1, "quality", "bleu"), float("nan"), r"arms\[1\], quality: 'bleu' must be a number"),
-        (("arms", 1, "tokens"), [1, 2], "'tokens' must hold 30 values, and holds 2"),
+        (("arms", 1, "accepted_sizes"), [1], r"arms\[1\]: 'accepted_sizes' must hold 2 values"),
+        (("arms", 1, "quality", "bleu"), "high", r"arms\[1\].quality.bleu: it should be a valid number"),
+        (
+            ("arms", 1, "quality", "bleu"),
+            float("nan"),
+            r"arms\[1\].quality.bleu: it should be a finite number",
+        ),
+        (("arms", 1, "tokens"), [1, 2], r"arms\[1\].tokens' must hold 30 values, and holds 2"),
         (("arms", 1, "iterations"), [0] * 30, "no iterations"),
-        (("arms", 1, "outputs"), None, "'outputs' must be a list of text"),
-        (("arms", 1, "seconds"), "fast", "'seconds' must be a number"),
-        (("arms", 1), 3, "'tokens' is missing"),
-        (("replay", "iterations"), [1], "replay: 'iterations' must hold 2 values"),
-        (("costs", "call"), [1.0, None], "costs: 'call' must be a list of numbers"),
-        (("costs",), {}, "costs: .* is missing"),
+        (("arms", 1, "outputs"), None, r"arms\[1\].outputs' is missing"),
+        (("arms", 1, "seconds"), "fast", r"arms\[1\].seconds: it should be a valid number"),
+        (("arms", 1), 3, r"arms\[1\]: it should be an object"),
+        (("replay", "iterations"), [1], "replay.iterations' must hold 2 values"),
+        (("costs", "call"), [1.0, None], r"costs.call\[1\]: it should be a valid number"),
+        (("costs",), {}, "costs.start: it is missing"),
         (("acceptance_by_position",), [1.0], "must hold 2 values"),
     ],
 )
@@ -107,15 +117,15 @@ def test_wrong_values_are_named(tmp_path, record, path, value, message):
         inner = inner[key]
     inner[path[-1]] = value
     with pytest.raises(InputError, match=message) as error:
-        read_run(small_grid.write(tmp_path, record))
+        read_record(small_grid.write(tmp_path, record))
     assert "compare_toy.json" in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["training", "arms", "corpus", "provenance", "model", "references"])
 def test_missing_values_are_named(tmp_path, record, key):
     del record[key]
-    with pytest.raises(InputError, match=rf"compare_toy\.json: '{key}' is missing"):
-        read_run(small_grid.write(tmp_path, record))
+    with pytest.raises(InputError, match=rf"compare_toy\.json: ('{key}'|{key}: it) is missing"):
+        read_record(small_grid.write(tmp_path, record))
 
 
 def test_what_may_be_null(tmp_path, record):
@@ -123,20 +133,22 @@ def test_what_may_be_null(tmp_path, record):
         record[key] = None
     for arm in record["arms"]:
         arm["seconds"] = arm["speed_up"] = None
-    run = read_run(small_grid.write(tmp_path, json.loads(json.dumps(record))))
+    run = read_record(small_grid.write(tmp_path, json.loads(json.dumps(record))))
     assert run.replay is run.costs is run.acceptance_by_position is run.greedy.speed_up is None
 
 
 def test_what_a_model_does_not_say(tmp_path, record):
     record["training"] |= {"data": "unknown", "seed": None}
-    run = read_run(small_grid.write(tmp_path, record))
-    assert (run.data, run.seed) == ("unknown", None)
+    run = read_record(small_grid.write(tmp_path, record))
+    assert (run.training.data, run.training.seed) == ("unknown", None)
 
 
 def test_provenance_is_flat(tmp_path, record):
     record["provenance"]["device"] = None
-    run = read_run(small_grid.write(tmp_path, record))
+    small_grid.write(tmp_path, record)
+    ((run,), _) = read_runs([str(tmp_path)])
     assert run.provenance["packages torch"] == "2.13.0"
     assert run.provenance["git revision"] == "0123456789abcdef"
     assert run.provenance["git changed"] == "false"
+    assert run.revision == "0123456789ab"
     assert "device" not in run.provenance

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import small_grid
 
 from lightning_bpd.cli.report import report
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.report.cells import Place, gather, measure, timed_rules
-from lightning_bpd.report.data import read_run, read_runs
-from lightning_bpd.report.sections import unequal_scores
+from lightning_bpd.measuring.record import read_record
+from lightning_bpd.report.cells import Key, gather, measure, timed_rules
+from lightning_bpd.report.runs import read_runs, unequal_scores
 from lightning_bpd.report.statistics import compare_psnr, psnr
 
 
@@ -70,10 +71,10 @@ def test_frozen_heads_do_not_change_the_images(folder):
     runs, _ = read_runs([str(folder / "grid")])
     assert timed_rules(runs) == ["exact", "distance-1"]
     results = measure(gather(runs), resamples=100)
-    frozen = results[Place("frozen", "gold", "exact", 4)]
+    frozen = results[Key("frozen", "gold", "exact", 4)]
     assert (frozen.quality_difference, frozen.p_values) == (0.0, [1.0])
-    relaxed = results[Place("joint", "gold", "minimum-2", 4)]
-    one = results[Place("joint", "gold", "exact", 1)]
+    relaxed = results[Key("joint", "gold", "minimum-2", 4)]
+    one = results[Key("joint", "gold", "exact", 1)]
     assert relaxed.quality_difference == pytest.approx(relaxed.quality - one.quality)
     assert relaxed.others["ssim"] != one.others["ssim"]
     assert unequal_scores(runs) == []
@@ -105,24 +106,24 @@ def test_images_too_small_for_ssim(tmp_path, record):
     small_grid.write(tmp_path / "run", record)
     report([str(tmp_path / "run")], str(tmp_path / "out"), resamples=100)
     assert "SSIM" not in tables_of(tmp_path)["arms"]["columns"]
-    assert tables_of(tmp_path)["quality-exact"]["rows"][0][2]["small"] == ""
+    assert tables_of(tmp_path)["quality-exact"]["rows"][0][1]["small"] == ""
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("kind",), "sound", "'kind' must be one of text, images"),
-        (("intensities",), 0, "'intensities' must be a number of 1 or more"),
+        (("kind",), "sound", "kind: it should be 'text' or 'images'"),
+        (("intensities",), 0, "intensities: it should be greater than or equal to 1"),
         (
             ("arms", 1, "squared_errors"),
             [1.5] * 30,
-            r"arms\[1\]: 'squared_errors' must be a list of whole numbers",
+            r"arms\[1\].squared_errors\[0\]: it should be a valid integer",
         ),
-        (("arms", 1, "ssims"), [1.0], "'ssims' must hold 30 values"),
-        (("arms", 1, "quality"), {"ssim": 1.0}, "quality: 'psnr' is missing"),
-        (("arms", 1, "quality", "psnr"), None, "equal to the true ones"),
-        (("arms", 1, "to_greedy"), {"psnr": "far"}, "to_greedy: 'psnr' must be a number or null"),
-        (("arms", 1, "to_greedy"), {"psnr": 30.0}, "to_greedy: 'ssim' is missing"),
+        (("arms", 1, "ssims"), [1.0], r"arms\[1\].ssims' must hold 30 values"),
+        (("arms", 1, "quality"), {"ssim": 1.0}, r"arms\[1\].quality: 'psnr' is missing"),
+        (("arms", 1, "quality", "psnr"), None, "infinite because the output equals the reference"),
+        (("arms", 1, "to_greedy"), {"psnr": "far"}, r"arms\[1\].to_greedy.psnr: it should be a valid number"),
+        (("arms", 1, "to_greedy"), {"psnr": 30.0}, r"arms\[1\].to_greedy: 'ssim' is missing"),
     ],
 )
 def test_wrong_values_are_named(tmp_path, record, path, value, message):
@@ -131,7 +132,7 @@ def test_wrong_values_are_named(tmp_path, record, path, value, message):
         inner = inner[key]
     inner[path[-1]] = value
     with pytest.raises(InputError, match=message):
-        read_run(small_grid.write(tmp_path, record))
+        read_record(small_grid.write(tmp_path, record))
 
 
 def test_scores_that_do_not_follow_from_errors_are_named(tmp_path, record):
@@ -141,12 +142,13 @@ def test_scores_that_do_not_follow_from_errors_are_named(tmp_path, record):
     assert "blockwise k' = 2, exact)" in sentence
 
 
-def test_other_images_are_not_compared(folder, tmp_path):
+def test_other_images_are_not_compared(folder):
     runs, _ = read_runs([str(folder / "grid")])
-    base = next(run for run in runs if run.regime == "base")
-    base.corpus["hash"] = "other"
-    joint = next(run for run in runs if (run.regime, run.block_size) == ("joint", 4))
-    assert measure(gather([joint, base]), 100)[Place("joint", "gold", "exact", 4)].quality_difference is None
+    base = next(run for run in runs if run.column[0] == "base")
+    corpus = replace(base.record.corpus, hash="other")
+    base = replace(base, record=replace(base.record, corpus=corpus))
+    joint = next(run for run in runs if (run.column[0], run.block_size) == ("joint", 4))
+    assert measure(gather([joint, base]), 100)[Key("joint", "gold", "exact", 4)].quality_difference is None
 
 
 def test_text_and_images_make_no_table(tmp_path, record):
