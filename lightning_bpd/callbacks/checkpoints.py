@@ -76,6 +76,24 @@ class BestCheckpoint(Checkpoint):
         self.decode: dict[str, Any] | None = None
         """how its output was decoded, where the module says so"""
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse what this and other callbacks monitor, before an epoch is spent, if it is never logged."""
+        codec = getattr(trainer.datamodule, "codec", None)  # type: ignore[attr-defined]
+        if codec is None:
+            return
+        logged = ["val/loss", *(f"val/{name}" for name in {**codec.likelihood(), **codec.quality()})]
+        # The rest of these names depends on heads and rules: the first validation knows it.
+        groups: tuple[str, ...] = ("train/",)
+        if hasattr(pl_module, "block_decoder"):
+            logged.append("val/mean_accepted_block_size")
+            groups += ("val/k", "val/head_", "val/replay/", "val/drift/")
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if monitor is None or monitor in logged or str(monitor).startswith(groups):
+                continue
+            name = "best_checkpoint" if callback is self else type(callback).__name__
+            raise InputError(f"{name}.monitor is {monitor!r}, but validation logs {', '.join(logged)}")
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the checkpoint if it is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":

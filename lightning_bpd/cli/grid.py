@@ -127,6 +127,14 @@ def _check_inputs(configuration: Grid) -> None:
         for file in files:
             if not Path(file).is_file():
                 raise InputError(f"{setting}: there is no file {file}, seen from {Path.cwd()}")
+    from lightning_bpd.decoding import parse_acceptance
+
+    for rule in configuration.rules:
+        parse_acceptance(rule)
+    if configuration.kind == "images" and configuration.corpus not in ("validation", "test"):
+        raise InputError(
+            f"--corpus {configuration.corpus}: a grid of images is measured on validation or test"
+        )
     data = configuration.data
     if data is not None and configuration.generated_pairs is None:
         # Images may be in an archive.

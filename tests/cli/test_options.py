@@ -4,18 +4,22 @@ import shlex
 import subprocess
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 from jsonargparse import auto_parser
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
+from lightning_bpd.callbacks.checkpoints import BestCheckpoint
 from lightning_bpd.cli import app
 from lightning_bpd.cli.arguments import naming_options
 from lightning_bpd.cli.entry import FUNCTION_COMMANDS, TRAINER_COMMANDS, main
 from lightning_bpd.cli.finish import command_to_try
 from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
 from lightning_bpd.tasks.finished_model import Parts, write_folder
 from lightning_bpd.tasks.images import ImageCodec
@@ -230,3 +234,44 @@ def test_the_line_to_try_can_be_pasted(source):
     for shell in ("sh", "bash"):
         out = subprocess.run([shell, "-c", shown + line], capture_output=True, text=True, check=True).stdout
         assert out == f"{source}\ntrain.py|translate|--model|{model}|--base|hf:x y|"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--rules", "[exat]"], "exat"),
+        (["--rules", "[top-2, top-]"], "top-"),
+        (["--kind", "images", "--mixes", "[gold]", "--corpus", "tset"], "--corpus tset"),
+    ],
+)
+def test_a_grid_is_refused_before_hours_are_spent(options, words, models, tmp_path, capsys):
+    where = ["--data", str(models), "--corpus", "test", "--runs", str(tmp_path / "runs")]
+    where += ["--base_configs", "[configs/default.yaml]"]
+    assert words in refusal(capsys, "grid", *where, *options)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "monitor", ["val/blue", "bleu", "loss", "val_loss", "vall/loss", "", "val/psnr", "val/K4_exact/bleu"]
+)
+@pytest.mark.parametrize("heads", [True, False])
+def test_what_is_never_logged_is_refused_before_training(monitor, heads):
+    codec = SimpleNamespace(likelihood=lambda: {"perplexity": 0}, quality=lambda: {"bleu": 0})
+    module = SimpleNamespace(**({"block_decoder": None} if heads else {}))
+    logged = ["val/loss", "val/bleu", "val/perplexity", "train/loss"]
+    of_heads = ["val/mean_accepted_block_size", "val/k4_exact/bleu", "val/head_2/loss", "val/drift/kl"]
+    for name, fits in [
+        (monitor, False),
+        *((each, True) for each in logged),
+        *((each, heads) for each in of_heads),
+    ]:
+        for other in (BestCheckpoint(name), EarlyStopping(name)):
+            callbacks = [BestCheckpoint("val/loss"), other, ModelCheckpoint()]
+            trainer = SimpleNamespace(datamodule=SimpleNamespace(codec=codec), callbacks=callbacks)
+            if fits:
+                callbacks[0].on_fit_start(trainer, module)
+                continue
+            with pytest.raises(
+                InputError, match=r"monitor is .*, but validation logs val/loss, val/perplexity"
+            ):
+                callbacks[0].on_fit_start(trainer, module)
