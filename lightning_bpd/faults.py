@@ -65,6 +65,8 @@ def explain(error: BaseException) -> str | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     for module, refused in _REFUSALS.items():
         if _raised_in(error, module) and not kinds.isdisjoint(refused):
+            if isinstance(error, RecursionError):
+                return "a configuration or an option is nested too deeply: write it with fewer brackets"
             words = _in_short(str(error)) if module == "jsonargparse" else str(error)
             return words or f"the configuration cannot be used: {module} raises {type(error).__name__}"
     return None
@@ -94,7 +96,10 @@ def damaged(what: object, remedy: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise InputError(f"{what} cannot be read: {error.strerror or error}; {remedy}") from error
-    except Exception as error:  # Bytes that anybody may have changed make libraries raise anything.
+    except BaseException as error:  # Bytes that anybody may have changed make libraries raise anything.
+        # What a library in Rust panics with is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise InputError(f"{what} is damaged ({shortened(error)}): {remedy}") from error
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_bpd.faults import damaged
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.text_codec import text_likelihood, text_pieces, text_quality, text_signature
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_bpd.adapters import ModelAdapter, ModelTokenizer
 
 PREFIX = "hf:"
+REMEDY = "fetch or save the model again"
 # Where a finished model keeps a base that was trained together with its heads.
 BASE_FOLDER = "base"
 
@@ -152,11 +154,12 @@ def open_codec(reference: str) -> HuggingFaceCodec:
     from lightning_bpd import adapters
 
     parsed = adapters.parse_reference(reference)
-    config = adapters.load_config(parsed)
-    tokenizer = adapters.load_tokenizer(parsed)
-    adapters.check_languages(tokenizer, parsed)
-    generation = adapters.load_generation(parsed, config, tokenizer)
-    return make_codec(tokenizer, adapters.row_settings(parsed, config, generation))
+    with damaged(reference, REMEDY):
+        config = adapters.load_config(parsed)
+        tokenizer = adapters.load_tokenizer(parsed)
+        adapters.check_languages(tokenizer, parsed)
+        generation = adapters.load_generation(parsed, config, tokenizer)
+        return make_codec(tokenizer, adapters.row_settings(parsed, config, generation))
 
 
 def open_network(reference: str) -> ModelAdapter:
@@ -167,7 +170,8 @@ def open_network(reference: str) -> ModelAdapter:
     """
     from lightning_bpd import adapters
 
-    return adapters.load_adapter(adapters.parse_reference(reference))
+    with damaged(reference, REMEDY):
+        return adapters.load_adapter(adapters.parse_reference(reference))
 
 
 def write_base(

@@ -75,7 +75,8 @@ def test_what_the_libraries_refuse_is_one_line(refused, given, words):
 def test_resuming_with_another_shape_is_one_line(refused):
     main(["fit", *QUICK, "--trainer.max_epochs", "1"])
     line = refused("fit", *QUICK, "--ckpt_path", "last", "--model.inputs", "5")
-    assert "does not fit the model" in line
+    assert "cannot be resumed from" in line
+    assert "of another model" in line
     assert "layer.weight" in line
 
 

@@ -218,7 +218,7 @@ class Maker:
         ]
         args[self.draw.choice(values)] = self.draw.choice(
             ["-1", "0", "", "x", "1.5", "nan", "inf", "-inf", "1e400", "null", "[]", "{}", "[1", "{a: b", "ümlaut",
-            "../x",
+            "x/y",
              "/", "/dev/null/x", "/proc/x", ".", "n" * 300, "\udcff", "a\nb", "--", "-", "'", '"', "true", "no",
              "9" * 5000,
              "[[[[1]]]]", "!!python/name:os.system", "&a [*a]", "top-", "minimum-99", "hf:", "hf:x,y", "[a", "None",
