@@ -1,6 +1,6 @@
 """Where the command line starts: picks the subcommand and turns mistakes of the user into one line.
 
-Nothing here imports torch or Lightning, so that ``--help`` and ``translate`` do not wait for them.
+Nothing here imports torch or Lightning, so that ``--help`` and ``report`` do not wait for them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib import import_module
 from itertools import takewhile, zip_longest
 from typing import TextIO, get_type_hints
 
+from lightning_bpd.cli.late import late
 from lightning_bpd.faults import explain, report_request
 from lightning_bpd.interfaces import InputError
 
@@ -132,7 +133,7 @@ def _dispatch(args: list[str]) -> None:
 def _run_function(command: str, args: list[str]) -> None:
     from jsonargparse import auto_cli
 
-    function = getattr(import_module(f"lightning_bpd.cli.{command}"), command)
+    function = late(command)
     if command == "report":
         # Folders first, without an option's name.
         folders = list(takewhile(lambda argument: not argument.startswith("-"), args))
