@@ -36,6 +36,7 @@ from lightning_bpd.interfaces import (
     Drafter,
     InputError,
     Proposal,
+    Sampler,
     SequenceModel,
     TokenRows,
     VerifiedBlock,
@@ -64,9 +65,9 @@ class Agreeing:
         # What to propose in each row after each number of tokens; a wrong token is the right one + 1.
         self.table = torch.where(agrees, right, (right + 1) % vocabulary)
 
-    def start(self, source: TokenRows, max_length: int) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
         """Begin with new rows."""
-        self.inner.start(source, max_length)
+        self.inner.start(source, max_length, sampler)
         self.rows = torch.arange(len(source.lengths), device=source.lengths.device)
         self.length = torch.full_like(self.rows, -1)  # the start token is no token of the row
 

@@ -9,7 +9,7 @@ import lightning_bpd
 
 PACKAGE = Path(lightning_bpd.__file__).parent
 FLOORS = [
-    {"interfaces", "faults", "files", "linear"},
+    {"interfaces", "faults", "files", "linear", "rows"},
     {"models", "adapters", "heads", "decoding", "metrics"},
     {"tasks"},
     {"datamodules", "training", "measuring", "tracking"},

@@ -29,19 +29,19 @@ class RowState:
     @property
     def counts(self) -> list[int]:
         """Tokens of each row, the prefix not counted."""
-        return [count - prefix for count, prefix in zip(self.cache.counts, self.prefix, strict=True)]
+        return [count - prefix for count, prefix in zip(self.cache.rows.counts, self.prefix, strict=True)]
 
     @property
     def lengths(self) -> Tensor:
         """int64 [B], tokens of each row, the prefix not counted."""
-        return torch.tensor(self.counts, dtype=torch.long, device=self.cache.device)
+        return torch.tensor(self.counts, dtype=torch.long, device=self.cache.rows.device)
 
     def rewind(self, lengths: Tensor) -> None:
         """Forget all past ``lengths[b]`` (int64 [B], best on the CPU), without copying."""
         wanted = lengths.tolist()
         if len(wanted) != len(self.prefix) or min(wanted) < 0:
             raise ValueError(f"cannot rewind rows of lengths {self.counts} to {wanted}")
-        self.cache.rewind([length + prefix for length, prefix in zip(wanted, self.prefix, strict=True)])
+        self.cache.rows.rewind([length + prefix for length, prefix in zip(wanted, self.prefix, strict=True)])
 
     def reorder(self, rows: Tensor) -> None:
         """Row i becomes what row ``rows[i]`` was (int64 [B'])."""

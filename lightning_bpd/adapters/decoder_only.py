@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.adapters.base import Adapter, RowState, readable
-from lightning_bpd.adapters.cache import Call, RowCache, cache_name
+from lightning_bpd.adapters.cache import RowCache, cache_name
 from lightning_bpd.adapters.examination import check_histories, examined, random_tokens
 from lightning_bpd.adapters.generation import setting
 from lightning_bpd.adapters.projection import family, find_projection
 from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.rows import Causal, Rows, Slots, Visible, Window
 
 TESTED = frozenset(
     {
@@ -86,7 +87,7 @@ class CausalAdapter(Adapter):
             )
         self.cache_name = cache_name(model.base_model)
         config = model.config.get_text_config(decoder=True)
-        self.windows = _windows(model, config)
+        self.visible = _visible(model, config)
         self.positions = _position_limit(config)
         if longest_prompt is None and self.positions is not None:
             longest_prompt = max(1, self.positions // 2)
@@ -124,8 +125,7 @@ class CausalAdapter(Adapter):
         after = (places - lengths + 1).clamp(min=0, max=target.size(1) - 1)
         prompts = torch.nn.functional.pad(source.tokens, (0, target.size(1) - 1))
         tokens = torch.where(places < lengths, prompts, target.gather(1, after))
-        call = Call(places[None], 0, len(places))
-        hidden = self._body(tokens, call, None)
+        hidden = self._body(tokens, Rows(len(tokens), len(places), places.device).take(len(places)), None)
         rows = torch.arange(len(target), device=target.device)[:, None]
         return hidden[rows, lengths - 1 + torch.arange(target.size(1), device=target.device)]
 
@@ -144,7 +144,7 @@ class CausalAdapter(Adapter):
             self._body(filled, cache.begin(read), cache)
             cache.end(read)
         prefix = (lengths - 1).tolist()
-        cache.rewind(prefix)
+        cache.rows.rewind(prefix)
         state = PromptState(cache, prefix, tokens.gather(1, lengths[:, None] - 1)[:, 0])
         if rows is not None:
             state.reorder(rows)
@@ -161,10 +161,10 @@ class CausalAdapter(Adapter):
         state.cache.end(tokens.size(1))
         return hidden
 
-    def _body(self, tokens: Tensor, call: Call, cache: RowCache | None) -> Tensor:
+    def _body(self, tokens: Tensor, call: Slots, cache: RowCache | None) -> Tensor:
         dtype, rows = self.output_weight.dtype, len(tokens)
         masks = {
-            kind: call.mask(dtype, window).expand(rows, -1, -1, -1) for kind, window in self.windows.items()
+            kind: call.mask(visible, dtype).expand(rows, -1, -1, -1) for kind, visible in self.visible.items()
         }
         # A block may stick out over the last position. What does is dropped by decoding, and may have any.
         positions = call.positions if self.positions is None else call.positions.clamp(max=self.positions - 1)
@@ -210,21 +210,24 @@ class CausalAdapter(Adapter):
         check_histories(self, source, target, torch.stack(logits))
 
 
-def _windows(model: Any, config: Any) -> dict[str, int | None]:
-    """For each kind of layer, how many positions back its attention reaches; None for all."""
+def _visible(model: Any, config: Any) -> dict[str, Visible]:
+    """What a position may see, for each kind of layer."""
     window = getattr(config, "sliding_window", None)
     if not getattr(config, "use_sliding_window", True):
         window = None
+    visible = {
+        "full_attention": Causal(),
+        "sliding_attention": Causal() if window is None else Window(window),
+    }
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
-        return {"": window}
-    reach = {"full_attention": None, "sliding_attention": window}
-    if unknown := sorted(set(kinds) - set(reach)):
+        return {"": visible["sliding_attention"]}
+    if unknown := sorted(set(kinds) - set(visible)):
         raise InputError(
             f"{family(model)} cannot be a base: it has layers of {', '.join(unknown)}, whose memory cannot be "
             "rewound row by row"
         )
-    return {kind: reach[kind] for kind in sorted(set(kinds))}
+    return {kind: visible[kind] for kind in sorted(set(kinds))}
 
 
 def _position_limit(config: Any) -> int | None:

@@ -15,6 +15,7 @@ from lightning_bpd.adapters.generation import setting
 from lightning_bpd.adapters.positions import RowPositions, position_limit
 from lightning_bpd.adapters.projection import family, find_projection
 from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.rows import Causal
 
 TESTED = frozenset({"bart", "blenderbot", "m2m_100", "marian", "mbart", "mt5", "pegasus", "plbart", "t5"})
 """families (model_type) for which the test suite holds blockwise = greedy = generate"""
@@ -179,7 +180,7 @@ class Seq2SeqAdapter(Adapter):
         with self.positions.of(decoder, tokens, call):
             hidden = decoder(
                 input_ids=tokens,
-                attention_mask=call.mask(state.memory.dtype).expand(rows, -1, -1, -1),
+                attention_mask=call.mask(Causal(), state.memory.dtype).expand(rows, -1, -1, -1),
                 encoder_hidden_states=state.memory,
                 encoder_attention_mask=_for_each_token(state.memory_mask, length),
                 use_cache=True,

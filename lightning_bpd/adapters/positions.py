@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_bpd.adapters.cache import Call
+from lightning_bpd.rows import Slots
 
-Register = Callable[[Any, Tensor, Call], list[RemovableHandle]]
+Register = Callable[[Any, Tensor, Slots], list[RemovableHandle]]
 
 
 class RowPositions:
@@ -47,7 +47,7 @@ class RowPositions:
         self.known = bool(self._modules)
 
     @contextmanager
-    def of(self, decoder: nn.Module, tokens: Tensor, call: Call) -> Iterator[None]:
+    def of(self, decoder: nn.Module, tokens: Tensor, call: Slots) -> Iterator[None]:
         """The decoder's next call has ``tokens`` (int64 [B, T]) at ``call.positions``."""
         handles: list[RemovableHandle] = []
         try:
@@ -67,7 +67,7 @@ def position_limit(stack: nn.Module) -> int | None:
     return table.num_embeddings - getattr(table, "offset", 0)
 
 
-def _told(table: Any, tokens: Tensor, call: Call) -> list[RemovableHandle]:
+def _told(table: Any, tokens: Tensor, call: Slots) -> list[RemovableHandle]:
     """A table that can be asked for any positions: Marian, BART, mBART, Pegasus and their kin."""
     # A block may stick out over the last position. What does is dropped by decoding, and may have any.
     positions = call.positions.clamp(max=table.num_embeddings - getattr(table, "offset", 0) - 1)
@@ -82,7 +82,7 @@ def _told(table: Any, tokens: Tensor, call: Call) -> list[RemovableHandle]:
     return [table.register_forward_pre_hook(ask, with_kwargs=True), table.register_forward_hook(shape)]
 
 
-def _counted(table: Any, tokens: Tensor, call: Call) -> list[RemovableHandle]:
+def _counted(table: Any, tokens: Tensor, call: Slots) -> list[RemovableHandle]:
     """Sinusoids at positions counted among tokens that are not padding: M2M100 and NLLB.
 
     In a call over several tokens the family would not count padding among them, one token a call it does. Each is
@@ -97,9 +97,9 @@ def _counted(table: Any, tokens: Tensor, call: Call) -> list[RemovableHandle]:
     return [table.register_forward_hook(alone)]
 
 
-def _relative(attention: Any, tokens: Tensor, call: Call) -> list[RemovableHandle]:
+def _relative(attention: Any, tokens: Tensor, call: Slots) -> list[RemovableHandle]:
     """A bias of attention scores by the distance between two tokens: T5 and its kin."""
-    if call.first is not None:  # then the family's own count is right
+    if call.start is not None:  # then the family's own count is right
         return []
 
     def ask(module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

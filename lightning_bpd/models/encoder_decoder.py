@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.linear import Linear, linear
-from lightning_bpd.models.attention import Attention, CacheSlots, KeyValueCache
+from lightning_bpd.models.attention import Attention, KeyValueCache
 from lightning_bpd.models.dropout import add_dropped, dropout
+from lightning_bpd.rows import Rows, Slots
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,12 @@ class DecoderLayer(nn.Module):
         x = around.after(x, self.self_attention(around.before(x), None, causal=True))
         return self._rest(x, *self.cross_attention.source(memory), source_mask)
 
-    def step(self, x: Tensor, state: EncoderDecoderState, layer: int, slots: CacheSlots) -> Tensor:
+    def step(
+        self, x: Tensor, state: EncoderDecoderState, layer: int, slots: Slots, mask: Tensor | None
+    ) -> Tensor:
         """New tokens x [B, T, D] against the cache."""
         around = self.self_residual
-        x = around.after(x, self.self_attention.step(around.before(x), state.cache, layer, slots))
+        x = around.after(x, self.self_attention.step(around.before(x), state.cache, layer, slots, mask))
         return self._rest(x, *state.row_source[layer], state.row_mask)
 
     def _rest(self, x: Tensor, key: Tensor, value: Tensor, source_mask: Tensor | None) -> Tensor:
@@ -194,11 +197,11 @@ class EncoderDecoderState:
     @property
     def lengths(self) -> Tensor:
         """int64 [B], tokens in each row's cache."""
-        return self.cache.lengths
+        return self.cache.rows.lengths
 
     def rewind(self, lengths: Tensor) -> None:
         """Forget all past ``lengths[b]`` (int64 [B])."""
-        self.cache.rewind(lengths)
+        self.cache.rows.rewind(lengths.tolist())
 
     def reorder(self, rows: Tensor) -> None:
         """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
@@ -319,19 +322,16 @@ class EncoderDecoder(nn.Module):
                 self._sinusoids = self._sinusoids.to(weight)
         return self._sinusoids
 
-    def _positions_of(self, slots: CacheSlots) -> Tensor:
+    def _positions_of(self, slots: Slots) -> Tensor:
         """Position vectors of one call's tokens, [T, D] or [B, T, D].
 
         A block may stick out over the longest row that learned positions can take. What does is dropped by decoding,
         so that it may have any position: here the last one.
         """
         table = self._positions("target", min(slots.extent, self.max_length or slots.extent))
-        if slots.places is not None:
-            return table[slots.places[1].clamp(max=len(table) - 1)]
-        if slots.extent <= len(table):
-            return table[slots.first : slots.extent]
-        assert slots.first is not None
-        return table[torch.arange(slots.first, slots.extent, device=table.device).clamp(max=len(table) - 1)]
+        if slots.start is not None and slots.extent <= len(table):
+            return table[slots.start : slots.extent]
+        return table[slots.positions.clamp(max=len(table) - 1)]
 
     def _embed(self, embedding: nn.Embedding, tokens: Tensor, positions: Tensor) -> Tensor:
         # Sums the scaled embedding and the positions in one pass.
@@ -372,9 +372,8 @@ class EncoderDecoder(nn.Module):
         keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
         cache = KeyValueCache(
             architecture.decoder_layers,
-            len(source.lengths) if rows is None else len(rows),
+            Rows(len(source.lengths) if rows is None else len(rows), max_length, memory.device),
             architecture.heads,
-            max_length,
             architecture.d_model // architecture.heads,
             like=keys_values[0][0],  # under autocast narrower than the residual stream
         )
@@ -382,11 +381,11 @@ class EncoderDecoder(nn.Module):
 
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
         """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
-        slots = state.cache.slots(tokens.size(1))
+        slots, mask = state.cache.slots(tokens.size(1))
         x = self._embed(self.target_embedding, tokens, self._positions_of(slots))
         for index, layer in enumerate(self.decoder):
-            x = layer.step(x, state, index, slots)
-        state.cache.append(tokens.size(1))
+            x = layer.step(x, state, index, slots, mask)
+        state.cache.rows.append(tokens.size(1))
         return self.decoder_norm(x)
 
     def project(self, hidden: Tensor) -> Tensor:

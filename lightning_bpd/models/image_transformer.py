@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.linear import linear
+from lightning_bpd.models.attention import KeyValueCache
 from lightning_bpd.models.dropout import dropout
 from lightning_bpd.models.encoder_decoder import (
     Architecture,
@@ -20,7 +21,8 @@ from lightning_bpd.models.encoder_decoder import (
     EncoderLayer,
     sinusoids,
 )
-from lightning_bpd.models.local_attention import LocalAttention, WindowCache
+from lightning_bpd.models.local_attention import LocalAttention
+from lightning_bpd.rows import Local, Rows, Slots
 
 # Of an image: what is computed for each position fits any memory.
 MOST_INTENSITIES = 1 << 22
@@ -244,16 +246,17 @@ class ImageTransformer(nn.Module):
         memory, mask = self.encode(source)
         shape = self.architecture
         keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
-        cache = WindowCache(
-            shape.decoder_layers,
+        block = shape.local_block
+        places = Rows(
             len(source.lengths) if rows is None else len(rows),
-            shape.heads,
             max_length,
-            shape.d_model // shape.heads,
-            keys_values[0][0],  # under autocast narrower than the residual stream
-            shape.local_block,
-            furthest=max_length - self.max_length,
+            memory.device,
+            Local(block),
+            capacity=2 * block + max(block, max_length - self.max_length),
+            reach=2 * block,
         )
+        like = keys_values[0][0]  # under autocast narrower than the residual stream
+        cache = KeyValueCache(shape.decoder_layers, places, shape.heads, shape.d_model // shape.heads, like)
         return EncoderDecoderState(cache, keys_values, mask, rows)
 
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
@@ -265,22 +268,19 @@ class ImageTransformer(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
-        assert isinstance(state.cache, WindowCache)
-        slots = state.cache.slots(tokens.size(1))
-        x = self._embed(self.target_embedding(tokens), self._positions(slots.positions, tokens.size(1)))
+        slots, mask = state.cache.slots(tokens.size(1))
+        x = self._embed(self.target_embedding(tokens), self._positions(slots))
         for index, layer in enumerate(self.decoder):
-            x = layer.step(x, state, index, slots)
-        state.cache.append(tokens.size(1))
+            x = layer.step(x, state, index, slots, mask)
+        state.cache.rows.append(tokens.size(1))
         return self.decoder_norm(x)
 
-    def _positions(self, places: Tensor | int, tokens: int) -> Tensor:
+    def _positions(self, slots: Slots) -> Tensor:
         """Position vectors of one call's tokens, [T, D] or [B, T, D]."""
-        if isinstance(places, int):
-            if places + tokens <= self.max_length:
-                return self.target_positions[places : places + tokens]
-            places = torch.arange(places, places + tokens, device=self.target_positions.device)
-        # A block may stick out over the end of the image. What does is dropped, so that any position will do.
-        return self.target_positions[places.clamp(max=self.max_length - 1)]
+        if slots.start is not None and (end := slots.start + slots.tokens) <= self.max_length:
+            return self.target_positions[slots.start : end]
+        # Tokens of a block past the end of the image are dropped, so they may have any position.
+        return self.target_positions[slots.positions.clamp(max=self.max_length - 1)]
 
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to logits [..., V]."""

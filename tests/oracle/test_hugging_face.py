@@ -191,7 +191,7 @@ def test_replay_equals_decoding(family):
     adapter = adapted(bare(family, 0))
     source = sources(4, 0)
     drafter = random_heads(adapter, 4)
-    replayed = replay(adapter, drafter.proposals, source, greedy(adapter, source, 7), 4)
+    replayed = replay(adapter, drafter, source, greedy(adapter, source, 7), 4)
     for block_size in range(1, 5):
         accepted = blockwise(adapter, drafter, source, block_size, Exact(), 7).accepted
         assert torch.equal(replayed[block_size - 1], accepted)

@@ -136,7 +136,7 @@ def test_a_cache_is_as_large_for_any_image():
         shapes.add(tuple(state.cache.entries.shape))
         for tokens in (1, 4) * 30:
             if int(state.lengths.max()) + tokens <= model.max_length:
-                slots = state.cache.slots(tokens)
+                slots, _ = state.cache.slots(tokens)
                 spans.add(slots.extent - slots.begin)
                 model.step(torch.zeros(2, tokens, dtype=torch.long), state)
         assert tuple(state.cache.entries.shape) in shapes
@@ -144,9 +144,9 @@ def test_a_cache_is_as_large_for_any_image():
     assert max(spans) == 12
     # A small image needs no more than itself, long blocks need room to be rewound.
     model = network(0, local_block=40)
-    assert model.start(sources(model, 1, 0), None, 50).cache.capacity == 50
+    assert model.start(sources(model, 1, 0), None, 50).cache.rows.capacity == 50
     model = network(0, local_block=4)
-    assert model.start(sources(model, 1, 0), None, 48 + 9).cache.capacity == 17
+    assert model.start(sources(model, 1, 0), None, 48 + 9).cache.rows.capacity == 17
 
 
 @torch.inference_mode()
@@ -178,7 +178,7 @@ def test_what_was_written_over_is_not_rewound_to():
 def test_the_cache_refuses_what_it_cannot_hold():
     model = network(0)
     state = model.start(sources(model, 2, 0), None, 20)
-    with pytest.raises(ValueError, match="5 tokens at once are more than a local block of 4"):
+    with pytest.raises(ValueError, match="a ring of 12 places takes at most 4 tokens at once"):
         state.cache.slots(5)
     model.step(torch.zeros(2, 18, dtype=torch.long), state)
     with pytest.raises(ValueError, match="made for 20 tokens a row, this call needs 21"):
@@ -246,7 +246,7 @@ def test_replay_equals_decoding_for_every_block_size(seed, norm, local_block):
     model = network(seed, norm, local_block)
     source = sources(model, 3, seed)
     drafter = HeadLike(model, 10, seed)
-    sizes = replay(model, drafter.proposals, source, greedy(model, source), 10)
+    sizes = replay(model, drafter, source, greedy(model, source), 10)
     for block_size, replayed in enumerate(sizes, start=1):
         assert torch.equal(replayed, blockwise(model, drafter, source, block_size).accepted)
 
