@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -33,7 +34,10 @@ from lightning_bpd.measuring.costs import measure_heads
 from lightning_bpd.measuring.record import Corpus, Record, Training, read_record, write_record
 from lightning_bpd.measuring.words import KINDS
 from lightning_bpd.tasks.finished_model import Parts, read_base
+from lightning_bpd.tasks.hugging_face import HuggingFaceCodec
 from lightning_bpd.tasks.images import ImageCodec
+from lightning_bpd.tasks.text import BleuTokenizer
+from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.tasks.translation import make_translator
 from lightning_bpd.tracking.provenance import processor, provenance
 
@@ -58,6 +62,7 @@ def compare(
     threads: int | None = None,
     output: str | None = None,
     device: str = "auto",
+    bleu_tokenizer: BleuTokenizer | None = None,
 ) -> None:
     """Decode a corpus greedily and by blocks, and write down quality, accepted block sizes, calls and time.
 
@@ -84,6 +89,7 @@ def compare(
         output: File to write; compare_CORPUS.json beside the model's folder by default. A measurement that is there is
             replaced by one of the same settings alone.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+        bleu_tokenizer: What BLEU cuts text with, by sacreBLEU's names; what the model was trained with by default.
     """
     for rule in rules:
         parse_acceptance(rule)
@@ -110,6 +116,12 @@ def compare(
     path = Path(output) if output else Path(model).absolute().parent / name
     if path.is_dir():
         raise InputError(f"--output {path} is a folder: give a file")
+    if bleu_tokenizer is not None:
+        if isinstance(parts.codec, ImageCodec):
+            raise InputError("--bleu_tokenizer is for text, and this is a model of images: leave it out")
+        parts = parts._replace(codec=dataclasses.replace(parts.codec, bleu_tokenizer=bleu_tokenizer))  # type: ignore[type-var]
+    # Before decoding: it may need a package that is not installed.
+    signature = parts.codec.signature() or ""
     if isinstance(parts.codec, ImageCodec):
         measured = _images(parts, Path(model), data, corpus, rows, place)
     else:
@@ -127,7 +139,11 @@ def compare(
         "batch_size": batch_size,
         "timed_rows": len(chosen),
         "timed_batch_size": timed_batch_size,
-        **({"extra_length": EXTRA_LENGTH} if subject.codec.kind == "text" else {}),
+        **(
+            {"extra_length": EXTRA_LENGTH, "bleu_tokenizer": parts.codec.bleu_tokenizer}
+            if isinstance(parts.codec, TextCodec | HuggingFaceCodec)
+            else {}
+        ),
     }
     of_corpus = Corpus(measured.folder, corpus, count, measured.hash)
     _check_earlier(path, _made_by(model, of_corpus, settings, arms))
@@ -142,7 +158,7 @@ def compare(
         training=training_of(Path(model), subject.block_size),
         corpus=of_corpus,
         settings=settings,
-        signature=subject.codec.signature() or "",
+        signature=signature,
         provenance=provenance(),
         arms=whole,
         **measured.references,
@@ -309,5 +325,7 @@ def _made_by(
         "rows": corpus.rows,
         "hash of the corpus": corpus.hash[:12],
         "rules": ", ".join(f"k = {size} {acceptance}" for size, acceptance in rules),
+        # What was measured before BLEU had a choice of tokenizers does not say.
+        **({"bleu_tokenizer": "13a"} if "extra_length" in settings else {}),
         **settings,
     }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lightning_bpd.faults import damaged
+from lightning_bpd.metrics import chrf_signature
 from lightning_bpd.tasks.translation import load_checkpoint
 from lightning_bpd.tracking.provenance import provenance
 
@@ -29,9 +30,9 @@ def checkpoint_metrics(path: Path) -> dict[str, Any]:
     """What a checkpoint of this project says of itself.
 
     Returns:
-        ``steps`` taken and ``epochs`` begun; ``validation`` metrics with their ``bleu_signature`` and the ``decode``
-        settings, if the checkpoint is the best one of its run; ``training_seconds``, without validation, and target
-        ``tokens_per_second`` over them, if it was trained at all.
+        ``steps`` taken and ``epochs`` begun; ``validation`` metrics with ``bleu_signature``,
+        ``chrf_signature`` and the ``decode`` settings, if the checkpoint is the best one of its run; and, if it was
+        trained at all, ``training_seconds`` without validation, and target ``tokens_per_second`` over them.
     """
     with damaged(path, "give another checkpoint of this project"):
         return _metrics(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
@@ -45,6 +46,8 @@ def _metrics(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if best.get("step") == checkpoint["global_step"]:
         metrics["validation"] = {name.removeprefix("val/"): value for name, value in best["metrics"].items()}
         metrics["bleu_signature"] = best["bleu_signature"]
+        if "chrf" in metrics["validation"]:
+            metrics["chrf_signature"] = chrf_signature()
         metrics["decode"] = best.get("decode")  # older checkpoints do not say
     speed = callbacks.get("Throughput", {"seconds": 0.0})
     if speed["seconds"] > 0:

@@ -26,6 +26,7 @@ from lightning_bpd.measuring.comparison import (
     text_subject,
 )
 from lightning_bpd.measuring.record import Arm
+from lightning_bpd.measuring.words import QUALITIES
 from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, write_folder
 from lightning_bpd.tasks.hugging_face import stored_reference
 from lightning_bpd.tasks.images import ImageCodec
@@ -142,7 +143,7 @@ def results(last: dict[str, Any], best: dict[str, Any]) -> Table:
     table = Table("", "", title="Result", show_header=False, title_justify="left")
     for name, value in best.get("validation", {}).items():
         if "/" not in name:
-            label = bleu_label(best) if name == "bleu" else name.replace("_", " ")
+            label = bleu_label(best, name) if name in ("bleu", "chrf") else name.replace("_", " ")
             table.add_row(f"validation {label}", f"{value:.2f}")
     table.add_row("best after", f"{best['steps']:,} of {last['steps']:,} steps")
     table.add_row("training time", f"{last['training_seconds']:.0f} s, validation not counted")
@@ -150,12 +151,16 @@ def results(last: dict[str, Any], best: dict[str, Any]) -> Table:
     return table
 
 
-def bleu_label(metrics: dict[str, Any]) -> str:
-    """BLEU with how its output was decoded: ``BLEU (greedy)``, ``BLEU (beam 4)``."""
-    decode = metrics.get("decode")
+def bleu_label(metrics: dict[str, Any], name: str = "bleu") -> str:
+    """BLEU or chrF with how its output was decoded: ``BLEU (greedy)``, ``BLEU (beam 4)``."""
+    decode, label = metrics.get("decode"), QUALITIES[name].label
     if decode is None:
-        return "BLEU"
-    return f"BLEU (beam {decode['beam']})" if decode["decoder"] == "beam" else f"BLEU ({decode['decoder']})"
+        return label
+    return (
+        f"{label} (beam {decode['beam']})"
+        if decode["decoder"] == "beam"
+        else f"{label} ({decode['decoder']})"
+    )
 
 
 def compare(translator: Translator, datamodule: Any) -> list[Arm]:

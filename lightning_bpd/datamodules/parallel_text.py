@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,8 +25,15 @@ from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError, ParallelBatch
 from lightning_bpd.tasks.finished_model import read_codec
 from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, is_reference, open_codec
-from lightning_bpd.tasks.text import Normalization, TextSide, Tokenizer, check_knows, train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.tasks.text import (
+    BleuTokenizer,
+    Normalization,
+    TextSide,
+    Tokenizer,
+    check_knows,
+    train_tokenizer,
+)
+from lightning_bpd.tasks.text_codec import TextCodec, text_signature
 from lightning_bpd.tasks.text_lines import called, is_stream
 from lightning_bpd.tasks.tokenizer_files import StoredTokenizer, load_tokenizer
 
@@ -83,6 +91,8 @@ class ParallelText(pl.LightningDataModule):
             where that cannot be written, ``data/.encoded``.
         workers: Processes that prepare batches. Preparing one is fast, so 0, in the training process, is seldom slower.
         seed: Decides the order of the training pairs.
+        bleu_tokenizer: What BLEU cuts text with, by sacreBLEU's names: ``zh`` for Chinese, ``ja-mecab`` for Japanese,
+            ``ko-mecab`` for Korean, ``flores200`` for any language, ``13a`` for languages with spaces.
     """
 
     source_tokenizer: TextSide
@@ -115,6 +125,7 @@ class ParallelText(pl.LightningDataModule):
         cache: str | None = None,
         workers: int = 0,
         seed: int = 1,
+        bleu_tokenizer: BleuTokenizer = "13a",
     ) -> None:
         super().__init__()
         if source_language == target_language:
@@ -146,6 +157,7 @@ class ParallelText(pl.LightningDataModule):
             batch_tokens if validation_batch_tokens is None else validation_batch_tokens
         )
         self.max_length, self.workers, self.seed = max_length, workers, seed
+        self.bleu_tokenizer = bleu_tokenizer
         # A single name is meant as one name, not as its letters.
         names = [train] if isinstance(train, str) else list(train)
         self.mix, self.self_distillation = mix, self_distillation
@@ -270,7 +282,9 @@ class ParallelText(pl.LightningDataModule):
 
     def _load_tokenizers(self) -> None:
         if self._codec is None:
-            self._codec = self._open_codec()
+            # Before training: it may need a package that is not installed.
+            text_signature(self.bleu_tokenizer)
+            self._codec = dataclasses.replace(self._open_codec(), bleu_tokenizer=self.bleu_tokenizer)
             self.source_tokenizer, self.target_tokenizer = self._codec.source, self._codec.target
 
     def _open_codec(self) -> TextCodec | HuggingFaceCodec:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lightning_bpd.datamodules.parallel_text import Mix, ParallelText
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, with_template
+from lightning_bpd.tasks.text import BleuTokenizer
 from lightning_bpd.tasks.text_codec import TextCodec
 
 
@@ -38,6 +39,7 @@ class Prompts(ParallelText):
         cache: Where encoded text is kept, as for ParallelText.
         workers: Processes that prepare batches.
         seed: Decides the order of the training pairs.
+        bleu_tokenizer: What BLEU cuts text with, as for ParallelText.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Prompts(ParallelText):
         cache: str | None = None,
         workers: int = 0,
         seed: int = 1,
+        bleu_tokenizer: BleuTokenizer = "13a",
     ) -> None:
         super().__init__(
             folder,
@@ -77,6 +80,7 @@ class Prompts(ParallelText):
             cache=cache,
             workers=workers,
             seed=seed,
+            bleu_tokenizer=bleu_tokenizer,
         )
         self.template = template
 

@@ -21,6 +21,7 @@ class Quality(NamedTuple):
 
 QUALITIES = {
     "bleu": Quality("BLEU"),
+    "chrf": Quality("chrF"),
     "psnr": Quality("PSNR", "dB"),
     "ssim": Quality("SSIM", digits=3),
 }
@@ -53,7 +54,7 @@ KINDS = {
         "sentence",
         "a sentence",
         "sentences",
-        ("bleu",),
+        ("bleu", "chrf"),
         "sacreBLEU's paired bootstrap",
         "Table 1",
         (("frozen", "gold"), ("frozen", "distilled"), ("joint", "gold"), ("joint", "distilled")),

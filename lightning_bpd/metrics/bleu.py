@@ -1,26 +1,63 @@
-"""Corpus BLEU that is exact on any number of processes."""
+"""Corpus BLEU and chrF that are exact on any number of processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any, ClassVar
 
 import torch
 from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_bpd.interfaces import InputError
+
 ORDER = 4
+DEFAULT_TOKENIZER = "13a"
+_PACKAGES = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}
 
 
-def bleu_statistics(outputs: Sequence[str], references: Sequence[str]) -> list[int]:
+@cache
+def _bleu(tokenizer: str) -> BLEU:
+    """sacreBLEU's metric. Its own words about a missing package take several lines, and it may end the process."""
+    if tokenizer not in BLEU.TOKENIZERS:
+        raise InputError(
+            f"sacreBLEU has no tokenizer {tokenizer!r}: choose one of {', '.join(BLEU.TOKENIZERS)}"
+        )
+    try:
+        metric = BLEU(tokenize=tokenizer)
+    except (Exception, SystemExit) as error:
+        if tokenizer in _PACKAGES:
+            what = f"needs a package that is not installed: pip install '{_PACKAGES[tokenizer]}'"
+        else:
+            what = f"cannot be loaded ({error}): sacreBLEU downloads its model once, to ~/.sacrebleu/models"
+        raise InputError(f"BLEU's tokenizer {tokenizer} {what}") from error
+    # The number of references is known to the metric only once it has scored something.
+    metric.corpus_score(["a"], [["a"]])
+    return metric
+
+
+def bleu_statistics(
+    outputs: Sequence[str], references: Sequence[str], tokenizer: str = DEFAULT_TOKENIZER
+) -> list[int]:
     """Sufficient statistics of BLEU, which add up over any split of a corpus.
 
+    Args:
+        outputs: Detokenised, cased text.
+        references: As many.
+        tokenizer: One of sacreBLEU's, such as ``zh``, ``ja-mecab`` or ``flores200``.
+
     Returns:
-        10 integers: output and reference length in words, n-gram matches for n = 1..4, n-grams for n = 1..4.
+        10 integers: output and reference length in tokens, n-gram matches for n = 1..4, n-grams for n = 1..4.
+
+    Raises:
+        InputError: The tokenizer is unknown, or something that it needs is not installed.
     """
     if not outputs:
         return [0] * (2 + 2 * ORDER)
-    score = BLEU().corpus_score(list(outputs), [list(references)])
+    score = _bleu(tokenizer).corpus_score(list(outputs), [list(references)])
     return [score.sys_len, score.ref_len, *score.counts, *score.totals]
 
 
@@ -36,31 +73,86 @@ def bleu_score(statistics: Sequence[int]) -> float:
     ).score
 
 
-def bleu_signature() -> str:
+def bleu_signature(tokenizer: str = DEFAULT_TOKENIZER) -> str:
+    """The sacreBLEU signature of these scores. Raises InputError as ``bleu_statistics``."""
+    return str(_bleu(tokenizer).get_signature())
+
+
+def chrf_statistics(outputs: Sequence[str], references: Sequence[str]) -> list[int]:
+    """Sufficient statistics of chrF, which add up over any split of a corpus.
+
+    Returns:
+        18 integers: for n = 1..6 the character n-grams of outputs and of references, and how many of them match.
+    """
+    rows: Any = [] if not outputs else CHRF()._extract_corpus_statistics(list(outputs), [list(references)])
+    return [sum(column) for column in zip([0] * 3 * CHRF.CHAR_ORDER, *rows, strict=True)]
+
+
+def chrf_score(statistics: Sequence[int]) -> float:
+    """chrF, 0-100, equal to ``sacrebleu.corpus_chrf`` of the whole corpus."""
+    return CHRF()._compute_f_score(list(statistics))
+
+
+def chrf_signature() -> str:
     """The sacreBLEU signature of these scores."""
-    # The number of references is known to the metric only once it has scored something.
-    metric = BLEU()
+    metric = CHRF()
     metric.corpus_score(["a"], [["a"]])
     return str(metric.get_signature())
 
 
-class CorpusBleu(Metric):
-    """BLEU over all rows of all ranks: integer sums, so neither order nor batches nor ranks change a digit."""
+class _CorpusSum(Metric):
+    """A score over all rows of all ranks: integer sums, so neither order nor batches nor ranks change a digit."""
 
     full_state_update = False
     higher_is_better = True
     statistics: Tensor
+    count: ClassVar[int]
+    """how many statistics there are"""
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("statistics", torch.zeros(2 + 2 * ORDER, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("statistics", torch.zeros(self.count, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, outputs: Sequence[str], references: Sequence[str]) -> None:
         """Add rows: detokenised, cased text."""
-        new = torch.tensor(bleu_statistics(outputs, references), device=self.statistics.device)
+        new = torch.tensor(self._statistics(outputs, references), device=self.statistics.device)
         # Never in place: spawned ranks start with states that share their memory.
         self.statistics = self.statistics + new
 
     def compute(self) -> Tensor:
-        """BLEU, float64 scalar, 0-100."""
-        return torch.tensor(bleu_score(self.statistics.tolist()), dtype=torch.float64)
+        """The score, float64 scalar, 0-100."""
+        return torch.tensor(self._score(self.statistics.tolist()), dtype=torch.float64)
+
+    def _statistics(self, outputs: Sequence[str], references: Sequence[str]) -> list[int]:
+        raise NotImplementedError
+
+    def _score(self, statistics: Sequence[int]) -> float:
+        raise NotImplementedError
+
+
+class CorpusBleu(_CorpusSum):
+    """BLEU with one of sacreBLEU's tokenizers."""
+
+    count = 2 + 2 * ORDER
+
+    def __init__(self, tokenizer: str = DEFAULT_TOKENIZER) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def _statistics(self, outputs: Sequence[str], references: Sequence[str]) -> list[int]:
+        return bleu_statistics(outputs, references, self.tokenizer)
+
+    def _score(self, statistics: Sequence[int]) -> float:
+        return bleu_score(statistics)
+
+
+class CorpusChrf(_CorpusSum):
+    """chrF (Popović 2015), character n-grams up to 6."""
+
+    count = 3 * CHRF.CHAR_ORDER
+
+    def _statistics(self, outputs: Sequence[str], references: Sequence[str]) -> list[int]:
+        return chrf_statistics(outputs, references)
+
+    def _score(self, statistics: Sequence[int]) -> float:
+        return chrf_score(statistics)

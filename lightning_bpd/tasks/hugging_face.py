@@ -41,6 +41,8 @@ class HuggingFaceCodec:
 
     source: ModelTokenizer
     target: ModelTokenizer
+    bleu_tokenizer: str = "13a"
+    """what sacreBLEU cuts text with"""
     kind: ClassVar[str] = "text"
     remedy: ClassVar[str] = "let data.tokenizer name the same model as model.base, or leave it out"
     ordinal: ClassVar[bool] = False
@@ -54,16 +56,16 @@ class HuggingFaceCodec:
         return text_pieces(self.target, prefix, tokens)
 
     def quality(self) -> dict[str, Metric]:
-        """BLEU."""
-        return text_quality()
+        """BLEU and chrF."""
+        return text_quality(self.bleu_tokenizer)
 
     def likelihood(self) -> dict[str, Metric]:
         """Perplexity."""
         return text_likelihood()
 
     def signature(self) -> str:
-        """sacreBLEU's."""
-        return text_signature()
+        """sacreBLEU's, of BLEU."""
+        return text_signature(self.bleu_tokenizer)
 
     def parts(self) -> Mapping[str, str]:
         """What tells the tokenizers of both sides apart from others; prompts may be made of text in any way."""
@@ -86,6 +88,7 @@ class HuggingFaceCodec:
                 "settings": dataclasses.asdict(self.source.settings),
             },
             "fingerprints": dict(self.parts()),
+            "bleu_tokenizer": self.bleu_tokenizer,
         }
 
     @classmethod
@@ -96,7 +99,9 @@ class HuggingFaceCodec:
         stored = description["hugging_face_tokenizer"]
         settings = RowSettings(**stored["settings"])
         files = {name: content.numpy().tobytes() for name, content in stored["files"].items()}
-        return make_codec(tokenizer_of_files(files, settings), settings)
+        return make_codec(
+            tokenizer_of_files(files, settings), settings, description.get("bleu_tokenizer", "13a")
+        )
 
     def write(self, folder: Path) -> dict[str, Any]:
         """The tokenizer's files, as ``save_pretrained`` writes them."""
@@ -109,16 +114,19 @@ class HuggingFaceCodec:
             "hugging_face_tokenizer": {
                 "settings": dataclasses.asdict(self.source.settings),
                 "fingerprints": dict(self.parts()),
-            }
+            },
+            "bleu_tokenizer": self.bleu_tokenizer,
         }
 
 
-def make_codec(tokenizer: Any, settings: Any) -> HuggingFaceCodec:
+def make_codec(tokenizer: Any, settings: Any, bleu_tokenizer: str = "13a") -> HuggingFaceCodec:
     """The codec of a tokenizer (as transformers gives it) and RowSettings."""
     from lightning_bpd.adapters import ModelTokenizer
 
     return HuggingFaceCodec(
-        ModelTokenizer(tokenizer, "source", settings), ModelTokenizer(tokenizer, "target", settings)
+        ModelTokenizer(tokenizer, "source", settings),
+        ModelTokenizer(tokenizer, "target", settings),
+        bleu_tokenizer,
     )
 
 
@@ -136,7 +144,9 @@ def with_template(codec: HuggingFaceCodec, template: str) -> HuggingFaceCodec:
             "the base is an encoder-decoder, which takes no prompts: use ParallelText for its data"
         )
     adapters.check_template(codec.source.tokenizer, template)
-    made = make_codec(codec.source.tokenizer, dataclasses.replace(settings, template=template))
+    made = make_codec(
+        codec.source.tokenizer, dataclasses.replace(settings, template=template), codec.bleu_tokenizer
+    )
     if template == adapters.CHAT:
         adapters.warn_of_turns(made.target)
     return made
@@ -275,7 +285,8 @@ def read_codec(folder: Path, config: Mapping[str, Any], reference: str | None = 
     stored = config["hugging_face_tokenizer"]
     where = reference or base_reference(folder, config)
     tokenizer = adapters.load_tokenizer(adapters.parse_reference(where))
-    codec = make_codec(tokenizer, adapters.RowSettings(**stored["settings"]))
+    settings = adapters.RowSettings(**stored["settings"])
+    codec = make_codec(tokenizer, settings, config.get("bleu_tokenizer", "13a"))
     for name, own in stored["fingerprints"].items():
         if codec.parts()[name] != own:
             raise InputError(

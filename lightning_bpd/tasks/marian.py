@@ -315,7 +315,8 @@ def read_codec(folder: Path) -> TextCodec:
             tokenizers.append(MarianTokenizer(made_of))
         except InputError as error:
             raise InputError(f"{folder} cannot be converted: {side}.spm with {name}: {error}") from None
-    return TextCodec(*tokenizers)
+    source, target = tokenizers
+    return TextCodec(source, target)
 
 
 def _in_order(vocabulary: dict[str, Any]) -> tuple[str, ...]:

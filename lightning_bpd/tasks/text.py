@@ -19,6 +19,10 @@ _LINE_BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
 # Enough for any vocabulary. A sample of the lines beyond it keeps memory bounded.
 _SAMPLED_LINES = 2_000_000
 
+BleuTokenizer = Literal[
+    "none", "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab", "spm", "flores101", "flores200", "spBLEU-1K"
+]
+"""what sacreBLEU cuts text with; by the names that it gives them"""
 Normalization = Literal["identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf"]
 
 

@@ -30,6 +30,8 @@ class TextCodec:
     source: StoredTokenizer
     target: StoredTokenizer
     """the same object as ``source`` where the vocabulary is joint"""
+    bleu_tokenizer: str = "13a"
+    """what sacreBLEU cuts text with"""
     kind: ClassVar[str] = "text"
     remedy: ClassVar[str] = "let data.tokenizer name the tokenizer in the model's folder"
     ordinal: ClassVar[bool] = False
@@ -48,16 +50,16 @@ class TextCodec:
         return text_pieces(self.target, prefix, tokens)
 
     def quality(self) -> dict[str, Metric]:
-        """BLEU."""
-        return text_quality()
+        """BLEU and chrF."""
+        return text_quality(self.bleu_tokenizer)
 
     def likelihood(self) -> dict[str, Metric]:
         """Perplexity."""
         return text_likelihood()
 
     def signature(self) -> str:
-        """sacreBLEU's."""
-        return text_signature()
+        """sacreBLEU's, of BLEU."""
+        return text_signature(self.bleu_tokenizer)
 
     def parts(self) -> Mapping[str, str]:
         """Both tokenizers' fingerprints."""
@@ -74,6 +76,7 @@ class TextCodec:
                 for side, tokenizer in self.sides.items()
             },
             "fingerprints": dict(self.parts()),
+            "bleu_tokenizer": self.bleu_tokenizer,
         }
 
     @classmethod
@@ -82,7 +85,7 @@ class TextCodec:
         source, target = (
             from_bytes(description["tokenizers"][side].numpy().tobytes()) for side in ("source", "target")
         )
-        return cls(source, target)
+        return cls(source, target, description.get("bleu_tokenizer", "13a"))
 
     def write(self, folder: Path) -> dict[str, Any]:
         """One file for a tokenizer of both sides, or one for each: ``source`` and ``target``."""
@@ -92,16 +95,15 @@ class TextCodec:
         if not joint:
             names["source"] = file_name(self.source, "source")
             self.source.save(folder / names["source"])
-        return {"tokenizers": names}
+        return {"tokenizers": names, "bleu_tokenizer": self.bleu_tokenizer}
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any]) -> TextCodec:
         """The inverse of ``write``."""
         names = config["tokenizers"]
         target = load_tokenizer(path_inside(folder, names["target"]))
-        return cls(
-            load_tokenizer(path_inside(folder, names["source"])) if "source" in names else target, target
-        )
+        source = load_tokenizer(path_inside(folder, names["source"])) if "source" in names else target
+        return cls(source, target, config.get("bleu_tokenizer", "13a"))
 
 
 def text_pieces(side: TextSide, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
@@ -118,12 +120,12 @@ def text_pieces(side: TextSide, prefix: Sequence[int], tokens: Sequence[int]) ->
     return found
 
 
-def text_quality() -> dict[str, Metric]:
-    """BLEU."""
+def text_quality(bleu_tokenizer: str) -> dict[str, Metric]:
+    """BLEU and chrF."""
     # Not above: translating needs no metrics, and would wait for what they import.
-    from lightning_bpd.metrics import CorpusBleu
+    from lightning_bpd.metrics import CorpusBleu, CorpusChrf
 
-    return {"bleu": CorpusBleu()}
+    return {"bleu": CorpusBleu(bleu_tokenizer), "chrf": CorpusChrf()}
 
 
 def text_likelihood() -> dict[str, Metric]:
@@ -133,8 +135,8 @@ def text_likelihood() -> dict[str, Metric]:
     return {"perplexity": Perplexity()}
 
 
-def text_signature() -> str:
-    """sacreBLEU's."""
+def text_signature(bleu_tokenizer: str) -> str:
+    """sacreBLEU's, of BLEU."""
     from lightning_bpd.metrics import bleu_signature
 
-    return bleu_signature()
+    return bleu_signature(bleu_tokenizer)

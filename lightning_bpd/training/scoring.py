@@ -71,7 +71,8 @@ class Scores(nn.Module):
             module.log(f"{stage}/{name}", metric)  # type: ignore[arg-type]
         for name, metric in self.quality.items():
             metric.update(list(outputs.values()), [references[index] for index in outputs])  # type: ignore[operator]
-            module.log(f"{stage}/{name}", metric, prog_bar=True)  # type: ignore[arg-type]
+            # chrF has no room beside BLEU.
+            module.log(f"{stage}/{name}", metric, prog_bar=name != "chrf")  # type: ignore[arg-type]
 
 
 class HeadScores(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from lightning_bpd.cli.compare import compare
 from lightning_bpd.heads import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.metrics import bleu_score, bleu_signature, bleu_statistics
+from lightning_bpd.metrics import bleu_score, bleu_signature, bleu_statistics, chrf_score, chrf_statistics
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.tasks.text import train_tokenizer
 from lightning_bpd.tasks.text_codec import TextCodec
@@ -76,7 +76,8 @@ def test_numbers_add_up(folder, capsys):
         assert arm["mean_accepted_block_size"] == sum(arm["tokens"]) / sum(arm["iterations"])
         assert arm["speed_up"] == arms[0]["seconds"] / arm["seconds"] > 0
         score = bleu_score(bleu_statistics(arm["outputs"], measured["references"]))
-        assert (arm["quality"], arm["to_greedy"]) == ({"bleu": score}, None)
+        chrf = chrf_score(chrf_statistics(arm["outputs"], measured["references"]))
+        assert (arm["quality"], arm["to_greedy"]) == ({"bleu": score, "chrf": chrf}, None)
         assert arm["outputs"] == translator.translate(
             sources, arm["decoder"], 4, block_size=arm["block_size"], acceptance=arm["acceptance"]
         )
@@ -175,3 +176,23 @@ def test_what_cannot_be_compared(folder, tmp_path, model, options, words):
             str(folder / model / "model"),
             **{"data": str(folder), "device": "cpu", "output": output, **options},
         )
+
+
+def test_bleu_in_another_tokenizer(folder, tmp_path):
+    options = {
+        "rules": ["exact"],
+        "block_sizes": [2],
+        "timed": 0,
+        "device": "cpu",
+        "output": str(tmp_path / "out"),
+    }
+    model = str(folder / "heads" / "model")
+    compare(model, str(folder), bleu_tokenizer="char", **options)
+    measured = json.loads((tmp_path / "out").read_text())
+    assert measured["signature"] == bleu_signature("char")
+    assert measured["settings"]["bleu_tokenizer"] == "char"
+    for arm in measured["arms"]:
+        expected = bleu_score(bleu_statistics(arm["outputs"], measured["references"], "char"))
+        assert arm["quality"]["bleu"] == expected
+    with pytest.raises(InputError, match="bleu_tokenizer char there, 13a now"):
+        compare(model, str(folder), **options)
