@@ -6,6 +6,7 @@ Lightning's ModelCheckpoint is not used: it forgets its best score when the run'
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def checkpoint_file(trainer: pl.Trainer, name: Literal["best", "last"]) -> Path:
@@ -54,6 +57,35 @@ def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
         trainer.strategy.checkpoint_io = WholeCheckpoints()
     # With the optimiser's state. All of it is plain data and tensors, so it loads without unpickling.
     trainer.save_checkpoint(path, weights_only=False)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint in a run's folder that has taken the most steps; None if there is none.
+
+    Beside the run's own it may be ``hpc_ckpt_N.ckpt``, which Lightning writes under SLURM. One that cannot be read is
+    passed over with a warning.
+
+    Raises:
+        InputError: None of them can be read.
+    """
+    last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    names = (last, *sorted(folder.glob("hpc_ckpt_*.ckpt")), best)
+    steps = {}
+    for path in filter(Path.is_file, names):
+        try:
+            # Tensors stay on the disk.
+            steps[path] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        except Exception as error:  # PyTorch raises nearly anything for a damaged file
+            logger.warning(
+                "%s cannot be read (%s): looking for another checkpoint", path, type(error).__name__
+            )
+            steps[path] = -1
+    newest = max(steps, key=steps.__getitem__, default=None)
+    if newest is not None and steps[newest] < 0:
+        raise InputError(
+            f"no checkpoint in {folder} can be read: restore one, or start anew without --ckpt_path"
+        )
+    return newest
 
 
 class BestCheckpoint(Checkpoint):

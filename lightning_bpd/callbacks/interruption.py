@@ -1,21 +1,25 @@
-"""Stopping cleanly on Ctrl-C and SIGTERM."""
+"""Stopping cleanly on Ctrl-C, at the end of a terminal, and when a cluster wants its machine back."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import subprocess
 import threading
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_bpd.callbacks.checkpoints import checkpoint_file, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Interrupted(SystemExit):
@@ -23,10 +27,13 @@ class Interrupted(SystemExit):
 
 
 class Interruption(Checkpoint):
-    """On Ctrl-C or SIGTERM: finish the running optimiser step, write last.ckpt, stop with exit code 130 or 143.
+    """On a signal: finish the running optimiser step, write last.ckpt, and stop with exit code 128 + signal.
 
-    A validation that is running is finished first. A second signal stops at once. Lightning's own ways of saving on an
-    exception may save in the middle of a step. It calls this callback after the others because it is a Checkpoint.
+    The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP unless it is ignored (``nohup``), and SIGUSR1. Where Lightning
+    would have SLURM requeue the job on a signal, SIGUSR1 by default, the job is requeued once last.ckpt is written;
+    Lightning itself saves at once, in the middle of a step. A validation that is running is finished first. A second
+    Ctrl-C stops at once; other signals may well come twice. Lightning calls this callback after the others because it
+    is a Checkpoint.
 
     Args:
         agree_every_n_train_steps: Steps between two questions to the other ranks whether one was asked to stop.
@@ -35,6 +42,7 @@ class Interruption(Checkpoint):
     def __init__(self, agree_every_n_train_steps: int = 10) -> None:
         self.agree_every_n_train_steps = agree_every_n_train_steps
         self._signal: signal.Signals | None = None
+        self._requeue_signal: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
         self._step = 0
         self._saved = False
@@ -42,9 +50,14 @@ class Interruption(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to the signals from here on."""
         self._step = trainer.global_step
-        # This late, to come after Lightning, whose own SIGTERM handler would stop in the middle of an accumulation.
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            self._requeue_signal = environment.requeue_signal
+        # This late, to come after Lightning, whose own handlers would stop or save in the middle of an accumulation.
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            for number in {*SIGNALS, self._requeue_signal or signal.SIGUSR1}:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stop if the step before was saved."""
@@ -84,16 +97,20 @@ class Interruption(Checkpoint):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
-            raise Interrupted(128 + number)
+            if number == signal.SIGINT:
+                raise Interrupted(128 + number)
+            return
         self._signal = signal.Signals(number)
-        logger.info("%s: finishing this step; a second time stops at once", self._signal.name)
+        logger.info("%s: finishing this step; Ctrl-C stops at once", self._signal.name)
 
     def _someone_asked(self, trainer: pl.Trainer, step: int) -> bool:
-        if trainer.world_size == 1:
-            return self._signal is not None
-        if step % self.agree_every_n_train_steps:
-            return False
-        return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        if trainer.world_size > 1:
+            if step % self.agree_every_n_train_steps:
+                return False
+            own = torch.tensor(self._signal or 0, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(own, reduce_op="max"))
+            self._signal = signal.Signals(number) if number else None
+        return self._signal is not None
 
     def _save(self, trainer: pl.Trainer) -> None:
         save_checkpoint(trainer, checkpoint_file(trainer, "last"))
@@ -106,9 +123,23 @@ class Interruption(Checkpoint):
             # Lightning's launcher kills the main process when another rank exits with anything else.
             raise Interrupted(0)
         logger.info("Stopped after step %d; go on with: --ckpt_path last", trainer.global_step)
-        raise Interrupted(128 + (self._signal or signal.SIGTERM))
+        assert self._signal is not None
+        if self._signal == self._requeue_signal:
+            _requeue()
+        raise Interrupted(128 + self._signal)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def _requeue() -> None:
+    """Have SLURM run this job again, which goes on with the checkpoint that was written."""
+    job, array = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array is not None:
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        logger.warning("SLURM did not requeue job %s (%s): submit it again", job, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from rich.console import Console
 # Short class names in configuration files resolve for imported classes only.
 import lightning_bpd.datamodules  # noqa: F401
 from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
-from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, newest_checkpoint
 from lightning_bpd.callbacks.interruption import Interruption
 from lightning_bpd.callbacks.panels import Panels
 from lightning_bpd.callbacks.progress import Overview, progress_bar
@@ -36,8 +37,11 @@ from lightning_bpd.cli.run_folder import (
     checkpoint_to_measure,
     checkpoint_to_resume,
     folder_of,
+    is_finished,
     is_of_run,
+    is_requeued,
     lock,
+    mark_finished,
     run_folder,
     set_aside,
 )
@@ -148,6 +152,13 @@ class CommandLine(LightningCLI):
         self.folder = run_folder(options["runs"], options["experiment"])
         if self.config.subcommand != "fit":
             self.folder = folder_of(checkpoint) or self.folder
+        # The same command starts a run and goes on with it, also when SLURM gives it once more.
+        self.goes_on = self.config.subcommand == "fit" and (
+            checkpoint == "auto" or (checkpoint is None and is_requeued(self.folder))
+        )
+        if self.goes_on:
+            newest = newest_checkpoint(self.folder)
+            checkpoint = None if newest is None else str(newest)
         # A checkpoint of another run starts a new run here.
         self.resumes = self.config.subcommand == "fit" and is_of_run(self.folder, checkpoint)
         stored = self.folder / "config.yaml"
@@ -156,6 +167,7 @@ class CommandLine(LightningCLI):
         self.config = parser.parse_args([*args[:1], *own, *args[1:]])
         if own:
             drop_repeated(self._options(), args)
+        self._options()["ckpt_path"] = checkpoint
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the hyper-parameters inside the checkpoint override the command line.
@@ -164,6 +176,9 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder and the checkpoint, before anything is written."""
         options, folder = self._options(), self.folder
+        if self.goes_on and is_finished(folder, options["trainer"]):
+            logger.info("%s is finished: nothing is left to do", folder)
+            sys.exit(0)
         take_tokenizers_of_base(options["model"]["init_args"], options["data"]["init_args"])
         checkpoint = None
         if self.subcommand != "fit":
@@ -171,6 +186,7 @@ class CommandLine(LightningCLI):
             logger.info("Using %s", checkpoint)
         elif options["ckpt_path"] is not None:
             checkpoint = checkpoint_to_resume(folder, options["ckpt_path"])
+            logger.info("Going on from %s", checkpoint)
         if self._writes():
             self.lock = lock(folder)
             if not self.resumes and (kept := set_aside(folder)):
@@ -197,6 +213,8 @@ class CommandLine(LightningCLI):
         close_connections()
         if isinstance(self.model, trained) and self._writes():
             finish(self.trainer, Console())
+        if self._writes():
+            mark_finished(self.folder, self._options()["trainer"])
 
     def after_validate(self) -> None:
         """Write what was measured."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -14,6 +18,8 @@ CHECKPOINTS = "checkpoints"
 NAMES = ("last", "best")
 # What a start that failed leaves behind has none of these.
 RESULTS = (CHECKPOINTS, "metrics.csv", "model")
+# Says how long a run was to be that came to its end.
+FINISHED = "finished.json"
 
 
 def run_folder(runs: str, experiment: str) -> Path:
@@ -88,8 +94,7 @@ def lock(folder: Path) -> TextIO:
         InputError: If another process holds it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, for the folder itself may be renamed.
-    file = folder.with_name(f".{folder.name}.lock").open("w")
+    file = _lock_path(folder).open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -97,7 +102,39 @@ def lock(folder: Path) -> TextIO:
         raise InputError(
             f"another process is training into {folder}: wait for it or choose another --experiment"
         ) from error
+    file.truncate(0)
+    file.write(os.environ.get("SLURM_JOB_ID", ""))
+    file.flush()
     return file
+
+
+def is_requeued(folder: Path) -> bool:
+    """Whether SLURM runs this job once more, and the job was the last to train into the folder."""
+    if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" or not _lock_path(folder).is_file():
+        return False
+    return _lock_path(folder).read_text() == os.environ.get("SLURM_JOB_ID")
+
+
+def mark_finished(folder: Path, trainer: Mapping[str, Any]) -> None:
+    """Write down that a run has come to its end, of the length that the trainer's options say."""
+    write_atomically(folder / FINISHED, json.dumps(_length(trainer)) + "\n")
+
+
+def is_finished(folder: Path, trainer: Mapping[str, Any]) -> bool:
+    """Whether a run has come to its end, and the trainer's options ask for the same length."""
+    try:
+        return bool(json.loads((folder / FINISHED).read_text(encoding="utf-8")) == _length(trainer))
+    except (OSError, ValueError):
+        return False
+
+
+def _length(trainer: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(trainer[name]) for name in ("max_epochs", "max_steps", "max_time")}
+
+
+def _lock_path(folder: Path) -> Path:
+    # Beside the folder, for the folder itself may be renamed.
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -119,7 +156,9 @@ def _existing(folder: Path, checkpoint: str, no_such_name: str) -> Path:
         path, message = folder / CHECKPOINTS / f"{checkpoint}.ckpt", no_such_name
     else:
         path = Path(checkpoint).expanduser()
-        message = f"--ckpt_path {checkpoint}: no such file; give last, best or a checkpoint file"
+        message = (
+            f"--ckpt_path {checkpoint}: no such file; give last, best (to fit also auto) or a checkpoint file"
+        )
     if not path.is_file():
         raise InputError(message)
     return path

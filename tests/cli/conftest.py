@@ -14,11 +14,11 @@ def start(tmp_path):
     """Starts the command line in a process of its own, in the test's folder."""
     processes = []
 
-    def start(*args):
+    def start(*args, program=(), env=None):
         process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), *args],
+            [*program, sys.executable, str(SCRIPT), *args],
             cwd=tmp_path,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -36,9 +36,9 @@ def start(tmp_path):
 def run(start):
     """Runs the command line and returns its exit code and what it wrote on standard error."""
 
-    def run(*args):
-        process = start(*args)
-        _, errors = process.communicate(timeout=100)
+    def run(*args, **options):
+        process = start(*args, **options)
+        _, errors = process.communicate(timeout=600)
         return process.returncode, errors
 
     return run

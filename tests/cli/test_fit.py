@@ -1,4 +1,5 @@
 import csv
+import os
 import signal
 import time
 from pathlib import Path
@@ -33,7 +34,7 @@ def assert_same_run(folder, other):
     assert losses(folder) == losses(other)
 
 
-def wait_for(process, condition, seconds=60):
+def wait_for(process, condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[1]
@@ -50,7 +51,7 @@ def test_a_second_run_keeps_the_first(tmp_path, run):
     assert run("fit", *QUICK)[0] == 0
     first = tmp_path / "runs" / "default"
     assert sorted(path.name for path in first.iterdir()) == [
-        *("checkpoints", "config.yaml", "metrics.csv", "samples.md")
+        *("checkpoints", "config.yaml", "finished.json", "metrics.csv", "samples.md")
     ]
     assert sorted(path.name for path in (first / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     config = yaml.safe_load((first / "config.yaml").read_text())
@@ -112,7 +113,9 @@ def test_mistakes_are_one_line(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL]
+)
 def test_an_interrupted_run_resumes_as_if_it_never_was(tmp_path, run, start, number):
     assert run("fit", *HARD, "--experiment", "whole")[0] == 0
     # Interrupted twice, at moments left to chance: the pauses leave seconds between the last of them and the end.
@@ -123,7 +126,7 @@ def test_an_interrupted_run_resumes_as_if_it_never_was(tmp_path, run, start, num
         cut = tmp_path / "runs" / "cut"
         wait_for(process, lambda: rows(cut) >= wait_rows and (cut / "checkpoints" / "last.ckpt").exists())  # noqa: B023
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), errors
         if number != signal.SIGKILL:
             assert "go on with: --ckpt_path last" in errors
@@ -134,6 +137,104 @@ def test_an_interrupted_run_resumes_as_if_it_never_was(tmp_path, run, start, num
     code, errors = run("fit", *resume, "--experiment", "cut")
     assert code == 0, errors
     assert_same_run(tmp_path / "runs" / "cut", tmp_path / "runs" / "whole")
+
+
+def test_one_command_starts_a_run_goes_on_with_it_and_leaves_it_when_it_is_finished(tmp_path, run, start):
+    command = ("fit", *HARD, "--experiment", "cut", "--ckpt_path", "auto")
+    assert run("fit", *HARD, "--experiment", "whole")[0] == 0
+    cut = tmp_path / "runs" / "cut"
+    process = start(*command, "--model.pause", "0.05")
+    wait_for(process, lambda: rows(cut) >= 8 and (cut / "checkpoints" / "last.ckpt").exists())
+    process.kill()
+    process.communicate()
+    # As Lightning leaves it under SLURM: the newest checkpoint is a file of its name, and an older one is damaged.
+    checkpoints = cut / "checkpoints"
+    (checkpoints / "last.ckpt").rename(cut / "hpc_ckpt_2.ckpt")
+    (checkpoints / "last.ckpt").write_bytes((cut / "hpc_ckpt_2.ckpt").read_bytes()[:999])
+    code, errors = run(*command)
+    assert code == 0, errors
+    assert "last.ckpt cannot be read" in errors
+    assert f"Going on from {cut.relative_to(tmp_path)}/hpc_ckpt_2.ckpt" in errors
+    assert_same_run(cut, tmp_path / "runs" / "whole")
+
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in cut.rglob("*")}
+    code, errors = run(*command)
+    assert code == 0
+    assert "runs/cut is finished: nothing is left to do" in errors
+    assert before == {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in cut.rglob("*")}
+    # For longer it goes on.
+    assert run(*command, "--trainer.max_epochs", "5")[0] == 0
+    assert checkpoint(cut)["global_step"] == 25
+    assert [path.name for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")] == [
+        "whole",
+        "cut",
+    ]
+
+    for path in (*checkpoints.iterdir(), *cut.glob("hpc_*")):
+        path.write_bytes(b"damaged")
+    code, errors = run(*command, "--trainer.max_epochs", "6")
+    assert code == 2
+    assert "error: no checkpoint in runs/cut can be read" in errors
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_ARRAY_JOB_ID": "4710",
+    "SLURM_ARRAY_TASK_ID": "3",
+    "SLURM_JOB_NAME": "x",
+    "SLURM_NTASKS": "1",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_NNODES": "1",
+    "SLURM_NODELIST": "localhost",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--ckpt_path", "auto")])
+def test_slurm_requeues_the_job_and_the_same_command_goes_on(tmp_path, run, start, options):
+    assert run("fit", *HARD, "--experiment", "whole")[0] == 0
+    # An earlier run of somebody else makes way once.
+    assert run("fit", *QUICK, "--trainer.max_epochs", "1", "--experiment", "cut")[0] == 0
+    if options:
+        (tmp_path / "runs" / "cut").rename(tmp_path / "runs" / "cut.1")
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/requeued\n')
+    scontrol.chmod(0o755)
+    env = {**SLURM, "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    command = ("fit", *HARD, "--experiment", "cut", *options)
+    cut = tmp_path / "runs" / "cut"
+    process = start(*command, "--model.pause", "0.1", env=env)
+    wait_for(process, lambda: (tmp_path / "runs" / "cut.1").exists() and rows(cut) >= 6)
+    process.send_signal(signal.SIGUSR1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGUSR1, errors
+    assert (tmp_path / "requeued").read_text() == "requeue 4710_3\n"
+    assert not list(cut.glob("hpc_*"))
+    stopped = checkpoint(cut)["global_step"]
+    code, errors = run(*command, env={**env, "SLURM_RESTART_COUNT": "1"})
+    assert code == 0, errors
+    assert stopped < checkpoint(cut)["global_step"]
+    assert_same_run(cut, tmp_path / "runs" / "whole")
+    assert not (tmp_path / "runs" / "cut.2").exists()
+    code, errors = run(*command, env={**env, "SLURM_RESTART_COUNT": "2"})
+    assert code == 0
+    assert "is finished" in errors
+
+
+def test_nohup_is_respected(tmp_path, start):
+    process = start(
+        "fit", *QUICK, "--model.pause", "0.05", "--trainer.log_every_n_steps", "1", program=["nohup"]
+    )
+    wait_for(process, lambda: rows(tmp_path / "runs" / "default") >= 3)
+    process.send_signal(signal.SIGHUP)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert checkpoint(tmp_path / "runs" / "default")["global_step"] == 30
 
 
 def test_a_second_signal_stops_at_once(tmp_path, start):
@@ -147,7 +248,7 @@ def test_a_second_signal_stops_at_once(tmp_path, start):
         assert line, errors
         errors += line
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
+    _, rest = process.communicate(timeout=300)
     assert process.returncode == 130, errors + rest
     # Had it finished the step, it would have saved it.
     assert not (tmp_path / "runs" / "default" / "checkpoints").exists()
@@ -180,7 +281,7 @@ def test_two_processes_stop_together(tmp_path, start):
     folder = tmp_path / "runs" / "default"
     wait_for(process, lambda: rows(folder) >= 4)
     process.send_signal(signal.SIGTERM)  # the main process alone
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 143, errors
     stopped = checkpoint(folder)
     assert stopped["global_step"] % 5 == 0

@@ -5,8 +5,11 @@ from lightning_bpd.cli.run_folder import (
     checkpoint_to_measure,
     checkpoint_to_resume,
     folder_of,
+    is_finished,
     is_of_run,
+    is_requeued,
     lock,
+    mark_finished,
     run_folder,
     set_aside,
 )
@@ -145,3 +148,35 @@ def test_options_that_name_the_run_are_found_among_others():
         "--config=g",
     ]
     assert naming_options(args) == ["--experiment", "a", "--runs=b", "-c", "f.yaml", "--config=g"]
+
+
+def test_a_run_is_finished_for_its_own_length_only(tmp_path):
+    options = {"max_epochs": 3, "max_steps": -1, "max_time": None, "devices": 1}
+    assert not is_finished(tmp_path, options)
+    mark_finished(tmp_path, options)
+    assert is_finished(tmp_path, {**options, "devices": 2})
+    for longer in ({"max_epochs": 4}, {"max_steps": 9}, {"max_time": "00:01:00:00"}):
+        assert not is_finished(tmp_path, {**options, **longer})
+    (tmp_path / "finished.json").write_text("half")
+    assert not is_finished(tmp_path, options)
+
+
+def test_a_requeued_job_knows_its_own_run(tmp_path, monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "runs" / "default"
+    lock(folder).close()
+    assert not is_requeued(folder)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    # Requeued before it began: what is there is of somebody else.
+    assert not is_requeued(folder)
+    lock(folder).close()
+    assert is_requeued(folder)
+    assert not is_requeued(tmp_path / "runs" / "other")
+    # A second fit in one job starts a run of its own.
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert not is_requeued(folder)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert not is_requeued(folder)
