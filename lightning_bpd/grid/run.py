@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -20,6 +21,8 @@ from lightning_bpd.grid.state import Record, has_result, read_record, states, wr
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_LINES = 5
+# If the grid is killed outright, so are its steps: they would go on unseen, beside their own resumption.
+_DIES_WITH_GRID = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 # Seconds between two looks at the processes.
 _POLL = 0.1
 
@@ -214,7 +217,7 @@ def _start(
     log.flush()
     log_start = log.tell()
     process = subprocess.Popen(
-        [*program, *arguments],
+        [*_DIES_WITH_GRID, *program, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
