@@ -28,8 +28,9 @@ from timing import interleaved_seconds, machine, markdown, wait, write_json
 from torch import Tensor
 
 import lightning_bpd
+from lightning_bpd.codecs.text_lines import read_lines
 from lightning_bpd.decoding import Exact, blockwise, greedy
-from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import (
     Acceptance,
     DecodeResult,
@@ -42,8 +43,7 @@ from lightning_bpd.interfaces import (
     VerifiedBlock,
 )
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.text_lines import read_lines
-from lightning_bpd.tasks.translation import block_decoder, pad
+from lightning_bpd.saved.translation import block_decoder, pad
 
 # Calls that one turn of an arm of single calls makes.
 CALLS = 20

@@ -23,11 +23,11 @@ from timing import interleaved_seconds, machine, markdown, rates, spread, write_
 from transformers import PreTrainedModel
 
 import lightning_bpd
+from lightning_bpd.codecs.text_lines import read_lines
 from lightning_bpd.decoding import beam_search, greedy
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models import EncoderDecoder
-from lightning_bpd.tasks.text_lines import read_lines
-from lightning_bpd.tasks.translation import pad
+from lightning_bpd.saved.translation import pad
 
 Rows = list[list[int]]
 EXTRA_LENGTH = 50

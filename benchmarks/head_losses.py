@@ -22,7 +22,7 @@ from timing import machine, markdown, wait, write_json
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_bpd.heads import BlockHeads, HeadShape, head_losses, shifted_targets
+from lightning_bpd.drafters import BlockHeads, HeadShape, head_losses, shifted_targets
 from lightning_bpd.interfaces import TokenRows
 
 SAMPLED, ALL, TORCH, NAIVE = "sampled", "all", "torch's linear_cross_entropy", "naive"

@@ -20,10 +20,10 @@ import lightning_bpd
 from lightning_bpd.adapters import CausalAdapter, ModelAdapter, parse_reference
 from lightning_bpd.decoding import Exact, blockwise, greedy
 from lightning_bpd.decoding.limits import length_limits
-from lightning_bpd.heads import BlockHeads
+from lightning_bpd.drafters import BlockHeads
 from lightning_bpd.interfaces import Drafter, InputError, SequenceModel, TokenRows
-from lightning_bpd.tasks.marian import SUPPRESSED, read_marian
-from lightning_bpd.tasks.translation import Translator, block_decoder
+from lightning_bpd.saved.marian import SUPPRESSED, read_marian
+from lightning_bpd.saved.translation import Translator, block_decoder
 
 GENERATE = "transformers: generate"
 LOOKUP, ASSISTED = "transformers: prompt lookup", "transformers: draft model"

@@ -26,12 +26,12 @@ from transformers import logging
 
 import lightning_bpd
 from lightning_bpd.adapters import ModelAdapter
+from lightning_bpd.codecs.hugging_face import base_reference
 from lightning_bpd.datamodules.text_files import PairFiles, read_pairs
 from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.metrics import bleu_score, bleu_signature, bleu_statistics
-from lightning_bpd.tasks.hugging_face import base_reference
-from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.saved.translation import Translator
 
 
 def measure(

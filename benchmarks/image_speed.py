@@ -23,14 +23,14 @@ from blockwise_speed import Subject, measure, print_results, random_heads, subje
 from jsonargparse import auto_cli
 from timing import machine, write_json
 
+from lightning_bpd.codecs.images import ImageCodec, images_to_tokens
 from lightning_bpd.datamodules import Digits
 from lightning_bpd.datamodules.image_files import list_images, read_images
 from lightning_bpd.decoding import parse_acceptance
-from lightning_bpd.heads import HeadShape
+from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import ImageArchitecture, ImageTransformer
-from lightning_bpd.tasks.finished_model import read_folder
-from lightning_bpd.tasks.images import ImageCodec, images_to_tokens
+from lightning_bpd.saved.finished_model import read_folder
 
 
 def finished_model(folder: Path, source: Path | None, images: int, device: torch.device) -> Subject:

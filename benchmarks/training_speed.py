@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from lightning_bpd.datamodules.parallel_text import ParallelText
 from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.translation import load
+from lightning_bpd.saved.translation import load
 from lightning_bpd.training.losses import (
     decoder_inputs,
     summed_cross_entropy,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_bpd.tasks.generation import blockwise
-    from lightning_bpd.tasks.translation import Translator, load
+    from lightning_bpd.saved.generation import blockwise
+    from lightning_bpd.saved.translation import Translator, load
 
 __all__ = ["Translator", "blockwise", "load"]
 
@@ -14,7 +14,7 @@ __all__ = ["Translator", "blockwise", "load"]
 def __getattr__(name: str) -> Any:
     # On first use, so that the command line can show its help without waiting for torch.
     if name in __all__:
-        from lightning_bpd.tasks import generation, translation
+        from lightning_bpd.saved import generation, translation
 
         return getattr(generation if name == "blockwise" else translation, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,8 @@ from PIL import Image
 from lightning_bpd.callbacks.accepted_sizes_file import add_sizes
 from lightning_bpd.callbacks.checkpoints import WholeCheckpoints, save_checkpoint
 from lightning_bpd.cli.translate import _open_output
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules.encoded_corpus import encode_corpus
 from lightning_bpd.datamodules.encoded_images import encode_images
 from lightning_bpd.datamodules.image_files import list_images
@@ -29,9 +31,7 @@ from lightning_bpd.files import write_atomically
 from lightning_bpd.grid.state import Record, read_record, write_record
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.finished_model import Parts, read_folder, write_folder
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.saved.finished_model import Parts, read_folder, write_folder
 from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile, read_metrics
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.linear import linear
+from lightning_bpd.kernels.linear import linear
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.callbacks.decode_traces import Iteration, one_row, trace
+from lightning_bpd.codecs.codec import Codec, check_decoding
 from lightning_bpd.decoding import DecodingOptions, blockwise, parse_acceptance, replay, sequential
 from lightning_bpd.interfaces import (
     DecodeResult,
@@ -22,7 +23,6 @@ from lightning_bpd.interfaces import (
 )
 from lightning_bpd.measuring.timing import timed
 from lightning_bpd.metrics import AcceptedSizes, GreedyComparison, mean_accepted_block_size
-from lightning_bpd.tasks.codec import Codec, check_decoding
 
 Stage = Literal["val", "test"]
 Part = Literal["validation", "test"]

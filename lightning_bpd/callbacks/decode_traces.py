@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.decoding import GREEDY, blockwise
 from lightning_bpd.interfaces import (
     Acceptance,
@@ -18,7 +19,6 @@ from lightning_bpd.interfaces import (
     TokenRows,
     VerifiedBlock,
 )
-from lightning_bpd.tasks.codec import Codec
 
 COLUMNS = ["row", "iteration", "accepted", "rejected", "failed head", "p_1 wanted"]
 LEGEND = (

@@ -14,10 +14,10 @@ from pytorch_lightning.loggers import WandbLogger
 
 from lightning_bpd.callbacks.block_measurement import BlockModule
 from lightning_bpd.callbacks.samples import spread
+from lightning_bpd.codecs.images import ImageCodec, Images
 from lightning_bpd.decoding import DecodingOptions, blockwise, greedy, parse_acceptance
 from lightning_bpd.interfaces import Drafter, InputError, SequenceModel, TokenRows
-from lightning_bpd.tasks.images import ImageCodec, Images
-from lightning_bpd.tasks.panels import BlockwisePanel, ImagePanels, draw_panels, sizes_per_token
+from lightning_bpd.measuring.panels import BlockwisePanel, ImagePanels, draw_panels, sizes_per_token
 
 # Block sizes that are shown beside the largest.
 SHOWN = (2, 4, 8)

@@ -11,9 +11,9 @@ import torch.distributed
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 
+from lightning_bpd.codecs.images import to_png
 from lightning_bpd.files import write_atomically
-from lightning_bpd.tasks.images import to_png
-from lightning_bpd.tasks.panels import ImagePanels, draw_panels
+from lightning_bpd.measuring.panels import ImagePanels, draw_panels
 
 logger = logging.getLogger(__name__)
 

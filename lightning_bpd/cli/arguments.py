@@ -8,9 +8,9 @@ from collections.abc import Collection, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from lightning_bpd.codecs.hugging_face import is_reference
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.hugging_face import is_reference
 
 
 def expand_data_folder(args: list[str], classes: Collection[str]) -> list[str]:

@@ -9,11 +9,11 @@ from itertools import islice
 import torch
 
 from lightning_bpd.cli.translate import CHUNK, find_device, progress_bar
+from lightning_bpd.codecs.text_lines import read_lines
 from lightning_bpd.decoding import Exact, blockwise, make_sampler, sequential
 from lightning_bpd.decoding.certificate import Verdict, compare
 from lightning_bpd.interfaces import InputError, check_range
-from lightning_bpd.tasks.text_lines import read_lines
-from lightning_bpd.tasks.translation import load
+from lightning_bpd.saved.translation import load
 
 
 def certify(

@@ -17,6 +17,10 @@ from rich.console import Console
 
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.translate import find_device, progress_bar
+from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
+from lightning_bpd.codecs.images import ImageCodec
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import BleuTokenizer
 from lightning_bpd.datamodules.images import Digits, Images, SuperResolution
 from lightning_bpd.datamodules.text_files import find_corpus, fingerprint, read_pairs
 from lightning_bpd.decoding import DecodingOptions, parse_acceptance
@@ -33,12 +37,8 @@ from lightning_bpd.measuring.comparison import (
 from lightning_bpd.measuring.costs import measure_heads
 from lightning_bpd.measuring.record import Corpus, Record, Training, read_record, write_record
 from lightning_bpd.measuring.words import KINDS
-from lightning_bpd.tasks.finished_model import Parts, read_base
-from lightning_bpd.tasks.hugging_face import HuggingFaceCodec
-from lightning_bpd.tasks.images import ImageCodec
-from lightning_bpd.tasks.text import BleuTokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import make_translator
+from lightning_bpd.saved.finished_model import Parts, read_base
+from lightning_bpd.saved.translation import make_translator
 from lightning_bpd.tracking.provenance import processor, provenance
 
 logger = logging.getLogger(__name__)

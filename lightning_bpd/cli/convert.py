@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from lightning_bpd.codecs import hugging_face
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks import hugging_face
-from lightning_bpd.tasks.finished_model import Parts, is_finished, read_folder, write_folder
-from lightning_bpd.tasks.marian import read_marian
+from lightning_bpd.saved.finished_model import Parts, is_finished, read_folder, write_folder
+from lightning_bpd.saved.marian import read_marian
 from lightning_bpd.tracking.provenance import provenance
 
 logger = logging.getLogger(__name__)

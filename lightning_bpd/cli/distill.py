@@ -21,6 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lightning_bpd.cli.translate import find_device
+from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import check_knows
 from lightning_bpd.datamodules.distilled import read_manifest
 from lightning_bpd.datamodules.encoded_corpus import encode_corpus
 from lightning_bpd.datamodules.held_out import first_alike, held_out_rows
@@ -31,11 +34,8 @@ from lightning_bpd.distillation.decode_parts import Work, make_parts
 from lightning_bpd.distillation.part_files import missing_parts
 from lightning_bpd.distillation.plan import Job, Settings, close_folder, open_folder, reopen_folder
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks import finished_model
-from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, is_reference
-from lightning_bpd.tasks.network import longest_source
-from lightning_bpd.tasks.text import check_knows
-from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.saved import finished_model
+from lightning_bpd.saved.network import longest_source
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 
 from lightning_bpd.faults import damaged
 from lightning_bpd.metrics import chrf_signature
-from lightning_bpd.tasks.translation import load_checkpoint
+from lightning_bpd.saved.translation import load_checkpoint
 from lightning_bpd.tracking.provenance import provenance
 
 

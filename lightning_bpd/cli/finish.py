@@ -17,6 +17,8 @@ from lightning_bpd.callbacks.checkpoints import checkpoint_file
 from lightning_bpd.callbacks.panels import decode_panels, panels_title
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.export import checkpoint_metrics
+from lightning_bpd.codecs.hugging_face import stored_reference
+from lightning_bpd.codecs.images import ImageCodec
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import SequenceModel
 from lightning_bpd.measuring.comparison import (
@@ -25,13 +27,11 @@ from lightning_bpd.measuring.comparison import (
     draw_comparison,
     text_subject,
 )
+from lightning_bpd.measuring.panels import draw_panels
 from lightning_bpd.measuring.record import Arm
 from lightning_bpd.measuring.words import QUALITIES
-from lightning_bpd.tasks.finished_model import Parts, read_checkpoint, write_folder
-from lightning_bpd.tasks.hugging_face import stored_reference
-from lightning_bpd.tasks.images import ImageCodec
-from lightning_bpd.tasks.panels import draw_panels
-from lightning_bpd.tasks.translation import Translator, block_decoder, make_translator
+from lightning_bpd.saved.finished_model import Parts, read_checkpoint, write_folder
+from lightning_bpd.saved.translation import Translator, block_decoder, make_translator
 from lightning_bpd.tracking.curves import draw_curves
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning

@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lightning_bpd.codecs.text_lines import read_lines
 from lightning_bpd.decoding import DecodingOptions, make_sampler
 from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError, check_range
-from lightning_bpd.tasks.text_lines import read_lines
-from lightning_bpd.tasks.translation import load
+from lightning_bpd.saved.translation import load
 
 # Lines read, translated and written at a time: enough for batches of like length, little enough for any memory.
 CHUNK = 10_000

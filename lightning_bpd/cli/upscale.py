@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 from lightning_bpd.cli.translate import find_device, progress_bar
+from lightning_bpd.codecs.codec import check_decoding
+from lightning_bpd.codecs.images import ImageCodec, images_to_tokens, to_png
 from lightning_bpd.datamodules.image_files import image_members, read_images, summary
 from lightning_bpd.decoding import DecodingOptions, decode
+from lightning_bpd.drafters import HeadDrafter
 from lightning_bpd.files import path_inside, write_atomically
-from lightning_bpd.heads import HeadDrafter
 from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows, check_range
 from lightning_bpd.metrics import mean_accepted_block_size
-from lightning_bpd.tasks.codec import check_decoding
-from lightning_bpd.tasks.finished_model import read_folder
-from lightning_bpd.tasks.images import ImageCodec, images_to_tokens, to_png
-from lightning_bpd.tasks.translation import block_decoder
+from lightning_bpd.saved.finished_model import read_folder
+from lightning_bpd.saved.translation import block_decoder
 
 logger = logging.getLogger(__name__)
 

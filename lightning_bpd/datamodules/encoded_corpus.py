@@ -19,12 +19,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from lightning_bpd.codecs.text_lines import called, repeatable
+from lightning_bpd.codecs.tokenizers import TextSide, whole_row
 from lightning_bpd.datamodules.cache_folder import cache_folder
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.text import TextSide, whole_row
-from lightning_bpd.tasks.text_lines import called, repeatable
 
 _log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from lightning_bpd.codecs.images import Images
 from lightning_bpd.datamodules.cache_folder import cache_folder
 from lightning_bpd.datamodules.image_files import fingerprint, read_images, summary
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.images import Images
 
 _log = logging.getLogger(__name__)
 

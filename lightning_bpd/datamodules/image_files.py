@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lightning_bpd.codecs.images import Images, centre_crop
 from lightning_bpd.datamodules.held_out import first_alike
 from lightning_bpd.datamodules.image_arrays import (
     PART_OF_FOLDER,
@@ -28,7 +29,6 @@ from lightning_bpd.datamodules.image_arrays import (
 from lightning_bpd.faults import damaged
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.images import Images, centre_crop
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # Those that Pillow decodes by itself; for others, such as EPS, it starts programs that the image then steers.

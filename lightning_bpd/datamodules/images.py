@@ -16,14 +16,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_bpd.codecs.images import ImageCodec, Tokens, dequantise, quantise
+from lightning_bpd.codecs.images import Images as ImageArray
 from lightning_bpd.datamodules.encoded_images import encode_images
 from lightning_bpd.datamodules.image_arrays import Part
 from lightning_bpd.datamodules.image_files import content_hashes, list_images, split_names
 from lightning_bpd.datamodules.loading import batch_loader, place_in_epoch, rank_of
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler
 from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
-from lightning_bpd.tasks.images import ImageCodec, Tokens, dequantise, quantise
-from lightning_bpd.tasks.images import Images as ImageArray
 
 _log = logging.getLogger(__name__)
 

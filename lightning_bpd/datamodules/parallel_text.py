@@ -16,16 +16,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_bpd.datamodules.distilled import MANIFEST, finished_distillation
-from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpus
-from lightning_bpd.datamodules.loading import batch_loader, place_in_epoch, rank_of
-from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
-from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
-from lightning_bpd.files import write_atomically
-from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.tasks.finished_model import read_codec
-from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, is_reference, open_codec
-from lightning_bpd.tasks.text import (
+from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference, open_codec
+from lightning_bpd.codecs.text import TextCodec, text_signature
+from lightning_bpd.codecs.text_lines import called, is_stream
+from lightning_bpd.codecs.tokenizer_files import StoredTokenizer, load_tokenizer
+from lightning_bpd.codecs.tokenizers import (
     BleuTokenizer,
     Normalization,
     TextSide,
@@ -33,9 +28,14 @@ from lightning_bpd.tasks.text import (
     check_knows,
     train_tokenizer,
 )
-from lightning_bpd.tasks.text_codec import TextCodec, text_signature
-from lightning_bpd.tasks.text_lines import called, is_stream
-from lightning_bpd.tasks.tokenizer_files import StoredTokenizer, load_tokenizer
+from lightning_bpd.datamodules.distilled import MANIFEST, finished_distillation
+from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpus
+from lightning_bpd.datamodules.loading import batch_loader, place_in_epoch, rank_of
+from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
+from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
+from lightning_bpd.files import write_atomically
+from lightning_bpd.interfaces import InputError, ParallelBatch
+from lightning_bpd.saved.finished_model import read_codec
 
 Part = Literal["train", "validation", "test"]
 Mix = Literal["gold", "distilled", "both"]

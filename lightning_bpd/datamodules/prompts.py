@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, with_template
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import BleuTokenizer
 from lightning_bpd.datamodules.parallel_text import Mix, ParallelText
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, with_template
-from lightning_bpd.tasks.text import BleuTokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
 
 
 class Prompts(ParallelText):

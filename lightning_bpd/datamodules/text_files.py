@@ -11,8 +11,8 @@ from itertools import chain, islice
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
+from lightning_bpd.codecs.text_lines import PACKED, STANDARD_INPUT, called, is_stream, read_lines, repeatable
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.text_lines import PACKED, STANDARD_INPUT, called, is_stream, read_lines, repeatable
 
 _PACKED = ("", *PACKED)
 

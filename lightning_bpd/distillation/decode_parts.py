@@ -19,7 +19,7 @@ from lightning_bpd.distillation.part_files import Hypothesis, Row, write_part
 from lightning_bpd.distillation.plan import Job, Settings, batches_of_part, rows_of_part
 from lightning_bpd.faults import explain
 from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
-from lightning_bpd.tasks.translation import Translator, load, pad
+from lightning_bpd.saved.translation import Translator, load, pad
 
 # Seconds after which a process that waits looks whether the others still live.
 _PATIENCE = 1.0

@@ -16,18 +16,18 @@ from rich.table import Table
 from rich.text import Text
 from torchmetrics import Metric
 
+from lightning_bpd.codecs.codec import Codec, check_decoding
+from lightning_bpd.codecs.images import ImageCodec, Images
 from lightning_bpd.decoding import DecodingOptions, decode
+from lightning_bpd.drafters import HeadDrafter
 from lightning_bpd.files import whole_file
-from lightning_bpd.heads import HeadDrafter
 from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, TokenRows
 from lightning_bpd.measuring.record import Arm
 from lightning_bpd.measuring.timing import timed
 from lightning_bpd.measuring.words import KINDS, QUALITIES, Quality
 from lightning_bpd.metrics import equal_rows
-from lightning_bpd.tasks.codec import Codec, check_decoding
-from lightning_bpd.tasks.finished_model import Parts
-from lightning_bpd.tasks.images import ImageCodec, Images
-from lightning_bpd.tasks.translation import Translator, block_decoder
+from lightning_bpd.saved.finished_model import Parts
+from lightning_bpd.saved.translation import Translator, block_decoder
 
 # Batches after which the arms take turns, so that none has the machine's good or bad minutes to itself.
 TURN = 16

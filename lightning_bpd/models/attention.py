@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_bpd.linear import Linear
+from lightning_bpd.kernels.linear import Linear
 from lightning_bpd.rows import Rows, Slots, reordered
 
 

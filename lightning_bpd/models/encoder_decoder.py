@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_bpd.interfaces import InputError, TokenRows
-from lightning_bpd.linear import Linear, linear
+from lightning_bpd.kernels.dropout import add_dropped, dropout
+from lightning_bpd.kernels.linear import Linear, linear
 from lightning_bpd.models.attention import Attention, KeyValueCache
-from lightning_bpd.models.dropout import add_dropped, dropout
 from lightning_bpd.rows import Rows, Slots
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_bpd.interfaces import InputError, TokenRows
-from lightning_bpd.linear import linear
+from lightning_bpd.kernels.dropout import dropout
+from lightning_bpd.kernels.linear import linear
 from lightning_bpd.models.attention import KeyValueCache
-from lightning_bpd.models.dropout import dropout
 from lightning_bpd.models.encoder_decoder import (
     Architecture,
     DecoderLayer,

@@ -11,6 +11,9 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from lightning_bpd.codecs.codec import check_decoding
+from lightning_bpd.codecs.images import ImageCodec
+from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError, ParallelBatch
 from lightning_bpd.models import (
@@ -20,10 +23,7 @@ from lightning_bpd.models import (
     ImageTransformer,
     Network,
 )
-from lightning_bpd.tasks.codec import check_decoding
-from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe
-from lightning_bpd.tasks.images import ImageCodec
-from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, Parts, describe
 from lightning_bpd.training.losses import decoder_inputs, summed_cross_entropy, without_padding
 from lightning_bpd.training.optimisation import Schedule, with_schedule
 from lightning_bpd.training.scoring import Scores, TrainingData, check_codec, decode_batch

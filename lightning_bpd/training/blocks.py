@@ -13,17 +13,17 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 
-from lightning_bpd.heads import BlockHeads, HeadLosses, HeadShape
+from lightning_bpd.drafters import BlockHeads, HeadLosses, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import EncoderDecoder, ImageTransformer
-from lightning_bpd.tasks.finished_model import Parts
-from lightning_bpd.tasks.network import LoraShape, longest_source
+from lightning_bpd.saved.finished_model import Parts
+from lightning_bpd.saved.network import LoraShape, longest_source
 from lightning_bpd.training.optimisation import narrow_types
 from lightning_bpd.training.scoring import TrainingData
 
 if TYPE_CHECKING:
     from lightning_bpd.adapters import ModelAdapter
-    from lightning_bpd.tasks.network import Network
+    from lightning_bpd.saved.network import Network
 
 logger = logging.getLogger(__name__)
 

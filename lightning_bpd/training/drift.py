@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import ParallelBatch, SequenceModel
 from lightning_bpd.metrics import Accuracy, TokenLoss
-from lightning_bpd.tasks.codec import Codec
 from lightning_bpd.training.losses import decoder_inputs, token_mask
 from lightning_bpd.training.scoring import TrainingData, decode_batch
 
 if TYPE_CHECKING:
-    from lightning_bpd.tasks.network import Network
+    from lightning_bpd.saved.network import Network
 
 # Tokens whose logits are held at a time.
 CHUNK = 512

@@ -11,11 +11,11 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.heads import HeadDrafter, HeadShape, head_losses
+from lightning_bpd.drafters import HeadDrafter, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
-from lightning_bpd.tasks.codec import check_decoding
-from lightning_bpd.tasks.finished_model import (
+from lightning_bpd.saved.finished_model import (
     CHECKPOINT_KEY,
     Parts,
     check_base,
@@ -23,7 +23,7 @@ from lightning_bpd.tasks.finished_model import (
     fingerprint,
     read_base,
 )
-from lightning_bpd.tasks.translation import block_decoder
+from lightning_bpd.saved.translation import block_decoder
 from lightning_bpd.training.blocks import (
     LossKind,
     build_heads,

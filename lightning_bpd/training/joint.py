@@ -12,15 +12,15 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from lightning_bpd.codecs.codec import check_decoding
+from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, refuse_own_code
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
+from lightning_bpd.drafters import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.tasks.codec import check_decoding
-from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, Parts, describe, fingerprint, read_base
-from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, refuse_own_code
-from lightning_bpd.tasks.network import LoraShape
-from lightning_bpd.tasks.translation import block_decoder
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, Parts, describe, fingerprint, read_base
+from lightning_bpd.saved.network import LoraShape
+from lightning_bpd.saved.translation import block_decoder
 from lightning_bpd.training.base import build_network
 from lightning_bpd.training.blocks import (
     LossKind,
@@ -50,7 +50,7 @@ from lightning_bpd.training.scoring import (
 from lightning_bpd.training.step_loss import StepLoss, leave_together, seed_micro_batch
 
 if TYPE_CHECKING:
-    from lightning_bpd.tasks.network import Network
+    from lightning_bpd.saved.network import Network
 
 
 class JointFineTuning(pl.LightningModule):

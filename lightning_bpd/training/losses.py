@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_bpd.interfaces import TokenRows
-from lightning_bpd.linear import linear
+from lightning_bpd.kernels.linear import linear
 
 
 def decoder_inputs(target: TokenRows, bos_id: int) -> Tensor:

@@ -8,12 +8,12 @@ from typing import Any, Literal, Protocol
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
+from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.heads import HeadLosses
+from lightning_bpd.drafters import HeadLosses
 from lightning_bpd.interfaces import Drafter, InputError, ParallelBatch, SequenceModel
 from lightning_bpd.metrics import Accuracy, TokenLoss
-from lightning_bpd.tasks.codec import Codec
-from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY
 
 
 class TrainingData(Protocol):

@@ -10,12 +10,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
+from lightning_bpd.codecs.hugging_face import with_template
 from lightning_bpd.decoding import greedy
-from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.finished_model import read_base
-from lightning_bpd.tasks.hugging_face import with_template
-from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.saved.finished_model import read_base
+from lightning_bpd.saved.translation import Translator
 
 for library in ("transformers", "ctranslate2"):
     pytest.importorskip(library, reason="needs the bench extra: pip install -e '.[bench]'")

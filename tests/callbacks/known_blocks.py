@@ -10,9 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from lightning_bpd.callbacks.block_measurement import BlockRule
+from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import ParallelBatch, Proposal, TokenRows
-from lightning_bpd.tasks.text_codec import TextCodec
 from lightning_bpd.training.step_loss import leave_together
 
 BOS, EOS = 1, 2

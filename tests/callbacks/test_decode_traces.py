@@ -1,9 +1,9 @@
 from known_blocks import EOS, Copy, Heads, pad
 
 from lightning_bpd.callbacks.decode_traces import Iteration, markdown, one_row, trace
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.decoding import Exact, TopK
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
 
 
 def test_a_trace_names_the_head_that_failed_first():

@@ -18,10 +18,10 @@ from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.callbacks.panels import Panels, decode_panels, shown_sizes
 from lightning_bpd.datamodules import Digits
 from lightning_bpd.decoding import DecodingOptions, Distance, Exact, blockwise, greedy
-from lightning_bpd.heads import HeadShape
+from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.measuring.panels import block_starts
 from lightning_bpd.models import ImageArchitecture, ImageTransformer
-from lightning_bpd.tasks.panels import block_starts
 from lightning_bpd.training import BaseTraining, JointFineTuning
 
 SHAPE = ImageArchitecture(

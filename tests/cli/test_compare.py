@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from lightning_bpd.cli.compare import compare
-from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
+from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.metrics import bleu_score, bleu_signature, bleu_statistics, chrf_score, chrf_statistics
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import Translator, load
+from lightning_bpd.saved.translation import Translator, load
 from tools.demo_corpus.sentences import sentence_pairs
 
 SENTENCES = 23

@@ -16,15 +16,15 @@ from PIL import Image
 import lightning_bpd
 from lightning_bpd.cli.compare import compare
 from lightning_bpd.cli.report import report
+from lightning_bpd.codecs.images import ImageCodec
 from lightning_bpd.datamodules import Digits, Images
 from lightning_bpd.decoding import Distance, blockwise, greedy
-from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.metrics.images import ssim
 from lightning_bpd.models import ImageArchitecture, ImageTransformer
-from lightning_bpd.tasks.finished_model import Parts, read_folder, write_folder
-from lightning_bpd.tasks.images import ImageCodec
-from lightning_bpd.tasks.translation import block_decoder
+from lightning_bpd.saved.finished_model import Parts, read_folder, write_folder
+from lightning_bpd.saved.translation import block_decoder
 
 ROWS = 7
 

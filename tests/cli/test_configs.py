@@ -5,14 +5,14 @@ import pytest
 
 from lightning_bpd.cli import app, entry
 from lightning_bpd.cli.run_folder import lock
+from lightning_bpd.codecs.images import ImageCodec
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules import DemoText
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.tasks.finished_model import Parts, write_folder
-from lightning_bpd.tasks.images import ImageCodec
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.saved.finished_model import Parts, write_folder
+from lightning_bpd.saved.translation import Translator
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 
 CONFIGS = Path(app.DEFAULT_CONFIG).parent

@@ -9,7 +9,7 @@ from lightning_bpd.callbacks.throughput import Throughput
 from lightning_bpd.cli import finish
 from lightning_bpd.datamodules import Digits
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.heads import HeadShape
+from lightning_bpd.drafters import HeadShape
 from lightning_bpd.models import ImageArchitecture
 from lightning_bpd.tracking.metrics_file import MetricsFile
 from lightning_bpd.training import JointFineTuning

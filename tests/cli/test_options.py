@@ -18,13 +18,13 @@ from lightning_bpd.cli import app
 from lightning_bpd.cli.arguments import naming_options
 from lightning_bpd.cli.entry import FUNCTION_COMMANDS, TRAINER_COMMANDS, main
 from lightning_bpd.cli.finish import command_to_try
-from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.codecs.images import ImageCodec
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
+from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.tasks.finished_model import Parts, write_folder
-from lightning_bpd.tasks.images import ImageCodec
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.saved.finished_model import Parts, write_folder
 
 
 def function_of(command):

@@ -18,15 +18,15 @@ from lightning_bpd.cli.arguments import take_tokenizers_of_base
 from lightning_bpd.cli.compare import compare
 from lightning_bpd.cli.distill import distill
 from lightning_bpd.cli.upscale import output_paths
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules.image_files import image_members, list_images, read_images
 from lightning_bpd.datamodules.text_files import find_pair_files
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.finished_model import read_base, read_codec, read_folder
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.saved.finished_model import read_base, read_codec, read_folder
+from lightning_bpd.saved.translation import Translator
 
 TOKENIZER = train_tokenizer(["ein Haus", "a house"] * 20, 280, True, "identity")
 LANGUAGES = ["a/b", "/x", "../x", "a\\b", ""]

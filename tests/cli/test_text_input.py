@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from lightning_bpd.cli import certify, compare, distill, translate
+from lightning_bpd.codecs import text_lines
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.text_lines import read_lines
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules import ParallelText
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks import text_lines
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.text_lines import read_lines
 
 TEXT = ["a b", "", "c\u2028d\x85e\x0bf\x0cg\x1ch", "i\rj", "k\0l", "für 你好 \U0001f600", "last"]
 PLAIN = "".join(f"{line}\n" for line in TEXT).encode()

@@ -9,11 +9,11 @@ import torch
 
 from lightning_bpd.cli import translate as module
 from lightning_bpd.cli.entry import main
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import Translator, load
+from lightning_bpd.saved.translation import Translator, load
 
 TRAIN = [sys.executable, "-c", "from lightning_bpd.cli import main; main()"]
 

@@ -17,7 +17,7 @@ from lightning_bpd.callbacks.checkpoints import LastCheckpoint
 from lightning_bpd.callbacks.throughput import Throughput
 from lightning_bpd.cli.finish import finish
 from lightning_bpd.datamodules import Digits, ParallelText
-from lightning_bpd.heads import HeadShape
+from lightning_bpd.drafters import HeadShape
 from lightning_bpd.models import Architecture, ImageArchitecture
 from lightning_bpd.tracking.metrics_file import MetricsFile
 from lightning_bpd.training import JointFineTuning

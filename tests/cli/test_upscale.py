@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from lightning_bpd.cli.upscale import upscale
+from lightning_bpd.codecs.images import ImageCodec
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.decoding import greedy
-from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.tasks.finished_model import Parts, read_folder, write_folder
-from lightning_bpd.tasks.images import ImageCodec
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.saved.finished_model import Parts, read_folder, write_folder
 
 CODEC = ImageCodec(height=6, width=6, channels=3, levels=32, factor=2)
 

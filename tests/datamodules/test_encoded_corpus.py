@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_bpd.codecs.tokenizers import Tokenizer, train_tokenizer
 from lightning_bpd.datamodules import encoded_corpus
 from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, RaggedRows, encode_corpus
 from lightning_bpd.datamodules.text_files import PairFiles
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.text import Tokenizer, train_tokenizer
 
 PAIRS = [
     (f"the {noun} sees {number} houses", f"der {noun} sieht {number} Häuser " + "sehr " * (number % 4))

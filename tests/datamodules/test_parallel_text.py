@@ -7,9 +7,9 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentParser
 
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules.parallel_text import ParallelText
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.text import train_tokenizer
 
 WORDS = {"the": "das", "a": "ein", "house": "Haus", "tree": "Baum", "big": "groß", "is": "ist", "old": "alt"}
 

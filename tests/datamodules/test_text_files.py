@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_bpd.codecs.text_lines import read_lines
 from lightning_bpd.datamodules.text_files import (
     PairFiles,
     find_pair_files,
@@ -15,7 +16,6 @@ from lightning_bpd.datamodules.text_files import (
     read_pairs,
 )
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.text_lines import read_lines
 
 
 def write(path: Path, content: str | bytes) -> Path:

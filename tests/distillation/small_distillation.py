@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from lightning_bpd.cli.distill import distill
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.saved.translation import Translator
 
 ROWS = 61
 # Parts of 7 rows: 9 of them, the last with 5.

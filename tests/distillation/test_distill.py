@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from small_distillation import QUICK, ROWS, contents, run
 
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules import ParallelText
 from lightning_bpd.datamodules.text_files import find_pair_files, read_pairs
 from lightning_bpd.distillation import decode_parts, part_files
@@ -22,9 +24,7 @@ from lightning_bpd.distillation.part_files import Hypothesis, Row
 from lightning_bpd.distillation.plan import Settings
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import Translator, load
+from lightning_bpd.saved.translation import Translator, load
 
 
 def test_a_corpus_in_its_own_order(corpus, teachers, whole):

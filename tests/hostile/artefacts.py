@@ -15,12 +15,12 @@ import yaml
 from PIL import Image
 
 from lightning_bpd.cli.entry import main
-from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.codecs.images import ImageCodec
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
+from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.tasks.finished_model import Parts, write_folder
-from lightning_bpd.tasks.images import ImageCodec
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.saved.finished_model import Parts, write_folder
 from tools.demo_corpus.sentences import sentence_pairs
 
 sys.path.append(str(Path(__file__).parents[1] / "hugging_face"))

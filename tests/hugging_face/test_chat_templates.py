@@ -11,12 +11,12 @@ from small_models import pairs
 from test_model_training import EXTRA, module, trainer
 
 from lightning_bpd import load
+from lightning_bpd.codecs.hugging_face import open_codec, with_template
+from lightning_bpd.codecs.tokenizers import whole_row
 from lightning_bpd.datamodules import Prompts
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.finished_model import read_base
-from lightning_bpd.tasks.hugging_face import open_codec, with_template
-from lightning_bpd.tasks.text import whole_row
-from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.saved.finished_model import read_base
+from lightning_bpd.saved.translation import Translator
 from lightning_bpd.training import FrozenBaseHeadDistillation
 
 STRICT = (
@@ -118,7 +118,7 @@ def test_heads_learn_to_end_turns(chat, corpus, tmp_path):
 
 
 def load_checkpoint_and_write(folder):
-    from lightning_bpd.tasks.translation import load_checkpoint
+    from lightning_bpd.saved.translation import load_checkpoint
 
     load_checkpoint(folder / "a.ckpt").save(folder / "model", {})
     return load(folder / "model")

@@ -13,14 +13,14 @@ from small_models import pairs
 
 import lightning_bpd
 from lightning_bpd.adapters import BlockwiseOutput, adopt
-from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
+from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError, Proposal
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.tasks.finished_model import Parts, read_base, write_folder
-from lightning_bpd.tasks.generation import make_generation
-from lightning_bpd.tasks.text import train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
-from lightning_bpd.tasks.translation import Translator
+from lightning_bpd.saved.finished_model import Parts, read_base, write_folder
+from lightning_bpd.saved.generation import make_generation
+from lightning_bpd.saved.translation import Translator
 
 FAMILIES = ["marian", "bart", "t5", "nllb", "llama", "gpt2"]
 PROMPTED = ("llama", "gpt2")

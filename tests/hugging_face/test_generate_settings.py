@@ -9,7 +9,7 @@ from test_generate import GREEDY, bart, finished, kind_of
 
 import lightning_bpd
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.finished_model import read_base
+from lightning_bpd.saved.finished_model import read_base
 
 PROMPTS = torch.randint(4, 300, (2, 6), generator=torch.Generator().manual_seed(0))
 

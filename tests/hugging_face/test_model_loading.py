@@ -13,10 +13,10 @@ from small_models import pairs
 from lightning_bpd.adapters import parse_reference
 from lightning_bpd.adapters.cache import cache_name
 from lightning_bpd.adapters.generation import warn_once
+from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, base_reference, open_codec, open_network
+from lightning_bpd.codecs.tokenizers import whole_row
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.finished_model import read_base
-from lightning_bpd.tasks.hugging_face import HuggingFaceCodec, base_reference, open_codec, open_network
-from lightning_bpd.tasks.text import whole_row
+from lightning_bpd.saved.finished_model import read_base
 
 LINES, TARGETS = map(list, zip(*pairs(7, seed=8), strict=True))
 LANGUAGES = {"nllb": ("eng_Latn", "deu_Latn"), "mbart": ("en_XX", "de_DE")}

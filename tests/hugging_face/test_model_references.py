@@ -12,11 +12,11 @@ from test_model_training import data, fitted, module, trainer
 
 from lightning_bpd import load
 from lightning_bpd.adapters import Reference, load_config, load_generation, load_tokenizer, parse_reference
+from lightning_bpd.codecs.hugging_face import base_reference, open_codec
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks import finished_model
-from lightning_bpd.tasks.finished_model import read_base, read_checkpoint
-from lightning_bpd.tasks.hugging_face import base_reference, open_codec
-from lightning_bpd.tasks.translation import load_checkpoint
+from lightning_bpd.saved import finished_model
+from lightning_bpd.saved.finished_model import read_base, read_checkpoint
+from lightning_bpd.saved.translation import load_checkpoint
 from lightning_bpd.training import FrozenBaseHeadDistillation, JointFineTuning
 
 

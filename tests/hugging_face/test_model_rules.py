@@ -18,11 +18,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lightning_bpd import load
 from lightning_bpd.adapters import Reference, generation, load_tokenizer
-from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadShape, head_losses
+from lightning_bpd.codecs.hugging_face import make_codec, open_codec
+from lightning_bpd.drafters import BlockHeads, HeadDrafter, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, TokenRows
-from lightning_bpd.tasks.finished_model import CHECKPOINT_KEY, read_base, write_folder
-from lightning_bpd.tasks.hugging_face import make_codec, open_codec
-from lightning_bpd.tasks.translation import load_checkpoint
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, read_base, write_folder
+from lightning_bpd.saved.translation import load_checkpoint
 from lightning_bpd.training import FrozenBaseHeadDistillation, JointFineTuning
 
 LINES = [source for source, _ in pairs(7, seed=8)]
@@ -79,7 +79,7 @@ def test_checkpoints_of_other_versions(t5, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("failure", [OSError("No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("place", ["lightning_bpd.tasks.finished_model.model_card", "os.replace"])
+@pytest.mark.parametrize("place", ["lightning_bpd.saved.finished_model.model_card", "os.replace"])
 def test_a_folder_that_cannot_be_written_leaves_nothing_behind(t5, tmp_path, monkeypatch, place, failure):
     parts = read_base(f"hf:{t5}")
     write_folder(parts, tmp_path / "model", {"number": 1})

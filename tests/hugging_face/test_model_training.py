@@ -20,18 +20,18 @@ from lightning_bpd import load
 from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.datamodules import ParallelText
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.heads import HeadShape
+from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models import Architecture
-from lightning_bpd.tasks.finished_model import (
+from lightning_bpd.saved.finished_model import (
     build_network,
     fingerprint,
     network_config,
     read_base,
     read_codec,
 )
-from lightning_bpd.tasks.network import LoraShape
-from lightning_bpd.tasks.translation import load_checkpoint
+from lightning_bpd.saved.network import LoraShape
+from lightning_bpd.saved.translation import load_checkpoint
 from lightning_bpd.training import FrozenBaseHeadDistillation, JointFineTuning
 
 EXTRA = 6

@@ -11,11 +11,11 @@ from small_models import pairs
 from test_model_training import EXTRA, module, trainer
 
 from lightning_bpd import load
+from lightning_bpd.codecs.hugging_face import open_codec
 from lightning_bpd.datamodules import ParallelText, Prompts
-from lightning_bpd.heads import HeadShape
+from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.hugging_face import open_codec
-from lightning_bpd.tasks.translation import load_checkpoint
+from lightning_bpd.saved.translation import load_checkpoint
 from lightning_bpd.training import FrozenBaseHeadDistillation, JointFineTuning
 
 CHAT = (

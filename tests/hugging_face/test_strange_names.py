@@ -7,9 +7,9 @@ import pytest
 from strange_names import NO_TEXT, STRANGE
 
 from lightning_bpd.adapters import parse_reference, tokenizer_files, tokenizer_of_files
+from lightning_bpd.codecs.hugging_face import open_codec
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.finished_model import Parts, read_base, read_folder, write_folder
-from lightning_bpd.tasks.hugging_face import open_codec
+from lightning_bpd.saved.finished_model import Parts, read_base, read_folder, write_folder
 
 INSIDE = "does not lead to a file inside it"
 

@@ -35,7 +35,7 @@ from lightning_bpd import load
 from lightning_bpd.cli import app, main  # noqa: F401  # imported before the first fork
 from lightning_bpd.grid.plan import Step
 from lightning_bpd.grid.run import run_steps
-from lightning_bpd.tasks import finished_model
+from lightning_bpd.saved import finished_model
 from tools.demo_corpus.sentences import sentence_pairs
 
 BASE = {

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import BleuTokenizer, train_tokenizer
 from lightning_bpd.datamodules import ParallelText
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.metrics import (
@@ -22,8 +24,6 @@ from lightning_bpd.metrics import (
     chrf_score,
     chrf_statistics,
 )
-from lightning_bpd.tasks.text import BleuTokenizer, train_tokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
 
 words = st.sampled_from(["a", "b", "c", "the", "cat", "sat", ".", ",", "Ein", "Haus"])
 sentences = st.lists(words, max_size=12).map(" ".join)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lightning_bpd.heads import BlockHeads, HeadShape, head_losses
+from lightning_bpd.drafters import BlockHeads, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, TokenRows
 
 WIDTH, VOCABULARY = 8, 17

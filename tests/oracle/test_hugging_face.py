@@ -23,7 +23,7 @@ from hugging_face_models import (
 
 from lightning_bpd.adapters import CausalAdapter, decoder_only, encoder_decoder
 from lightning_bpd.decoding import Exact, beam_search, blockwise, greedy, replay
-from lightning_bpd.heads import BlockHeads, HeadDrafter, HeadShape
+from lightning_bpd.drafters import BlockHeads, HeadDrafter, HeadShape
 from lightning_bpd.interfaces import TokenRows
 
 # T5's, Llama's and their kin's norms compute in float32 whatever the model does.

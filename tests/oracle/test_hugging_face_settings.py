@@ -193,7 +193,7 @@ def test_families_without_tests_are_said_to_be_so():
 
 
 def test_the_package_does_not_need_transformers():
-    code = "import sys, lightning_bpd, lightning_bpd.decoding, lightning_bpd.tasks.translation; " + (
+    code = "import sys, lightning_bpd, lightning_bpd.decoding, lightning_bpd.saved.translation; " + (
         "sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bpd.decoding import DecodingOptions, beam_search, blockwise, decode, greedy, replay
-from lightning_bpd.heads import BlockHeads, FirstHead, HeadDrafter, HeadShape, head_losses
+from lightning_bpd.drafters import BlockHeads, FirstHead, HeadDrafter, HeadShape, head_losses
 from lightning_bpd.interfaces import TokenRows
 from lightning_bpd.models import ImageArchitecture, ImageTransformer
 

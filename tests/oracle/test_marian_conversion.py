@@ -18,12 +18,12 @@ from lightning_bpd.cli.entry import main
 from lightning_bpd.datamodules.parallel_text import ParallelText
 from lightning_bpd.decoding import Exact, blockwise, greedy
 from lightning_bpd.decoding.limits import length_limits
-from lightning_bpd.heads import BlockHeads, HeadShape
+from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import TokenRows
 from lightning_bpd.models import EncoderDecoder
-from lightning_bpd.tasks.finished_model import Parts, read_base, read_folder, write_folder
-from lightning_bpd.tasks.marian import SUPPRESSED, read_marian
-from lightning_bpd.tasks.translation import Translator, block_decoder
+from lightning_bpd.saved.finished_model import Parts, read_base, read_folder, write_folder
+from lightning_bpd.saved.marian import SUPPRESSED, read_marian
+from lightning_bpd.saved.translation import Translator, block_decoder
 
 # Sums are taken in another order, nothing else.
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}

@@ -11,7 +11,7 @@ from marian_folders import change, write_marian
 from safetensors.torch import load_file, save_file
 
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.marian import read_marian
+from lightning_bpd.saved.marian import read_marian
 
 
 @pytest.fixture(scope="module")

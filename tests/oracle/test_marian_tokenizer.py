@@ -11,10 +11,10 @@ pytest.importorskip("transformers")
 import sentencepiece
 from marian_folders import ENGLISH, GERMAN, LANGUAGE, vocabulary, write_tokenizer
 
+from lightning_bpd.codecs.marian_tokenizer import MarianPieces, MarianTokenizer
+from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.tasks.marian import read_codec
-from lightning_bpd.tasks.marian_tokenizer import MarianPieces, MarianTokenizer
-from lightning_bpd.tasks.text_codec import TextCodec
+from lightning_bpd.saved.marian import read_codec
 
 LINES = [
     *ENGLISH[:40],

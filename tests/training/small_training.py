@@ -8,7 +8,7 @@ import torch
 
 from lightning_bpd.datamodules import ParallelText
 from lightning_bpd.interfaces import ParallelBatch
-from lightning_bpd.tasks.translation import pad
+from lightning_bpd.saved.translation import pad
 from tools.demo_corpus.sentences import sentence_pairs
 
 SMALL = {"d_model": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 64}

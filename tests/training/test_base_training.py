@@ -12,7 +12,7 @@ from lightning_bpd.datamodules import ParallelText
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture
-from lightning_bpd.tasks.translation import load, load_checkpoint
+from lightning_bpd.saved.translation import load, load_checkpoint
 from lightning_bpd.training import BaseTraining
 
 

@@ -16,11 +16,11 @@ from torch.optim import SGD
 
 from lightning_bpd.callbacks.blockwise_decoding import BlockRule, BlockwiseDecoding
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.heads import HeadShape
+from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture
-from lightning_bpd.tasks.finished_model import fingerprint
-from lightning_bpd.tasks.translation import load, load_checkpoint
+from lightning_bpd.saved.finished_model import fingerprint
+from lightning_bpd.saved.translation import load, load_checkpoint
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 from lightning_bpd.training.blocks import heads_of_step
 

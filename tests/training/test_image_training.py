@@ -13,11 +13,11 @@ from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.callbacks.samples import Predictions, Samples
 from lightning_bpd.datamodules import Digits
 from lightning_bpd.decoding import DecodingOptions, blockwise, greedy
-from lightning_bpd.heads import HeadShape
+from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, ImageArchitecture
-from lightning_bpd.tasks.finished_model import fingerprint, read_checkpoint, read_folder, write_folder
-from lightning_bpd.tasks.translation import block_decoder, load
+from lightning_bpd.saved.finished_model import fingerprint, read_checkpoint, read_folder, write_folder
+from lightning_bpd.saved.translation import block_decoder, load
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 
 SHAPE = ImageArchitecture(

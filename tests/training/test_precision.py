@@ -9,10 +9,10 @@ from small_training import SMALL, data, trainer
 from torch.optim import SGD
 
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.heads import HeadShape
+from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture
-from lightning_bpd.tasks.translation import load_checkpoint
+from lightning_bpd.saved.translation import load_checkpoint
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 from lightning_bpd.training.step_loss import SKIPPED
 

@@ -1,0 +1,1 @@
+"""What tokens mean: text, image levels; tokenizers and their files."""

@@ -1,0 +1,154 @@
+"""Marian's tokenizers: a SentencePiece model cuts text, and a vocabulary of its own numbers the pieces (floor 2)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import sentencepiece
+
+from lightning_bpd.codecs.tokenizers import one_line
+from lightning_bpd.interfaces import InputError
+
+# A language that a line begins with, such as >>deu<<.
+_LANGUAGE = re.compile(r">>.*?<<", re.DOTALL)
+_BEFORE_CLEANING = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+
+@dataclass(frozen=True)
+class MarianPieces:
+    """What a Marian tokenizer is made of, one side of text.
+
+    Args:
+        sentencepiece: The content of ``source.spm`` or ``target.spm``.
+        pieces: The vocabulary in the order of its ids.
+        end: The piece that ends a row.
+        unknown: The piece that stands for all that the vocabulary lacks.
+        padding: The piece that pads rows; decoding starts from it.
+        clean_up: Whether decoded text loses the spaces before English punctuation.
+    """
+
+    sentencepiece: bytes
+    pieces: tuple[str, ...]
+    end: str = "</s>"
+    unknown: str = "<unk>"
+    padding: str = "<pad>"
+    clean_up: bool = False
+
+
+class MarianTokenizer:
+    """Text to token ids and back, as transformers' MarianTokenizer does (a TextSide).
+
+    A line may begin with a language such as ``>>deu<<``, which is one token. The names of special pieces elsewhere in
+    a line are ordinary text.
+
+    Args:
+        made_of: The SentencePiece model and the vocabulary.
+
+    Raises:
+        InputError: The bytes are no SentencePiece model, or the vocabulary lacks a special piece.
+    """
+
+    vocab_size: int
+    bos_id: int
+    """the padding token, which decoding starts from"""
+    eos_id: int
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...]
+    """the end token"""
+    keeps_end: bool = False
+    fingerprint: str
+    """16 hexadecimal digits that differ between different tokenizers"""
+
+    def __init__(self, made_of: MarianPieces) -> None:
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=made_of.sentencepiece)
+            # Empty bytes are taken for a model that is to come.
+            whole = self._processor.vocab_size() > 0
+        except RuntimeError:
+            whole = False
+        if not whole:
+            raise InputError("not a SentencePiece model")
+        self.made_of = made_of
+        self._ids = {piece: number for number, piece in enumerate(made_of.pieces)}
+        for name in ("end", "unknown", "padding"):
+            if getattr(made_of, name) not in self._ids:
+                raise InputError(f"the vocabulary has no {name} piece {getattr(made_of, name)!r}")
+        self.vocab_size = len(made_of.pieces)
+        self.bos_id, self.eos_id = self._ids[made_of.padding], self._ids[made_of.end]
+        self.suffix = (self.eos_id,)
+        self._unknown = self._ids[made_of.unknown]
+        self.fingerprint = hashlib.sha256(self.content).hexdigest()[:16]
+
+    def __reduce__(self) -> tuple[type[MarianTokenizer], tuple[MarianPieces]]:
+        return MarianTokenizer, (self.made_of,)
+
+    @property
+    def content(self) -> bytes:
+        """All that it is made of, as JSON; the inverse of ``from_content``."""
+        settings = asdict(self.made_of)
+        settings["sentencepiece"] = base64.b64encode(self.made_of.sentencepiece).decode()
+        return json.dumps(settings, ensure_ascii=False, indent=0).encode()
+
+    @classmethod
+    def from_content(cls, content: bytes) -> MarianTokenizer:
+        """The tokenizer that ``content`` describes. Raises InputError if it describes none."""
+        try:
+            settings = json.loads(content)
+            model = base64.b64decode(settings.pop("sentencepiece"), validate=True)
+            made_of = MarianPieces(model, tuple(settings.pop("pieces")), **settings)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+            raise InputError(f"not a Marian tokenizer: {error}") from error
+        return cls(made_of)
+
+    @classmethod
+    def load(cls, path: Path | str) -> MarianTokenizer:
+        """The tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
+        try:
+            return cls.from_content(Path(path).read_bytes())
+        except OSError as error:
+            raise InputError(f"{path}: the tokenizer file cannot be read: {error.strerror}") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def save(self, path: Path | str) -> None:
+        """Write the file that ``load`` reads."""
+        Path(path).write_bytes(self.content)
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """The token ids of each line, without start or end token. An empty line has none."""
+        languages = [found[0] if (found := _LANGUAGE.match(line)) else "" for line in lines]
+        texts = [line[len(language) :] for line, language in zip(lines, languages, strict=True)]
+        rows = self._processor.encode(texts, out_type=str, num_threads=-1)
+        return [
+            [self._ids.get(piece, self._unknown) for piece in ([language, *row] if language else row)]
+            for language, row in zip(languages, rows, strict=True)
+        ]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of token ids, always one line, without end, padding and unknown tokens.
+
+        Raises IndexError for an id outside the vocabulary.
+        """
+        special = {self.eos_id, self.bos_id, self._unknown}
+        pieces = self.made_of.pieces
+        return [
+            self._cleaned(
+                self._processor.decode_pieces([pieces[token] for token in row if token not in special])
+            )
+            for row in rows
+        ]
+
+    def _cleaned(self, text: str) -> str:
+        # A piece that the SentencePiece model does not know comes back as it is, its space too.
+        text = text.replace("▁", " ").strip()
+        if self.made_of.clean_up:
+            for spaced in _BEFORE_CLEANING:
+                text = text.replace(spaced, spaced.strip())
+        return one_line(text)

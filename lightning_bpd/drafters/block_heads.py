@@ -1,0 +1,164 @@
+"""The heads that predict several tokens ahead from one hidden state (Stern et al. 2018, section 6, figure 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_bpd.drafters.layer import HeadLayer
+from lightning_bpd.interfaces import InputError
+
+# A token with this bias or less has probability 0. Converted Marian models use -10,000, which bfloat16 rounds up.
+FORBIDDEN_BIAS = -9_000.0
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What the heads look like.
+
+    Args:
+        block_size: k, the number of heads; head i predicts the token i places ahead.
+        d_hidden: Hidden units of each head. If not given, training takes as many as the base's feed-forward layers
+            have, as the paper does, and what is built without a base 4 x d_model.
+        second_matrix: Whether an output sees its own head's hidden units (per_head: parameters grow with k) or
+            those of all heads (dense, as in the paper: parameters grow with k squared).
+        first_head: Whether head 1 is the base itself (identity: the base's output is unchanged) or has parameters
+            like the others (learned, as in the paper's code).
+        candidates: Heads propose at most this many tokens, the most frequent ones, and are trained on these tokens
+            only, which makes proposals and loss cheaper. A number as large as the vocabulary, or None, is no
+            restriction.
+    """
+
+    block_size: int = 8
+    d_hidden: int | None = None
+    second_matrix: Literal["per_head", "dense"] = "per_head"
+    first_head: Literal["identity", "learned"] = "identity"
+    candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise InputError(f"block_size must be at least 1, not {self.block_size}")
+        if self.d_hidden is not None and self.d_hidden < 1:
+            raise InputError(f"d_hidden must be at least 1, not {self.d_hidden}")
+        if self.candidates is not None and self.candidates < 1:
+            raise InputError(f"candidates must be at least 1, not {self.candidates}")
+        if self.second_matrix not in ("per_head", "dense"):
+            raise InputError(f"unknown second_matrix {self.second_matrix!r}: choose per_head or dense")
+        if self.first_head not in ("identity", "learned"):
+            raise InputError(f"unknown first_head {self.first_head!r}: choose identity or learned")
+
+
+class BlockHeads(nn.Module):
+    """k heads: a feed-forward layer of their own each, and a residual from the base's hidden state.
+
+    The heads share the base's vocabulary projection, which they do not hold. They start as the identity: each
+    then gives the base's own hidden state, and its loss begins at that of the base's prediction.
+
+    Args:
+        d_model: D, the width of the base's hidden states.
+        shape: What the heads look like.
+
+    Attributes:
+        shape: The shape, ``d_hidden`` filled in.
+        block_size: k.
+        first: The number of the first head that has parameters: 2 where head 1 is the identity, else 1.
+        candidates: int64 [C], the distinct tokens that heads propose, in rising order, where the shape has
+            candidates; the first ones until ``choose_candidates``.
+    """
+
+    candidates: Tensor
+
+    def __init__(self, d_model: int, shape: HeadShape) -> None:
+        super().__init__()
+        units = shape.d_hidden or 4 * d_model
+        self.shape = replace(shape, d_hidden=units)
+        self.block_size = shape.block_size
+        self.first = 2 if shape.first_head == "identity" else 1
+        heads = shape.block_size - self.first + 1
+        seen = units * heads if shape.second_matrix == "dense" else units
+        self.hidden_weight = nn.Parameter(torch.empty(heads, units, d_model))
+        self.hidden_bias = nn.Parameter(torch.zeros(heads, units))
+        self.output_weight = nn.Parameter(torch.zeros(heads, d_model, seen))
+        self.output_bias = nn.Parameter(torch.zeros(heads, d_model))
+        nn.init.normal_(self.hidden_weight, std=d_model**-0.5)
+        if shape.candidates is not None:
+            self.register_buffer("candidates", torch.arange(shape.candidates))
+
+    def choose_candidates(self, counts: Tensor, bias: Tensor | None = None) -> None:
+        """Take the most frequent tokens as candidates, if the shape has candidates.
+
+        Args:
+            counts: int64 [V], how often each token is in the training data.
+            bias: [V], what the base adds to its logits. A token that the bias forbids becomes no candidate.
+        """
+        if self.shape.candidates is None:
+            return
+        order = counts.argsort(descending=True, stable=True)
+        if bias is not None:
+            order = order[bias.to(order.device)[order] > FORBIDDEN_BIAS]
+        self.candidates = order[: self.shape.candidates].sort().values.to(self.hidden_weight.device)
+
+    def candidates_of(self, vocabulary: int) -> Tensor | None:
+        """The candidates, or None if they do not restrict a vocabulary of this size."""
+        restricted = self.shape.candidates is not None and len(self.candidates) < vocabulary
+        return self.candidates if restricted else None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # The training data decides how many candidates there are, and earlier versions repeated them to fill the list.
+        name = f"{prefix}candidates"
+        if self.shape.candidates is not None and name in state_dict:
+            state_dict[name] = state_dict[name].unique()
+            self.candidates = torch.empty_like(state_dict[name], device=self.candidates.device)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    @property
+    def layer(self) -> HeadLayer:
+        """The parameters of the heads ``first`` to k."""
+        return HeadLayer(self.hidden_weight, self.hidden_bias, self.output_weight, self.output_bias)
+
+    def learned(self, heads: range) -> slice:
+        """Which of ``layer``'s heads are those of a range that have parameters."""
+        self.check(heads)
+        return slice(max(heads.start - self.first, 0), max(heads.stop - self.first, 0))
+
+    def check(self, heads: range) -> None:
+        """Refuse what is not a range of heads.
+
+        Raises:
+            InputError: It is empty, has gaps, or reaches beyond 1..k.
+        """
+        if not heads or heads.step != 1 or heads.start < 1 or heads.stop > self.block_size + 1:
+            raise InputError(
+                f"heads {heads.start} to {heads.stop - 1} were asked for and there are 1 to {self.block_size}"
+            )
+
+    def forward(self, hidden: Tensor, heads: range | None = None) -> Tensor:
+        """What a contiguous range of heads makes of each hidden state.
+
+        With ``per_head`` it costs those heads' work only.
+
+        Args:
+            hidden: [..., D], the base's.
+            heads: Numbers of heads, from 1; ``first`` to k if not given.
+
+        Returns:
+            [..., n, D], to be projected to the vocabulary like ``hidden``. Head 1 as identity gives ``hidden``.
+
+        Raises:
+            InputError: There are no such heads.
+        """
+        if heads is None:
+            heads = range(self.first, self.block_size + 1)
+            if not heads:
+                return hidden.new_empty(*hidden.shape[:-1], 0, hidden.size(-1))
+        learned = self.learned(heads)
+        flat = hidden.reshape(-1, hidden.size(-1))
+        outputs = [flat[:, None]] if heads.start < self.first else []
+        if learned.start < learned.stop:
+            layer = self.layer.of(learned)
+            outputs.append(layer.outputs(flat, layer.units(flat)))
+        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+        return joined.view(*hidden.shape[:-1], len(heads), hidden.size(-1))

@@ -1,0 +1,237 @@
+"""Block heads as decoding sees them: a drafter, and head 1 in the base's place."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from lightning_bpd.drafters.block_heads import BlockHeads
+from lightning_bpd.drafters.layer import HeadLayer
+from lightning_bpd.interfaces import (
+    InputError,
+    Proposal,
+    Sampler,
+    SequenceModel,
+    State,
+    TokenRows,
+    VerifiedBlock,
+)
+from lightning_bpd.kernels.linear import linear
+
+# Weights of a projection from which reading them takes longer than rounding the rows to 8 bits.
+EIGHT_BITS_FROM = 1_000_000
+
+
+class HeadDrafter:
+    """Proposes the sampler's choices among the logits of heads 2 to k at the last accepted token.
+
+    Every proposal is verified by p_1, so the heads need not be projected to the vocabulary exactly: a large
+    projection on a CPU is rounded to 8 bits, which is a quarter of the memory to read. Near-ties aside the proposals
+    are the same.
+
+    Args:
+        heads: The heads. Where words are few (``folded``) they are prepared by the first proposal, as they are then.
+        weight: The base's vocabulary projection, [V, D]; prepared likewise.
+        eight_bits: Whether to round; where it pays and the processor can if not given.
+        bias: What the base adds to its logits, [V]; nothing if not given.
+
+    Raises:
+        InputError: 8 bits were asked for, and the processor, the device or the weight's type does not allow it.
+    """
+
+    def __init__(
+        self,
+        heads: BlockHeads,
+        weight: Tensor,
+        eight_bits: bool | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
+        self.heads = heads
+        self.candidates = heads.candidates_of(len(weight))
+        self._weight = weight.detach()
+        self._bias = None if bias is None else bias.detach()
+        possible = weight.is_cpu and weight.dtype == torch.float32 and _multiplies_eight_bits()
+        if eight_bits and not possible:
+            raise InputError(
+                "8 bits need a float32 projection and a processor with VNNI: leave eight_bits out"
+            )
+        if eight_bits is None:
+            words = len(weight) if self.candidates is None else len(self.candidates)
+            eight_bits = possible and words * weight.size(1) >= EIGHT_BITS_FROM
+        self.eight_bits = eight_bits
+
+    # Training asks for a drafter at each batch of a validation and mostly for its block size alone.
+
+    sampler: Sampler
+    """chooses the proposals; given to ``start``"""
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The projection to the words that are proposed, [C, D]."""
+        return self._weight if self.candidates is None else self._weight[self.candidates]
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """What is added to their logits, [C]."""
+        return self._bias if self._bias is None or self.candidates is None else self._bias[self.candidates]
+
+    @cached_property
+    def rounded(self) -> _EightBits | None:
+        """The same in 8 bits, where it is used so."""
+        return _EightBits(self.weight, self.bias) if self.eight_bits else None
+
+    @cached_property
+    def folded(self) -> HeadLayer | None:
+        """Heads whose second matrix goes to the logits at once, where words are fewer than hidden dimensions.
+
+        W (O u + b + h) = (W O) u + W b + W h: less to multiply, and one product less to call. Images have few words.
+        """
+        layer, weight = self.heads.layer, self.weight
+        if len(weight) > weight.size(1) or weight.dtype != layer.output_weight.dtype:
+            return None
+        return layer._replace(
+            output_weight=weight @ layer.output_weight, output_bias=layer.output_bias @ weight.t()
+        )
+
+    @property
+    def block_size(self) -> int:
+        """The largest block that can be proposed."""
+        return self.heads.block_size
+
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+        """Choose proposals by ``sampler`` (Drafter.start)."""
+        self.sampler = sampler
+
+    def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
+        """Propose ``count`` tokens that come after ``following`` (Drafter.propose)."""
+        index = torch.arange(len(following), device=following.device)
+        hidden = verified.hidden[index, verified.accepted - 1]
+        positions = verified.positions + verified.accepted - 1
+        return self.proposals(hidden, following, positions, verified.rows, count)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Do nothing: the drafter remembers nothing of the rows (Drafter.reorder)."""
+
+    @torch.no_grad()
+    def proposals(
+        self, hidden: Tensor, following: Tensor, positions: Tensor, rows: Tensor, count: int
+    ) -> Proposal:
+        """Propose the tokens of heads 2 to ``count`` + 1 (ReplayableDrafter.proposals).
+
+        Raises:
+            InputError: There are fewer heads.
+        """
+        logits = self.logits(hidden, count)
+        tokens = self.sampler.choose(logits, positions + 1, rows, self.candidates)
+        return Proposal(tokens, self._all_tokens(self.sampler.probabilities(logits)))
+
+    def _all_tokens(self, probabilities: Tensor | None) -> Tensor | None:
+        """Probabilities of the candidates [..., C] as probabilities of all tokens [..., V]."""
+        if probabilities is None or self.candidates is None:
+            return probabilities
+        full = probabilities.new_zeros(*probabilities.shape[:-1], len(self._weight))
+        return full.index_copy_(-1, self.candidates, probabilities)
+
+    def logits(self, hidden: Tensor, count: int) -> Tensor:
+        """Compute the logits of heads 2 to ``count`` + 1, [..., count, C], from hidden states [..., D]."""
+        which = range(2, count + 2)
+        if self.folded is not None:
+            flat = hidden.reshape(-1, hidden.size(-1))
+            layer = self.folded.of(self.heads.learned(which))
+            logits = layer.outputs(linear(flat, self.weight, self.bias), layer.units(flat))
+            return logits.view(*hidden.shape[:-1], count, -1)
+        outputs = _outputs(self.heads, hidden, which)
+        if self.rounded is None:
+            return linear(outputs, self.weight, self.bias)
+        return self.rounded.products(outputs)
+
+
+def _outputs(heads: BlockHeads, hidden: Tensor, which: range) -> Tensor:
+    """What heads make of hidden states that may be of a narrower type than theirs, in the type of the states."""
+    return heads(hidden.to(heads.hidden_weight.dtype), which).to(hidden.dtype)
+
+
+class _EightBits:
+    """A float32 matrix [V, D], each row in 255 steps of its own size, and what is added to its products, [V]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.bias = bias
+        self.steps = weight.abs().amax(1).clamp(min=torch.finfo(weight.dtype).tiny) / 127
+        rounded = (weight / self.steps[:, None]).round().to(torch.int8)
+        self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.zeros = torch.zeros(len(weight), dtype=torch.long)
+
+    def products(self, rows: Tensor) -> Tensor:
+        """Compute the logits of hidden states, nearly: [..., D] to [..., V]."""
+        rows = rows.float()
+        steps = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / 127
+        # The processor takes one factor without sign: 128 stands for 0.
+        rounded = (rows / steps).round().add(128).to(torch.uint8)
+        products = torch.ops.onednn.qlinear_pointwise(
+            rounded,
+            1.0,
+            128,
+            self.packed,
+            self.steps,
+            self.zeros,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
+        products *= steps
+        return products if self.bias is None else products + self.bias
+
+
+def _multiplies_eight_bits() -> bool:
+    # The operator is what torch.compile makes of a quantized layer. Without VNNI it is slower than float32.
+    return hasattr(torch.ops.onednn, "qlinear_pointwise") and bool(
+        getattr(torch.cpu, "_is_vnni_supported", bool)()
+    )
+
+
+class FirstHead(Generic[State]):
+    """A model whose predictions go through a learned head 1; all else is the model's own.
+
+    Args:
+        model: The base.
+        heads: Heads with a learned first one.
+
+    Raises:
+        InputError: Head 1 is the identity, which needs no wrapping.
+    """
+
+    def __init__(self, model: SequenceModel[State], heads: BlockHeads) -> None:
+        if heads.first != 1:
+            raise InputError("these heads have no learned head 1: decode with the base itself")
+        self.model = model
+        self.heads = heads
+        self.bos_id = model.bos_id
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a row."""
+        return self.model.ends
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest row that the model can decode, in tokens; None where there is no limit."""
+        return self.model.max_length
+
+    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> State:
+        """Encode each source once and preallocate a cache (SequenceModel.start)."""
+        return self.model.start(source, rows, max_length)
+
+    def step(self, tokens: Tensor, state: State) -> Tensor:
+        """Append tokens (int64 [B, T]) to the rows; returns the base's hidden states [B, T, D]."""
+        return self.model.step(tokens, state)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """The base's hidden states [..., D] to head 1's logits [..., V]."""
+        return self.model.project(_outputs(self.heads, hidden, range(1, 2)).squeeze(-2))

@@ -1,0 +1,282 @@
+"""Translating text with a trained model."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_bpd.codecs.codec import check_decoding
+from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import TextSide, whole_row
+from lightning_bpd.decoding import GREEDY, DecodingOptions, decode
+from lightning_bpd.drafters import BlockHeads, FirstHead, HeadDrafter
+from lightning_bpd.interfaces import InputError, Sampler, SequenceModel, TokenRows, check_range
+from lightning_bpd.models import EncoderDecoder
+from lightning_bpd.saved.finished_model import Parts, read_base, read_checkpoint, read_folder, write_folder
+from lightning_bpd.saved.generation import make_generation
+from lightning_bpd.saved.network import longest_source
+
+if TYPE_CHECKING:
+    from lightning_bpd.saved.network import Network
+
+logger = logging.getLogger(__name__)
+
+# Source tokens decoded together, padding included; a longer line is decoded alone.
+MOST_BATCH_TOKENS = 16_384
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> TokenRows:
+    """Rows of token ids as one batch, padded with zeros at the right."""
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return TokenRows(tokens.to(device), lengths.to(device))
+
+
+class Translator:
+    """A network with its tokenizers and, if it has them, its block heads.
+
+    Args:
+        network: The model, put into eval mode.
+        codec: What its tokens mean.
+        heads: What proposes blocks, on the network's device; put into eval mode.
+        origin: The Hugging Face model that the network is, if it is one and unchanged.
+
+    Raises:
+        InputError: A tokenizer has another number of pieces than the network has tokens.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        codec: TextCodec | HuggingFaceCodec,
+        heads: BlockHeads | None = None,
+        origin: str | None = None,
+    ) -> None:
+        if isinstance(network, EncoderDecoder):
+            for side, tokenizer, tokens in (
+                ("source", codec.source, network.source_vocabulary),
+                ("target", codec.target, network.target_vocabulary),
+            ):
+                if tokenizer.vocab_size != tokens:
+                    raise InputError(
+                        f"the {side} tokenizer has {tokenizer.vocab_size} pieces and the model {tokens} {side} "
+                        "tokens: they do not belong together; use the tokenizer that the model was trained with"
+                    )
+        self.network = network.eval()
+        self.codec = codec
+        self.source_tokenizer: TextSide = codec.source
+        self.target_tokenizer: TextSide = codec.target
+        self.heads = None if heads is None else heads.eval()
+        self.origin = origin
+        self.model: SequenceModel[Any] = network
+        """p_1: the network, through the first head where that was learned"""
+        self.drafter: HeadDrafter | None = None
+        if heads is not None:
+            self.model, self.drafter = block_decoder(network, heads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.output_weight.device
+
+    def translate(
+        self,
+        lines: Sequence[str],
+        decoder: str = "greedy",
+        batch_size: int = 64,
+        *,
+        beam: int = 4,
+        alpha: float = 0.6,
+        extra_length: int = 50,
+        block_size: int | None = None,
+        acceptance: str = "exact",
+        sampler: Sampler = GREEDY,
+        first_row: int = 0,
+        max_source_length: int = 1024,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """Translate text, line for line, in the order given.
+
+        Lines are translated in batches of like length. A line of white space alone gives an empty line.
+
+        Args:
+            lines: Source text.
+            decoder: ``greedy``, ``beam`` or, for a model with block heads, ``blockwise``.
+            batch_size: Lines decoded together; fewer where they are very long.
+            beam: Prefixes that beam search keeps.
+            alpha: Exponent of beam search's length penalty.
+            extra_length: Tokens that a translation may be longer than its source.
+            block_size: Tokens of a block; as many as the heads were trained for by default.
+            acceptance: Which proposals stay: ``exact`` gives what greedy decoding gives; ``top-2``, ``minimum-2`` and
+                so on give longer blocks of other words.
+            sampler: Chooses tokens: the most probable ones by default; ``Sampled(temperature, top_k, top_p, seed)``
+                draws at random, the same text by every decoder and batch size.
+            first_row: The number of the first line in its corpus: noise is drawn by seed and number.
+            max_source_length: Source tokens, end token included, past which a line is cut, with a warning.
+            progress: Called with the number of lines done after each batch.
+
+        Raises:
+            InputError: An unknown decoder, or numbers that make no sense.
+        """
+        options = DecodingOptions(
+            decoder,  # type: ignore[arg-type]  # checked there
+            beam,
+            alpha,
+            extra_length,
+            block_size,
+            acceptance,
+            sampler,  # type: ignore[arg-type]  # any other is for Python alone
+        )
+        check_decoding(options, None if self.heads is None else self.heads.block_size, self.codec)
+        outputs = [""] * len(lines)
+        numbers = [number for number, line in enumerate(lines) if line.strip()]
+        if progress is not None and len(numbers) < len(lines):
+            progress(len(lines) - len(numbers))
+        wanted = [lines[number] for number in numbers]
+        for places, source in self.batches(wanted, batch_size, max_source_length):
+            rows = torch.tensor([first_row + numbers[place] for place in places], device=self.device)
+            result = decode(self.model, source, options, self.drafter, rows)
+            for place, text in zip(places, self.target_tokenizer.decode(result.rows()), strict=True):
+                outputs[numbers[place]] = text
+            if progress is not None:
+                progress(len(places))
+        return outputs
+
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        block_size: int | None = None,
+        acceptance: str = "exact",
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Any:
+        """What transformers' greedy ``generate`` gives for rows of a Hugging Face model's own tokenizer, by blocks.
+
+        Args:
+            input_ids: int64 [B, S], sources or prompts, padded at either end, on the model's device.
+            attention_mask: [B, S], 0 on padding; nothing is padding if not given, but what ``generate`` itself takes
+                for it in prompts.
+            block_size: Tokens of a block; as many as the heads were trained for by default.
+            acceptance: Which proposals stay; see ``translate``.
+            seed: Selects the noise of ``do_sample=True``; drawn from torch's generator if not given.
+            settings: Others of ``generate``, such as ``max_new_tokens``, ``max_length``, ``forced_bos_token_id`` and
+                ``return_dict_in_generate`` (see ``lightning_bpd.blockwise``). Lengths and end tokens are by default the
+                model's own, all of several end tokens.
+
+        Returns:
+            int64 [B, L]: start tokens or prompts, what comes after them, and padding.
+
+        Raises:
+            InputError: The network is none of Hugging Face, has no block heads, or a setting cannot be honoured.
+        """
+        network: Any = self.network
+        if not isinstance(self.codec, HuggingFaceCodec):
+            raise InputError("generate is for Hugging Face models, and this model takes text: use translate")
+        if self.drafter is None:
+            raise InputError("this model has no block heads, which generate needs: use translate")
+        generation = make_generation(network, self.drafter, block_size, acceptance, seed)
+        chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+        config = copy.deepcopy(settings.pop("generation_config", None))
+        if getattr(config, "eos_token_id", None) is None:
+            chosen["eos_token_id"] = sorted(network.ends)
+        chosen |= settings
+        if config is not None:  # transformers deprecates a configuration with settings beside it
+            chosen = {"generation_config": config, **config.update(**chosen)}
+        return network.model.generate(
+            input_ids=input_ids, attention_mask=attention_mask, custom_generate=generation, **chosen
+        )
+
+    def batches(
+        self, lines: Sequence[str], batch_size: int, max_source_length: int = 1024
+    ) -> Iterator[tuple[list[int], TokenRows]]:
+        """Lines as batches of like length, ready to decode, with the places of their rows in ``lines``.
+
+        Lines of more than ``max_source_length`` source tokens, end token included, are cut, with a warning.
+        """
+        check_range(1, batch_size=batch_size)
+        limit = longest_source(self.network)
+        if limit is not None:
+            max_source_length = min(max_source_length, limit)
+        side = self.source_tokenizer
+        encoded = side.encode(list(lines))
+        around = len(side.prefix) + len(side.suffix)
+        cut = sum(len(row) + around > max_source_length for row in encoded)
+        if cut:
+            logger.warning("%d lines were cut to %d source tokens", cut, max_source_length)
+        rows = [whole_row(side, row, max_source_length) for row in encoded]
+        # Long rows first: if memory is short, that shows at once.
+        order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+        first = 0
+        while first < len(order):
+            # Fewer rows where they are long: the cache grows with rows times length.
+            fitting = max(1, MOST_BATCH_TOKENS // len(rows[order[first]]))
+            places = order[first : first + min(batch_size, fitting)]
+            first += len(places)
+            yield places, pad([rows[place] for place in places], self.device)
+
+    def save(self, folder: str | Path, metrics: Mapping[str, Any]) -> None:
+        """Write the finished model, one folder; ``metrics`` become its ``metrics.json``.
+
+        Raises:
+            InputError: The folder holds something that is not a finished model, or cannot be written.
+        """
+        write_folder(Parts(self.network, self.codec, self.heads, self.origin), folder, metrics)
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu", base: str | None = None) -> Translator:
+    """Load a finished model, or a Hugging Face model as it is.
+
+    Args:
+        folder: What a training run or ``export`` wrote, such as ``runs/default/model``; or ``hf:NAME_OR_FOLDER``.
+        device: Where to put it.
+        base: Where the Hugging Face model is that its heads were trained on, if it has moved: ``hf:NAME_OR_FOLDER``.
+
+    Raises:
+        InputError: The folder is not a finished model, is damaged, or is of a newer format; or its heads belong to
+            another base.
+    """
+    if is_reference(folder):
+        return make_translator(read_base(folder), device)
+    return make_translator(read_folder(folder, base), device)
+
+
+def load_checkpoint(
+    path: str | Path, device: str | torch.device = "cpu", base: str | Path | None = None
+) -> Translator:
+    """The model that a training checkpoint holds: averaged weights where averaging was on.
+
+    Args:
+        path: The checkpoint.
+        device: Where to put the model.
+        base: The finished model that its heads were trained on, for a checkpoint of heads alone; by default where it
+            was then.
+
+    Raises:
+        InputError: The file is no checkpoint of a model of this project, or the base is another one.
+    """
+    return make_translator(read_checkpoint(path, base), device)
+
+
+def block_decoder(network: Network, heads: BlockHeads) -> tuple[SequenceModel[Any], HeadDrafter]:
+    """p_1 and what proposes blocks for it: all that blockwise decoding needs. The heads are where the network is."""
+    model: SequenceModel[Any] = FirstHead(network, heads) if heads.shape.first_head == "learned" else network
+    return model, HeadDrafter(heads, network.output_weight, bias=network.output_bias)
+
+
+def make_translator(parts: Parts, device: str | torch.device) -> Translator:
+    """What translates with these parts, on a device. Raises InputError if they are not of a model of text."""
+    network, codec, heads, origin = parts
+    if not isinstance(codec, TextCodec | HuggingFaceCodec):
+        raise InputError(f"this is a model of {codec.kind}, which cannot translate")
+    heads = None if heads is None else heads.to(device)
+    return Translator(network.to(device), codec, heads, origin)

@@ -1,1 +1,0 @@
-"""What tokens mean: text codecs and finished models."""
