@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,17 +104,30 @@ class Report:
 def make_table(
     name: str,
     title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Cell]],
+    items: Iterable[Any],
+    columns: Mapping[str, Callable[[Any], Cell | str]],
     words: int = 1,
     folded: bool = False,
 ) -> Table:
-    """Make a table, without the columns that hold no data in any row."""
-    rows = list(rows)
-    kept = [number for number in range(len(columns)) if any(row[number].text != MISSING for row in rows)]
-    shown = tuple(tuple(row[number] for number in kept) for row in rows)
-    titles = tuple(columns[number] for number in kept)
-    return Table(name, title, titles, shown, sum(number < words for number in kept), folded)
+    """Make a table with a row for each item, without the columns that hold no data in any row.
+
+    Args:
+        name: In links to the table.
+        title: Above the table.
+        items: One a row.
+        columns: By title, the function that makes a cell from an item.
+        words: How many of the first columns hold text.
+        folded: Whether it is shown on demand.
+    """
+    items = list(items)
+    made = {title: [make(item) for item in items] for title, make in columns.items()}
+    cells = {
+        title: [Cell(each) if isinstance(each, str) else each for each in column]
+        for title, column in made.items()
+    }
+    kept = {title: column for title, column in cells.items() if any(each.text != MISSING for each in column)}
+    texts = sum(title in kept for title in list(columns)[:words])
+    return Table(name, title, tuple(kept), tuple(zip(*kept.values(), strict=True)), texts, folded)
 
 
 def number(value: float | None, digits: int = 2) -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -190,22 +190,19 @@ def _timing(run: Run) -> str:
 def _answer_table(shown: Sequence[Measured]) -> Table:
     name = shown[0].run.record.words.qualities[0]
     quality = QUALITIES[name]
-    rows = [
-        (
-            Cell(each.run.name),
-            Cell(each.arm.acceptance),
-            number(each.arm.speed_up),
-            percent(each.arm.greedy_agreement),
-            count(each.arm.block_size),
-            number(each.arm.mean_accepted_block_size),
-            number(quality_of(each.arm, name), quality.digits),
-            number(quality_of(each.run.record.greedy, name), quality.digits),
-        )
-        for each in shown
-    ]
-    columns = ("model", "rule", "speed-up", "same as greedy", "k'", "mean accepted block size")
-    titles = (*columns, quality.title, f"{quality.title}, greedy")
-    return make_table("answer", "The fastest model by each rule", titles, rows, words=2)
+    columns: dict[str, Callable[[Measured], Cell | str]] = {
+        "model": lambda each: each.run.name,
+        "rule": lambda each: each.arm.acceptance,
+        "speed-up": lambda each: number(each.arm.speed_up),
+        "same as greedy": lambda each: percent(each.arm.greedy_agreement),
+        "k'": lambda each: count(each.arm.block_size),
+        "mean accepted block size": lambda each: number(each.arm.mean_accepted_block_size),
+        quality.title: lambda each: number(quality_of(each.arm, name), quality.digits),
+        f"{quality.title}, greedy": lambda each: number(
+            quality_of(each.run.record.greedy, name), quality.digits
+        ),
+    }
+    return make_table("answer", "The fastest model by each rule", shown, columns, words=2)
 
 
 def _quality(results: Results, runs: Sequence[Run], resamples: int) -> tuple[Block, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from statistics import fmean
 
+from lightning_bpd.measuring.record import Arm
 from lightning_bpd.measuring.words import QUALITIES, Quality
 from lightning_bpd.report.cells import EXACT, Key, Result, quality_of
 from lightning_bpd.report.document import (
@@ -19,42 +21,42 @@ from lightning_bpd.report.document import (
     signed,
     span,
 )
-from lightning_bpd.report.prediction import best_measured, best_predicted, predict
+from lightning_bpd.report.prediction import Choice, best_measured, best_predicted, predict
 from lightning_bpd.report.runs import Run
 
 Results = dict[Key, Result]
 
 
-def _grid(
-    results: Results, rule: str, least: int = 1
-) -> tuple[list[tuple[str, str]], list[list[Result | None]], list[int]]:
-    """Columns (regime and data), rows of results and their block sizes, for one rule."""
-    keys = [key for key in results if key.rule == rule and key.block_size >= least]
-    columns = sorted({key.column for key in results}, key=[key.column for key in results].index)
-    columns.sort(key=lambda column: column[0])
-    sizes = sorted({key.block_size for key in keys})
-    return columns, [[results.get(Key(*each, rule, size)) for each in columns] for size in sizes], sizes
+def _columns(results: Results) -> list[tuple[str, str]]:
+    """Regime and data of all cells, frozen heads first."""
+    return sorted(dict.fromkeys(key.column for key in results), key=lambda column: column[0])
+
+
+def _paper_table(
+    results: Results, name: str, title: str, rule: str, make: Callable[[Result], Cell], least: int = 1
+) -> Table:
+    """A row for each block size of at least ``least``, a column for each regime and data."""
+    columns = _columns(results)
+    sizes = sorted({key.block_size for key in results if key.rule == rule and key.block_size >= least})
+
+    def cell(column: tuple[str, str], size: int) -> Cell:
+        result = results.get(Key(*column, rule, size))
+        return Cell(MISSING) if result is None else make(result)
+
+    return make_table(
+        name, title, sizes, {"k": count, **{", ".join(each): partial(cell, each) for each in columns}}
+    )
 
 
 def quality_table(results: Results, runs: Sequence[Run], rule: str) -> Table:
     """The paper's Table 1, or 2, for one rule: quality / mean accepted block size at k' = k."""
     words = runs[0].record.words
     title = f"{words.table}, exact rule" if rule == EXACT else f"The same by {rule}"
-    columns, grid, sizes = _grid(results, rule)
-    return make_table(
-        f"quality-{rule}",
-        f"{title}: {words.quality.title} / mean accepted block size",
-        ("k", *map(", ".join, columns)),
-        [
-            (count(size), *(_quality(each, words.quality) for each in row))
-            for size, row in zip(sizes, grid, strict=True)
-        ],
-    )
+    title = f"{title}: {words.quality.title} / mean accepted block size"
+    return _paper_table(results, f"quality-{rule}", title, rule, partial(_quality, words.quality))
 
 
-def _quality(result: Result | None, quality: Quality) -> Cell:
-    if result is None:
-        return Cell(MISSING)
+def _quality(quality: Quality, result: Result) -> Cell:
     small = []
     if len(result.runs) > 1:
         spans = f"{span(result.qualities, quality.digits)} / {span(result.block_sizes)}"
@@ -68,21 +70,13 @@ def _quality(result: Result | None, quality: Quality) -> Cell:
 def certainty_table(results: Results, runs: Sequence[Run], rule: str) -> Table:
     """How certain the cells of the quality table are: interval of the block size, quality difference and its p."""
     quality = runs[0].record.words.quality
-    columns, grid, sizes = _grid(results, rule, least=2)
-    return make_table(
-        f"certainty-{rule}",
-        f"How certain that is, {rule}: 95 % interval of the block size; {quality.label} difference to k = 1",
-        ("k", *map(", ".join, columns)),
-        [
-            (count(size), *(_certainty(each, quality) for each in row))
-            for size, row in zip(sizes, grid, strict=True)
-        ],
+    title = (
+        f"How certain that is, {rule}: 95 % interval of the block size; {quality.label} difference to k = 1"
     )
+    return _paper_table(results, f"certainty-{rule}", title, rule, partial(_certainty, quality), least=2)
 
 
-def _certainty(result: Result | None, quality: Quality) -> Cell:
-    if result is None:
-        return Cell(MISSING)
+def _certainty(quality: Quality, result: Result) -> Cell:
     interval = MISSING if result.interval is None else span(result.interval)
     if result.quality_difference is None:
         return Cell(interval, "no k = 1 to compare with", asdict(result))
@@ -95,43 +89,36 @@ def _certainty(result: Result | None, quality: Quality) -> Cell:
 
 def speed_table(results: Results, runs: Sequence[Run], rule: str) -> Table:
     """The paper's Table 4 for each regime and data: quality, block size and wall clock by one rule."""
-    qualities = qualities_of(runs)
-    columns, grid, sizes = _grid(results, rule)
-    rows = []
-    for position, column in enumerate(columns):
-        for size, results_of_size in zip(sizes, grid, strict=True):
-            result = results_of_size[position]
-            if result is None:
-                continue
-            values = {qualities[0]: result.qualities, **result.others}
-            efficiency = None if result.speed_up is None else result.speed_up / result.block_size
-            rows.append(
-                (
-                    Cell(", ".join(column)),
-                    count(size),
-                    *(_mean(values[name], QUALITIES[name].digits) for name in qualities),
-                    _mean(result.block_sizes),
-                    _mean(result.speed_ups if result.speed_up is not None else []),
-                    number(efficiency),
-                    percent(result.greedy_agreement),
-                    count(len(result.runs)),
-                )
-            )
-    titles = (
-        "model",
-        "k",
-        *(QUALITIES[name].title for name in qualities),
-        "mean accepted block size",
-        "wall-clock speed-up",
-        "efficiency",
-        "same as greedy",
-        "seeds",
-    )
-    if rule != EXACT:
-        return make_table(f"speed-{rule}", f"The same by {rule}", titles, rows)
+    qualities, order = qualities_of(runs), _columns(results)
+    items = [(key, result) for key, result in results.items() if key.rule == rule]
     # The paper has no such table for images.
     title = "Table 4, exact rule" if runs[0].record.kind == "text" else "Exact rule"
-    return make_table("speed", f"{title}: quality and wall clock", titles, rows)
+
+    def quality(name: str, item: tuple[Key, Result]) -> Cell:
+        values = item[1].qualities if name == qualities[0] else item[1].others[name]
+        return _mean(values, QUALITIES[name].digits)
+
+    def efficiency(item: tuple[Key, Result]) -> Cell:
+        speed = item[1].speed_up
+        return number(None if speed is None else speed / item[1].block_size)
+
+    return make_table(
+        "speed" if rule == EXACT else f"speed-{rule}",
+        f"{title}: quality and wall clock" if rule == EXACT else f"The same by {rule}",
+        sorted(items, key=lambda item: (order.index(item[0].column), item[0].block_size)),
+        {
+            "model": lambda item: ", ".join(item[0].column),
+            "k": lambda item: count(item[0].block_size),
+            **{QUALITIES[name].title: partial(quality, name) for name in qualities},
+            "mean accepted block size": lambda item: _mean(item[1].block_sizes),
+            "wall-clock speed-up": lambda item: _mean(
+                item[1].speed_ups if item[1].speed_up is not None else []
+            ),
+            "efficiency": efficiency,
+            "same as greedy": lambda item: percent(item[1].greedy_agreement),
+            "seeds": lambda item: count(len(item[1].runs)),
+        },
+    )
 
 
 def _mean(values: Sequence[float], digits: int = 2) -> Cell:
@@ -154,135 +141,108 @@ def qualities_of(runs: Sequence[Run]) -> list[str]:
 
 def best_table(runs: Sequence[Run]) -> Table:
     """Predicted and measured best k' of each model with heads."""
-    rows = []
-    for run in runs:
-        if choices := predict(run):
-            predicted, measured = best_predicted(choices), best_measured(choices)
-            timed = [choice.block_size for choice in choices if choice.measured is not None]
-            rows.append(
-                (
-                    Cell(run.name),
-                    count(run.block_size),
-                    count(predicted.block_size),
-                    number(predicted.predicted),
-                    count(None if measured is None else measured.block_size),
-                    number(None if measured is None else measured.measured),
-                    Cell(", ".join(map(str, timed)) or MISSING, "", {"timed": timed}),
-                )
-            )
-    columns = (
-        "model",
-        "k",
-        "best k' predicted",
-        "speed-up predicted",
-        "best k' measured",
-        "speed-up measured",
+    items = [
+        (run, choices, best_predicted(choices), best_measured(choices))
+        for run in runs
+        if (choices := predict(run))
+    ]
+
+    def timed(item: tuple[Run, list[Choice], Choice, Choice | None]) -> str:
+        return ", ".join(str(each.block_size) for each in item[1] if each.measured is not None) or MISSING
+
+    return make_table(
+        "best",
+        "Best block size on this machine, exact rule",
+        items,
+        {
+            "model": lambda item: item[0].name,
+            "k": lambda item: count(item[0].block_size),
+            "best k' predicted": lambda item: count(item[2].block_size),
+            "speed-up predicted": lambda item: number(item[2].predicted),
+            "best k' measured": lambda item: count(item[3] and item[3].block_size),
+            "speed-up measured": lambda item: number(item[3] and item[3].measured),
+            "timed at k'": timed,
+        },
     )
-    title = "Best block size on this machine, exact rule"
-    return make_table("best", title, (*columns, "timed at k'"), rows)
 
 
 def prediction_table(runs: Sequence[Run]) -> Table:
     """The predictions that the best block sizes were chosen from."""
-    rows = []
-    for run in runs:
-        for choice in predict(run):
-            assert run.record.replay is not None
-            replay = run.record.replay
-            rows.append(
-                (
-                    Cell(run.name),
-                    count(choice.block_size),
-                    number(replay.tokens / replay.iterations[choice.block_size - 1]),
-                    number(choice.seconds * 1000),
-                    number(choice.predicted),
-                    number(choice.measured),
-                )
-            )
-    a_row = runs[0].record.words.a_row
-    columns = (
-        "model",
-        "k'",
-        "mean accepted block size (replay)",
-        f"ms {a_row}, predicted",
-        "speed-up predicted",
+
+    def block_size(item: tuple[Run, Choice]) -> Cell:
+        replay = item[0].record.replay
+        return number(replay.tokens / replay.iterations[item[1].block_size - 1] if replay else None)
+
+    return make_table(
+        "prediction",
+        "Predicted and measured for every k'",
+        [(run, choice) for run in runs for choice in predict(run)],
+        {
+            "model": lambda item: item[0].name,
+            "k'": lambda item: count(item[1].block_size),
+            "mean accepted block size (replay)": block_size,
+            f"ms {runs[0].record.words.a_row}, predicted": lambda item: number(item[1].seconds * 1000),
+            "speed-up predicted": lambda item: number(item[1].predicted),
+            "speed-up measured": lambda item: number(item[1].measured),
+        },
+        folded=True,
     )
-    title = "Predicted and measured for every k'"
-    return make_table("prediction", title, (*columns, "speed-up measured"), rows, folded=True)
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
     """The settings of every run."""
     settings = {
-        "batch_size": "batch",
-        "precision": "precision",
-        "device": "device",
-        "threads": "threads",
-        "timed_rows": f"{runs[0].record.words.rows} timed",
-        "timed_batch_size": "timed batch",
+        "batch": "batch_size",
+        **{name: name for name in ("precision", "device", "threads")},
+        f"{runs[0].record.words.rows} timed": "timed_rows",
+        "timed batch": "timed_batch_size",
     }
-    rows = [
-        (
-            Cell(run.folder),
-            *map(Cell, run.column),
-            count(run.block_size),
-            count(run.seed),
-            *(Cell(run.setting(key)) for key in settings),
-            Cell(run.revision),
-            Cell(run.record.signature),
-        )
-        for run in runs
-    ]
-    columns = (
-        "folder",
-        "regime",
-        "data",
-        "k",
-        "seed",
-        *settings.values(),
-        "revision",
-        "signature of quality",
-    )
-    return make_table("runs", "Runs", columns, rows, words=3)
+
+    def setting(key: str, run: Run) -> str:
+        return run.setting(key)
+
+    columns: dict[str, Callable[[Run], Cell | str]] = {
+        "folder": lambda run: run.folder,
+        "regime": lambda run: run.column[0],
+        "data": lambda run: run.column[1],
+        "k": lambda run: count(run.block_size),
+        "seed": lambda run: count(run.seed),
+        **{title: partial(setting, key) for title, key in settings.items()},
+        "revision": lambda run: run.revision,
+        "signature of quality": lambda run: run.record.signature,
+    }
+    return make_table("runs", "Runs", runs, columns, words=3)
 
 
 def arms_table(runs: Sequence[Run]) -> Table:
     """Every way of decoding that was measured."""
     qualities, a_row = qualities_of(runs), runs[0].record.words.a_row
     near = [name for name in qualities if all(arm.to_greedy for run in runs for arm in run.record.arms)]
-    columns = (
-        "model",
-        "decoder",
-        "k'",
-        *(QUALITIES[name].title for name in qualities),
-        *(f"{QUALITIES[name].title} to greedy" for name in near),
-        "mean accepted block size",
-        "draft acceptance rate",
-        f"calls {a_row}",
-        "same as greedy",
-        f"ms {a_row}",
-        "speed-up",
+
+    def quality(name: str, item: tuple[Run, Arm]) -> Cell:
+        return number(quality_of(item[1], name), QUALITIES[name].digits)
+
+    def nearness(name: str, item: tuple[Run, Arm]) -> Cell:
+        value = (item[1].to_greedy or {}).get(name)
+        return Cell("equal" if value is None else f"{value:.{QUALITIES[name].digits}f}", "", {"value": value})
+
+    return make_table(
+        "arms",
+        "All decoders",
+        [(run, arm) for run in runs for arm in run.record.arms],
+        {
+            "model": lambda item: item[0].name,
+            "decoder": lambda item: "greedy" if item[1].decoder == "greedy" else item[1].acceptance,
+            "k'": lambda item: count(item[1].block_size),
+            **{QUALITIES[name].title: partial(quality, name) for name in qualities},
+            **{f"{QUALITIES[name].title} to greedy": partial(nearness, name) for name in near},
+            "mean accepted block size": lambda item: number(item[1].mean_accepted_block_size),
+            "draft acceptance rate": lambda item: percent(item[1].draft_acceptance_rate),
+            f"calls {a_row}": lambda item: number(item[1].calls),
+            "same as greedy": lambda item: percent(item[1].greedy_agreement),
+            f"ms {a_row}": lambda item: number(item[1].seconds and item[1].seconds * 1000),
+            "speed-up": lambda item: number(item[1].speed_up),
+        },
+        words=2,
+        folded=True,
     )
-    rows = [
-        (
-            Cell(run.name),
-            Cell("greedy" if arm.decoder == "greedy" else arm.acceptance),
-            count(arm.block_size),
-            *(number(quality_of(arm, name), QUALITIES[name].digits) for name in qualities),
-            *(_nearness(arm.to_greedy or {}, name) for name in near),
-            number(arm.mean_accepted_block_size),
-            percent(arm.draft_acceptance_rate),
-            number(arm.calls),
-            percent(arm.greedy_agreement),
-            number(None if arm.seconds is None else arm.seconds * 1000),
-            number(arm.speed_up),
-        )
-        for run in runs
-        for arm in run.record.arms
-    ]
-    return make_table("arms", "All decoders", columns, rows, words=2, folded=True)
-
-
-def _nearness(to_greedy: dict[str, float | None], name: str) -> Cell:
-    value = to_greedy.get(name)
-    return Cell("equal" if value is None else f"{value:.{QUALITIES[name].digits}f}", "", {"value": value})
