@@ -17,6 +17,7 @@ from rich.console import Console
 
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.translate import find_device, progress_bar
+from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.images import ImageCodec
 from lightning_bpd.codecs.text import TextCodec
@@ -130,21 +131,7 @@ def compare(
     arms = rules_of(subject.block_size, rules, block_sizes)
     words, count = KINDS[subject.codec.kind], len(subject.references)
     chosen = spread(list(range(count)), timed)
-    settings = {
-        "device": place.type,
-        "processor": torch.cuda.get_device_name(place) if place.type == "cuda" else processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "precision": str(parts.network.output_weight.dtype).removeprefix("torch."),
-        "batch_size": batch_size,
-        "timed_rows": len(chosen),
-        "timed_batch_size": timed_batch_size,
-        **(
-            {"extra_length": EXTRA_LENGTH, "bleu_tokenizer": parts.codec.bleu_tokenizer}
-            if isinstance(parts.codec, TextCodec | HuggingFaceCodec)
-            else {}
-        ),
-    }
+    settings = settings_of(parts.network, parts.codec, place, batch_size, len(chosen), timed_batch_size)
     of_corpus = Corpus(measured.folder, corpus, count, measured.hash)
     _check_earlier(path, _made_by(model, of_corpus, settings, arms))
     with progress_bar("Compared", words.rows, count + len(chosen)) as report:
@@ -259,6 +246,27 @@ def _image_data(config: Path, data: str | None, codec: ImageCodec) -> SuperResol
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SuperResolution, "data")
     return parser.instantiate(parser.parse_object({"data": settings})).data
+
+
+def settings_of(
+    network: Any, codec: Codec, device: torch.device, batch_size: int, timed_rows: int, timed_batch_size: int
+) -> dict[str, Any]:
+    """Everything but model, corpus and rules that the numbers of a record depend on."""
+    return {
+        "device": device.type,
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "precision": str(network.output_weight.dtype).removeprefix("torch."),
+        "batch_size": batch_size,
+        "timed_rows": timed_rows,
+        "timed_batch_size": timed_batch_size,
+        **(
+            {"extra_length": EXTRA_LENGTH, "bleu_tokenizer": codec.bleu_tokenizer}
+            if isinstance(codec, TextCodec | HuggingFaceCodec)
+            else {}
+        ),
+    }
 
 
 def rules_of(

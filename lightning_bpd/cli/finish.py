@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shlex
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.text import Text
 from lightning_bpd.callbacks.checkpoints import checkpoint_file
 from lightning_bpd.callbacks.panels import decode_panels, panels_title
 from lightning_bpd.callbacks.samples import spread
+from lightning_bpd.cli.compare import settings_of, training_of
 from lightning_bpd.cli.export import checkpoint_metrics
 from lightning_bpd.codecs.hugging_face import stored_reference
 from lightning_bpd.codecs.images import ImageCodec
@@ -28,7 +31,7 @@ from lightning_bpd.measuring.comparison import (
     text_subject,
 )
 from lightning_bpd.measuring.panels import draw_panels
-from lightning_bpd.measuring.record import Arm
+from lightning_bpd.measuring.record import Corpus, Record, write_record
 from lightning_bpd.measuring.words import QUALITIES
 from lightning_bpd.saved.finished_model import Parts, read_checkpoint, write_folder
 from lightning_bpd.saved.translation import Translator, block_decoder, make_translator
@@ -95,7 +98,9 @@ def _show_text(
     lines = []
     decoder = ""
     if translator.heads is not None:
-        arms = compare(translator, data)
+        record = compare(translator, data, folder / "model")
+        arms = record.arms
+        write_record(folder / "compare_validation.json", record)
         draw_comparison(arms, folder / "block_sizes.png")
         lines.append(("Block sizes", f"{folder}/block_sizes.png"))
         console.print(
@@ -163,14 +168,30 @@ def bleu_label(metrics: dict[str, Any], name: str = "bleu") -> str:
     )
 
 
-def compare(translator: Translator, datamodule: Any) -> list[Arm]:
-    """Greedy decoding and blocks of 1 to k tokens on some validation sentences, one at a time."""
+def compare(translator: Translator, datamodule: Any, model: Path) -> Record:
+    """Greedy decoding and blocks of 1 to k tokens on some validation sentences, one at a time.
+
+    The record is that of `compare`, without the costs of single calls, so that `report` reads it.
+    """
     assert translator.heads is not None
     sources, references = datamodule.sources("validation"), datamodule.references("validation")
     chosen = spread(list(range(len(sources))), COMPARED)
-    rules = [(size, "exact") for size in range(1, translator.heads.block_size + 1)]
-    subject = text_subject(translator, [sources[i] for i in chosen], [references[i] for i in chosen])
-    return compare_decoders(subject, rules)
+    sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
+    block_size = translator.heads.block_size
+    subject = text_subject(translator, sources, references)
+    arms = compare_decoders(subject, [(size, "exact") for size in range(1, block_size + 1)])
+    content = hashlib.sha256(json.dumps([sources, references]).encode()).hexdigest()
+    return Record(
+        kind="text",
+        model=str(model),
+        training=training_of(model, block_size),
+        corpus=Corpus(str(datamodule.folder), "validation", len(chosen), content),
+        settings=settings_of(translator.network, translator.codec, translator.device, 1, len(chosen), 1),
+        signature=subject.codec.signature() or "",
+        provenance=provenance(),
+        arms=arms,
+        references=references,
+    )
 
 
 def samples(translator: Translator, datamodule: Any) -> Table:

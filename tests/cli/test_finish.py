@@ -1,6 +1,18 @@
-import pytest
+from itertools import islice
+from types import SimpleNamespace
 
-from lightning_bpd.cli.finish import bleu_label
+import pytest
+import torch
+
+from lightning_bpd.cli.finish import bleu_label, compare
+from lightning_bpd.cli.report import report
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.tokenizers import train_tokenizer
+from lightning_bpd.drafters import BlockHeads, HeadShape
+from lightning_bpd.measuring.record import read_record, write_record
+from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.saved.translation import Translator
+from tools.demo_corpus.sentences import sentence_pairs
 
 
 @pytest.mark.parametrize(
@@ -17,3 +29,26 @@ def test_the_label_says_how_the_output_was_decoded(decode, label):
 
 def test_without_a_validation_there_is_nothing_to_say():
     assert bleu_label({"steps": 3}) == "BLEU"
+
+
+def test_the_final_table_is_a_record_that_report_reads(tmp_path):
+    pairs = list(islice(sentence_pairs(seed=4), 6))
+    tokenizer = train_tokenizer([line for pair in pairs for line in pair], 320, True, "identity")
+    torch.manual_seed(1)
+    shape = Architecture(d_model=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=32, norm="pre")
+    size = tokenizer.vocab_size
+    network = EncoderDecoder(shape, size, size, tokenizer.bos_id, tokenizer.eos_id)
+    heads = BlockHeads(16, HeadShape(block_size=3, d_hidden=8))
+    translator = Translator(network, TextCodec(tokenizer, tokenizer), heads)
+    translator.save(tmp_path / "model", {"training": {"regime": "frozen", "data": "gold", "seed": 7}})
+    sources, references = map(list, zip(*pairs, strict=True))
+    data = SimpleNamespace(sources=lambda _: sources, references=lambda _: references, folder=tmp_path)
+    record = compare(translator, data, tmp_path / "model")
+    write_record(tmp_path / "compare_validation.json", record)
+    assert read_record(tmp_path / "compare_validation.json") == record
+    assert [arm.block_size for arm in record.arms] == [1, 1, 2, 3]
+    assert (record.training.regime, record.training.block_size, record.training.seed) == ("frozen", 3, 7)
+    report([str(tmp_path)], str(tmp_path / "report"), resamples=100)
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "the same output" in text
+    assert "frozen, gold" in text

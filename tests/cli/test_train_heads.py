@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from lightning_bpd import load
+from lightning_bpd.cli.report import report
+from lightning_bpd.measuring.record import read_record
 from tools.demo_corpus.sentences import sentence_pairs
 
 PROJECT = Path(__file__).parents[2]
@@ -77,6 +79,17 @@ def test_a_run_leaves_all_that_one_wants_to_see(trained):
     assert {"val/mean_accepted_block_size", "val/k4_exact/speedup", "train/head_3/accuracy"} <= names
     assert (run / "checkpoints" / "best.ckpt").stat().st_size < 500_000, "heads alone"
     assert load(run / "model").heads.block_size == 4
+
+
+def test_a_report_follows_a_fit(trained, tmp_path):
+    report([str(trained / "runs" / "heads")], str(tmp_path), resamples=100)
+    record = read_record(trained / "runs" / "heads" / "compare_validation.json")
+    assert (record.training.regime, record.training.block_size) == ("frozen", 4)
+    assert [arm.block_size for arm in record.arms] == [1, 1, 2, 3, 4]
+    assert all(arm.greedy_agreement == 1 for arm in record.arms)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "the same output" in text
+    assert "frozen, gold" in text
 
 
 def test_one_checkpoint_under_five_rules(trained):
