@@ -130,7 +130,8 @@ def load_adapter(reference: Reference) -> ModelAdapter:
             f"the weights of {reference} are not all there, {len(missing)} are missing: {', '.join(missing[:3])}"
         )
     rows = model.get_input_embeddings().weight.size(0)
-    if (tokens := vocabulary_size(tokenizer)) > rows:
+    # Many models have more rows than tokens, for the hardware's sake, but not twice as many.
+    if (tokens := vocabulary_size(tokenizer)) > rows or 2 * tokens < rows:
         raise InputError(
             f"the tokenizer of {reference} has {tokens} tokens and the model knows {rows}: they do not belong "
             "together; give the tokenizer that the model was trained with"

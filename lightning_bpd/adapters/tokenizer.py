@@ -63,6 +63,15 @@ def load_tokenizer(reference: Reference) -> Any:
         InputError: There is none, or it does not know one of the reference's languages.
     """
     tokenizer = from_pretrained(transformers.AutoTokenizer, reference, **_languages(reference))
+    # Without its files the library makes some tokenizers all the same, of nothing.
+    names = (
+        {*tokenizer.vocab_files_names.values(), "tokenizer.json"} if tokenizer.vocab_files_names else set()
+    )
+    folder = reference.folder
+    if folder is not None and names and not any((folder / name).is_file() for name in names):
+        raise InputError(
+            f"{folder} holds no tokenizer, none of {', '.join(sorted(names))}: copy its files there too"
+        )
     if isinstance(templates := tokenizer.chat_template, dict):
         for name in templates:  # Each is written into a file of this name.
             path_inside(Path(reference.name), name)
@@ -186,6 +195,7 @@ class ModelTokenizer:
         self.settings = settings
         self.vocab_size = vocabulary_size(tokenizer)
         self.eos_id = settings.eos_id
+        self.unknown_id: int | None = tokenizer.unk_token_id
         start = tokenizer.bos_token_id
         self.bos_id = settings.eos_id if start is None else int(start)
         before, after = surroundings(tokenizer, "source" if settings.prompts else side)

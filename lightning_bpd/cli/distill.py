@@ -126,8 +126,7 @@ def distill(
     number, shards = _shard(shard)
     devices = _devices(device, kind, processes)
     folder = Path(output)
-    if isinstance(codec, TextCodec):
-        _check_teacher(codec, teacher, files)
+    _check_teacher(codec, teacher, files)
     weights = finished_model.fingerprint(network)
     identity = "-".join((weights, codec.source.fingerprint, codec.target.fingerprint))
     first = first_alike(_sources(files))
@@ -213,7 +212,7 @@ def _left_out(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in left_out if count) or "none"
 
 
-def _check_teacher(codec: TextCodec, teacher: str, files: Sequence[PairFiles]) -> None:
+def _check_teacher(codec: TextCodec | HuggingFaceCodec, teacher: str, files: Sequence[PairFiles]) -> None:
     first = list(islice(read_pairs(files[0]), CHECKED_PAIRS))
     paths = files[0].paths
     for side, tokenizer in enumerate((codec.source, codec.target)):

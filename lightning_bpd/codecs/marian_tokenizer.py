@@ -63,6 +63,7 @@ class MarianTokenizer:
     suffix: tuple[int, ...]
     """the end token"""
     keeps_end: bool = False
+    unknown_id: int
     fingerprint: str
     """16 hexadecimal digits that differ between different tokenizers"""
 
@@ -83,7 +84,7 @@ class MarianTokenizer:
         self.vocab_size = len(made_of.pieces)
         self.bos_id, self.eos_id = self._ids[made_of.padding], self._ids[made_of.end]
         self.suffix = (self.eos_id,)
-        self._unknown = self._ids[made_of.unknown]
+        self.unknown_id = self._ids[made_of.unknown]
         self.fingerprint = hashlib.sha256(self.content).hexdigest()[:16]
 
     def __reduce__(self) -> tuple[type[MarianTokenizer], tuple[MarianPieces]]:
@@ -127,7 +128,7 @@ class MarianTokenizer:
         texts = [line[len(language) :] for line, language in zip(lines, languages, strict=True)]
         rows = self._processor.encode(texts, out_type=str, num_threads=-1)
         return [
-            [self._ids.get(piece, self._unknown) for piece in ([language, *row] if language else row)]
+            [self._ids.get(piece, self.unknown_id) for piece in ([language, *row] if language else row)]
             for language, row in zip(languages, rows, strict=True)
         ]
 
@@ -136,7 +137,7 @@ class MarianTokenizer:
 
         Raises IndexError for an id outside the vocabulary.
         """
-        special = {self.eos_id, self.bos_id, self._unknown}
+        special = {self.eos_id, self.bos_id, self.unknown_id}
         pieces = self.made_of.pieces
         return [
             self._cleaned(

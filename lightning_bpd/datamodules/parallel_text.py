@@ -338,8 +338,7 @@ class ParallelText(pl.LightningDataModule):
     def _check_given_tokenizers(self, files: PairFiles) -> None:
         """Raise InputError if a given tokenizer was plainly made for other text."""
         codec = self.codec
-        # What a Hugging Face tokenizer does not know it leaves out without a mark.
-        if self._given_tokenizers == (None, None) or not isinstance(codec, TextCodec):
+        if self._given_tokenizers == (None, None):
             return
         pairs = list(islice(read_pairs(files), CHECKED_PAIRS))
         sides = zip(self._given_tokenizers, (codec.source, codec.target), strict=True)
