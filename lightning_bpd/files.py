@@ -9,6 +9,7 @@ import functools
 import os
 import platform
 import shutil
+import sysconfig
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +23,17 @@ from lightning_bpd.interfaces import InputError
 _OWN = f".{platform.node()}-"
 _ENDING = ".partial"
 _DAY = 24 * 60 * 60
+
+
+def shipped(name: str) -> Path:
+    """Return the path of a file that comes with the project, such as ``configs/default.yaml``.
+
+    It lies in a checkout, or in ``share/lightning_bpd`` of the environment that the package was installed into.
+    """
+    checkout = Path(__file__).parents[1] / name
+    return (
+        checkout if checkout.exists() else Path(sysconfig.get_path("data")) / "share" / "lightning_bpd" / name
+    )
 
 
 def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -46,7 +45,7 @@ from lightning_bpd.cli.run_folder import (
     set_aside,
 )
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.files import write_atomically
+from lightning_bpd.files import shipped, write_atomically
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile
@@ -57,7 +56,7 @@ from lightning_bpd.training.step_loss import close_connections
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "default.yaml"
+DEFAULT_CONFIG = shipped("configs/default.yaml")
 
 
 def run(args: list[str]) -> CommandLine:
@@ -69,11 +68,6 @@ def run(args: list[str]) -> CommandLine:
     Raises:
         InputError: If the user asked for something that cannot be.
     """
-    if not DEFAULT_CONFIG.is_file():
-        raise InputError(
-            f"{DEFAULT_CONFIG} is missing: training runs from a checkout of the project, "
-            "installed with pip install -e ."
-        )
     keep_quiet()
     # An abbreviated option would pass by what is done about its full name.
     parser_options = {"exit_on_error": False, "allow_abbrev": False}

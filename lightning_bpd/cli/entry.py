@@ -12,13 +12,15 @@ import re
 import sys
 from importlib import import_module
 from itertools import takewhile, zip_longest
+from pathlib import Path
 from typing import TextIO, get_type_hints
 
 from lightning_bpd.cli.late import late
 from lightning_bpd.faults import explain, report_request
+from lightning_bpd.files import shipped
 from lightning_bpd.interfaces import InputError
 
-HELP = """usage: python train.py COMMAND [options]
+HELP = """usage: {program} COMMAND [options]
 
 Train, decode and measure blockwise parallel decoding models.
 
@@ -37,7 +39,7 @@ commands:
   export     make a finished model of a checkpoint
   convert    make a finished model of a Hugging Face Marian model, such as those of opus-mt
 
-python train.py COMMAND --help lists the options of a command.
+{program} COMMAND --help lists the options of a command.
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -118,8 +120,9 @@ def _dispatch(args: list[str]) -> None:
     _check_configs(args)
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
-        sys.stdout.write(HELP)
+        sys.stdout.write(HELP.format(program=program()))
         return
+    args = shipped_configs(args)
     if command in FUNCTION_COMMANDS:
         _run_function(command, args[1:])
         return
@@ -128,6 +131,25 @@ def _dispatch(args: list[str]) -> None:
         raise InputError(f"unknown command {command!r}: choose one of {known}")
     app = import_module("lightning_bpd.cli.app")
     app.run(args)
+
+
+def program() -> str:
+    """Return what the user types before a command."""
+    return "lightning-bpd" if Path(sys.argv[0]).name == "lightning-bpd" else "python train.py"
+
+
+def shipped_configs(args: list[str]) -> list[str]:
+    """Let ``--config configs/...`` name a file that comes with the project where there is no such file here."""
+    found = list(args)
+    for position, argument in enumerate(args):
+        option, equals, value = argument.partition("=")
+        if position and args[position - 1] in ("--config", "-c"):
+            option, equals, value = "", "", argument
+        elif option != "--config" or not equals:
+            continue
+        if not Path(value).exists() and (path := shipped(value)).is_file():
+            found[position] = f"{option}{equals}{path}"
+    return found
 
 
 def _run_function(command: str, args: list[str]) -> None:

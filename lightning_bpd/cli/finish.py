@@ -19,6 +19,7 @@ from lightning_bpd.callbacks.checkpoints import checkpoint_file
 from lightning_bpd.callbacks.panels import decode_panels, panels_title
 from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.compare import settings_of, training_of
+from lightning_bpd.cli.entry import program
 from lightning_bpd.cli.export import checkpoint_metrics
 from lightning_bpd.codecs.hugging_face import stored_reference
 from lightning_bpd.codecs.images import ImageCodec
@@ -117,9 +118,7 @@ def command_to_try(source: str, model: Path, options: str) -> str:
     """A line for any shell that translates ``source``; ``options`` are quoted already."""
     # echo takes a sentence such as -n for an option and, in some shells, backslashes for escapes.
     say = r"printf '%s\n'" if source.startswith("-") or "\\" in source else "echo"
-    return (
-        f"{say} {shlex.quote(source)} | python train.py translate --model {shlex.quote(str(model))}{options}"
-    )
+    return f"{say} {shlex.quote(source)} | {program()} translate --model {shlex.quote(str(model))}{options}"
 
 
 def _show_images(

@@ -14,13 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
+from lightning_bpd.cli.entry import program
 from lightning_bpd.cli.run_folder import RESULTS, lock
+from lightning_bpd.files import shipped
 from lightning_bpd.grid.plan import Grid, Step, plan
 from lightning_bpd.grid.run import Outcome, log_path, run_steps
 from lightning_bpd.grid.state import estimates, key_figures, states, total
 from lightning_bpd.interfaces import InputError
 
-TRAIN = Path(__file__).parents[2] / "train.py"
+TRAIN = [sys.executable, "-m", "lightning_bpd"]
 
 
 def grid(dry_run: bool = False, keep: bool = False, **settings: Any) -> None:
@@ -58,7 +60,7 @@ def grid(dry_run: bool = False, keep: bool = False, **settings: Any) -> None:
         with _status(console) as status:
             shown = _Shown(console, status, folder, steps)
             shown.say(_overview(configuration, steps, jobs, keep))
-            outcomes, asked = run_steps(steps, folder, [sys.executable, str(TRAIN)], slots, shown, keep)
+            outcomes, asked = run_steps(steps, folder, TRAIN, slots, shown, keep)
     _conclude(shown, configuration, outcomes, asked)
 
 
@@ -116,8 +118,6 @@ def duration(seconds: float) -> str:
 
 def _check_inputs(configuration: Grid) -> None:
     """Raise InputError for what is missing before hours are spent."""
-    if not TRAIN.is_file():
-        raise InputError(f"{TRAIN} is missing: a grid runs from a checkout of the project")
     configs = {
         "base_configs": configuration.base_configs,
         "frozen_config": [configuration.frozen_config] if "frozen" in configuration.regimes else [],
@@ -125,7 +125,7 @@ def _check_inputs(configuration: Grid) -> None:
     }
     for setting, files in configs.items():
         for file in files:
-            if not Path(file).is_file():
+            if not (Path(file).is_file() or shipped(file).is_file()):
                 raise InputError(f"{setting}: there is no file {file}, seen from {Path.cwd()}")
     from lightning_bpd.decoding import parse_acceptance
 
@@ -215,7 +215,7 @@ def _print_plan(console: Console, configuration: Grid, steps: Sequence[Step], jo
         command = (
             f"    {step.given} is used"
             if step.given is not None
-            else f"    python train.py {shlex.join([*step.arguments, *_more(step, state.action)])}"
+            else f"    {program()} {shlex.join([*step.arguments, *_more(step, state.action)])}"
         )
         lines += [f"{step.name:{name_width}}  {estimate:18}  {state.words}".rstrip(), command]
     lines += ["", _overview(configuration, steps, jobs, keep)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sysconfig
 from itertools import islice
 from pathlib import Path
 
 from lightning_bpd.datamodules.parallel_text import ParallelText
 from lightning_bpd.datamodules.text_files import PairFiles, read_pairs
-from lightning_bpd.files import write_atomically
+from lightning_bpd.files import shipped, write_atomically
 from lightning_bpd.interfaces import InputError
 
 PAIRS = 24_000
@@ -19,15 +18,8 @@ _LANGUAGES = ("en", "de")
 _MANIFEST = "demo.json"
 
 
-def shipped_corpus() -> Path:
-    """The shipped file: 500 test pairs, 500 validation pairs, then the training pairs.
-
-    It lies in ``data/demo`` of a checkout, and in ``share/lightning_bpd`` of an environment that the package was
-    installed into. ``tools/demo_corpus`` made it.
-    """
-    checkout = Path(__file__).parents[2] / "data" / "demo" / "corpus.tsv.gz"
-    installed = Path(sysconfig.get_path("data")) / "share" / "lightning_bpd" / "demo" / "corpus.tsv.gz"
-    return checkout if checkout.exists() else installed
+CORPUS = "data/demo/corpus.tsv.gz"
+"""the shipped file: 500 test pairs, 500 validation pairs, then the training pairs; ``tools/demo_corpus`` made it"""
 
 
 def write_demo_corpus(folder: Path, pairs: int = PAIRS) -> None:
@@ -43,15 +35,15 @@ def write_demo_corpus(folder: Path, pairs: int = PAIRS) -> None:
             f"pairs is {pairs}, and the demo corpus has 1 to {PAIRS}: `python -m tools.demo_corpus FOLDER --train "
             f"{max(pairs, 1)}` in a checkout generates another corpus, for configs/translation/own_text.yaml"
         )
-    shipped = shipped_corpus()
+    corpus = shipped(CORPUS)
     if folder.is_dir() and not (folder / _MANIFEST).exists():
-        others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {shipped.name}
+        others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {corpus.name}
         if others:
             raise InputError(
                 f"{folder} holds other files: for text of your own give --config configs/translation/own_text.yaml "
                 "before --data; for the demo corpus name an empty or a new folder."
             )
-    lines = read_pairs(PairFiles(shipped, None, "tsv"))
+    lines = read_pairs(PairFiles(corpus, None, "tsv"))
     parts = {
         name: list(islice(lines, count))
         for name, count in (("test", _HELD_OUT), ("val", _HELD_OUT), ("train", pairs))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lightning_bpd.datamodules import DemoText
-from lightning_bpd.datamodules.demo import shipped_corpus, write_demo_corpus
+from lightning_bpd.datamodules.demo import CORPUS, write_demo_corpus
+from lightning_bpd.files import shipped
 from lightning_bpd.interfaces import InputError
 
 FILES = [f"{part}.{language}" for part in ("train", "val", "test") for language in ("en", "de")]
@@ -22,7 +23,7 @@ def test_demo_text_needs_nothing_and_takes_the_first_pairs(tmp_path):
     data.prepare_data()
     data.setup("fit")
     assert len(data.train_corpus) == 300
-    lines = gzip.decompress(shipped_corpus().read_bytes()).decode().splitlines()
+    lines = gzip.decompress(shipped(CORPUS).read_bytes()).decode().splitlines()
     assert data.references("validation") == [line.split("\t")[1] for line in lines[500:1000]]
     for column, language in enumerate(("en", "de")):
         written = (tmp_path / "demo" / f"train.{language}").read_text(encoding="utf-8").splitlines()
@@ -30,7 +31,7 @@ def test_demo_text_needs_nothing_and_takes_the_first_pairs(tmp_path):
 
 
 def test_no_source_stands_in_two_parts():
-    sources = [line.split(b"\t")[0] for line in gzip.decompress(shipped_corpus().read_bytes()).splitlines()]
+    sources = [line.split(b"\t")[0] for line in gzip.decompress(shipped(CORPUS).read_bytes()).splitlines()]
     assert len(set(sources)) == len(sources) == 25_000
 
 
@@ -80,7 +81,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, name: str):
 
 def test_the_shipped_file_and_hidden_files_are_no_other_text(tmp_path: Path):
     (tmp_path / ".encoded").mkdir()
-    (tmp_path / "corpus.tsv.gz").write_bytes(shipped_corpus().read_bytes())
+    (tmp_path / "corpus.tsv.gz").write_bytes(shipped(CORPUS).read_bytes())
     assert small(tmp_path).keys() == set(FILES)
 
 

@@ -137,7 +137,7 @@ if sys.argv[1] == "report":
 def test_a_grid_from_start_to_report(call, tmp_path, monkeypatch):
     (tmp_path / "train.py").write_text(FAKE)
     (tmp_path / "fails").write_text("frozen_gold_k2_s1")
-    monkeypatch.setattr(command, "TRAIN", tmp_path / "train.py")
+    monkeypatch.setattr(command, "TRAIN", [sys.executable, str(tmp_path / "train.py")])
     small = ("--block_sizes", "[1,2]", "--mixes", "[gold]", "--jobs", "2")
     with pytest.raises(SystemExit) as stopped:
         call(*small)
