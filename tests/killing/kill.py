@@ -50,7 +50,7 @@ DATA = {"train": ["train"], "validation": "val", "vocab_size": 400, "batch_token
 SMALL = {
     "model": {"init_args": {"base": BASE, "heads": {"block_size": 4}}},
     "decode": {"extra_length": 5},
-    "trainer": {"max_epochs": 2, "val_check_interval": 12, "log_every_n_steps": 2, "accelerator": "cpu"},
+    "trainer": {"max_epochs": 2, "val_check_interval": 8, "log_every_n_steps": 2, "accelerator": "cpu"},
     "last_checkpoint": {"every_n_train_steps": 3},
     "wandb": "disabled",
 }
@@ -111,8 +111,8 @@ class Fit:
         self.config = folder / "small.yaml"
         corpus = folder / "corpus"
         corpus.mkdir()
-        lines = [f"{source}\t{target}\n" for source, target in islice(sentence_pairs(seed=4), 620)]
-        for name, part in (("train", lines[20:]), ("val", lines[:20])):
+        lines = [f"{source}\t{target}\n" for source, target in islice(sentence_pairs(seed=4), 250)]
+        for name, part in (("train", lines[4:]), ("val", lines[:4])):
             (corpus / f"{name}.tsv").write_text("".join(part))
         data = {"class_path": "ParallelText", "init_args": {"folder": str(corpus), **DATA}}
         self.config.write_text(yaml.safe_dump({**SMALL, "data": data}))
