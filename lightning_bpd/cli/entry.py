@@ -179,8 +179,11 @@ def _with_true(args: list[str], switches: set[str]) -> list[str]:
 
 
 def _fail(message: str) -> None:
+    line = " ".join(message.split())
+    if len(line) > 1000:  # an option's value may be of any length
+        line = f"{line[:700]} ... {line[-250:]}"
     try:
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        sys.stderr.write(f"error: {line}\n")
         # What is left in it cannot be written, as the message says: it would be tried once more at the end.
         sys.stdout.flush()
     except OSError:

@@ -147,3 +147,8 @@ def test_standard_streams_may_be_closed_or_full(tmp_path, command, code, words):
     assert done.returncode == code or ("head" in command and done.returncode == 0)
     assert words in errors
     assert errors.count("\n") == bool(words)
+
+
+def test_a_value_of_any_length_makes_a_short_line(refused):
+    line = refused("translate", "--model", "9" * 5000)
+    assert len(line) < 1100
