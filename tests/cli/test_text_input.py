@@ -131,7 +131,9 @@ def read_by_compare(path, tmp_path, monkeypatch):
         raise StoppedError
 
     monkeypatch.setattr(compare, "make_translator", lambda *_: None)
-    monkeypatch.setattr(compare, "read_base", lambda _: SimpleNamespace(codec=None))
+    monkeypatch.setattr(
+        compare, "read_base", lambda _: SimpleNamespace(codec=TextCodec(TOKENIZER, TOKENIZER))
+    )
     monkeypatch.setattr(compare, "text_subject", measured)
     with pytest.raises(StoppedError):
         compare.compare("model", path, output=str(tmp_path / "out"), device="cpu")
