@@ -1,4 +1,4 @@
-"""What both adapters share: the state of rows, and the projection."""
+"""The common parts of both adapters: the state of rows, and the projection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_bpd.interfaces import InputError, TokenRows
 
 
 class RowState:
-    """Cached self-attention of each row, which may begin with a prefix that decoding does not see (a DecodeState).
+    """Cached self-attention of each row (a DecodeState). A row may begin with a prefix that decoding does not see.
 
     Args:
         cache: Keys and values, the prefix included.
@@ -28,32 +28,32 @@ class RowState:
 
     @property
     def counts(self) -> list[int]:
-        """Tokens of each row, the prefix not counted."""
+        """Tokens of each row, without its prefix."""
         return [count - prefix for count, prefix in zip(self.cache.rows.counts, self.prefix, strict=True)]
 
     @property
     def lengths(self) -> Tensor:
-        """int64 [B], tokens of each row, the prefix not counted."""
+        """int64 [B], tokens of each row, without its prefix."""
         return torch.tensor(self.counts, dtype=torch.long, device=self.cache.rows.device)
 
     def rewind(self, lengths: Tensor) -> None:
-        """Forget all past ``lengths[b]`` (int64 [B], best on the CPU), without copying."""
-        wanted = lengths.tolist()
-        if len(wanted) != len(self.prefix) or min(wanted) < 0:
-            raise ValueError(f"cannot rewind rows of lengths {self.counts} to {wanted}")
-        self.cache.rows.rewind([length + prefix for length, prefix in zip(wanted, self.prefix, strict=True)])
+        """Forget the tokens of each row past ``lengths[b]`` (int64 [B], best on the CPU), without copying."""
+        counts = lengths.tolist()
+        if len(counts) != len(self.prefix) or min(counts) < 0:
+            raise ValueError(f"cannot rewind rows of lengths {self.counts} to {counts}")
+        self.cache.rows.rewind([length + prefix for length, prefix in zip(counts, self.prefix, strict=True)])
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        """Replace row i by row ``rows[i]`` (int64 [B'])."""
         self.cache.reorder(rows)
         self.prefix = [self.prefix[row] for row in rows.tolist()]
 
 
 class Widths(NamedTuple):
-    """What the shape of heads is chosen by."""
+    """The widths of a model, from which the shape of its heads follows."""
 
     d_model: int
-    """of the hidden states"""
+    """width of the hidden states"""
     feed_forward: int
     """hidden units of the model's feed-forward layers"""
 
@@ -61,18 +61,18 @@ class Widths(NamedTuple):
 class Adapter(nn.Module):
     """A Hugging Face model whose vocabulary projection is known.
 
-    Rules of its generation_config that look further back than the last hidden state are not seen here: whoever loads
-    the model refuses them (``generation.refuse_unknown``).
+    The adapter ignores generation_config rules that need more than the last hidden state. The code that loads the
+    model refuses them (``generation.refuse_unknown``).
 
     Args:
         model: The model, with a language modelling head.
-        eos_id: The token that ends a row; the model's own if not given.
+        eos_id: The token that ends a row; by default the model's own.
 
     Attributes:
-        eos_id: the end token of training targets.
-        ends: tokens at which the model's own generate ends a row, ``eos_id`` among them.
-        suppressed: tokens that the model's generation_config forbids; their logits are -inf.
-        low_rank: rank and alpha of the low-rank updates that are trained in the place of its matrices, if they are.
+        eos_id: The end token of training targets.
+        ends: Tokens at which the model's own ``generate`` ends a row, including ``eos_id``.
+        suppressed: Tokens that the model's generation_config forbids; their logits are -inf.
+        low_rank: Rank and alpha of the low-rank updates, if they are trained instead of the model's matrices.
 
     Raises:
         InputError: The model has several end tokens or none, or its attention takes no masks.
@@ -92,7 +92,7 @@ class Adapter(nn.Module):
         self.eos_id = end_token(model, eos_id)
         self.ends = frozenset((self.eos_id,))
         self.suppressed = suppressed_tokens(model, self.eos_id)
-        # Not a list of tokens: averaging of weights, which takes buffers along, would round their numbers.
+        # A mask and not a list of tokens: weight averaging includes buffers and would round token ids.
         forbidden = torch.zeros(len(self.output_weight), dtype=torch.bool, device=self.device)
         forbidden[self.suppressed] = True
         self.register_buffer("_forbidden", forbidden, persistent=False)
@@ -106,7 +106,7 @@ class Adapter(nn.Module):
 
     @property
     def architecture(self) -> Widths:
-        """The widths that heads are chosen by; four times the hidden states' where the configuration does not say."""
+        """The widths of the model; four times ``d_model`` if the configuration has no feed-forward width."""
         width = self.output_weight.size(1)
         config = self.model.config
         config = config if config.is_encoder_decoder else config.get_text_config(decoder=True)
@@ -116,9 +116,9 @@ class Adapter(nn.Module):
 
     @property
     def output_bias(self) -> Tensor | None:
-        """What ``project`` adds to the products with ``output_weight``, [V]; None for nothing.
+        """The bias that ``project`` adds to the logits, [V], or None.
 
-        It is -inf for suppressed tokens, so that heads neither propose them nor learn of them.
+        It is -inf for suppressed tokens, so that heads neither propose these tokens nor train on them.
         """
         weight, bias = output_layer(self.model)
         if not self.suppressed:
@@ -127,37 +127,37 @@ class Adapter(nn.Module):
         return bias.masked_fill(self._forbidden, -torch.inf)
 
     def keep_layers(self) -> None:
-        """Let training drop no layers whole (layerdrop): processes would differ in what they train."""
+        """Turn off layerdrop, with which each process would train other layers."""
         for module in self.model.modules():
             if hasattr(module, "layerdrop"):
                 module.layerdrop = 0.0
 
     def train_low_rank(self, rank: int, alpha: float) -> None:
-        """Let low-rank updates be all that is trained; ``rebuild_adapter`` merges them."""
+        """Freeze the model and train low-rank updates only; ``rebuild_adapter`` merges them."""
         add_low_rank(self.model, rank, alpha)
         self.low_rank = (rank, alpha)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.output_weight.device
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] to logits [..., V]: the model's own, but -inf for suppressed tokens."""
+        """Project hidden states [..., D] to the model's logits [..., V], with -inf for suppressed tokens."""
         logits = self.plain_logits(hidden)
         if self.suppressed:
             logits = logits.masked_fill(self._forbidden, -torch.inf)
         return logits
 
     def plain_logits(self, hidden: Tensor) -> Tensor:
-        """``project``, suppressed tokens included."""
+        """Project hidden states [..., D] to the model's logits [..., V], suppressed tokens included."""
         return self.projection.logits(hidden, *output_layer(self.model))
 
 
 def readable(rows: TokenRows, length: int, filler: int) -> tuple[Tensor, Tensor | None]:
-    """Tokens [B, length] with ``filler`` past each row's end, and bool [B, length] of what is inside.
+    """Return tokens [B, length] with ``filler`` past each row's end, and a mask of the tokens inside, bool [B, length].
 
-    The latter is None where all rows are full. What rows hold past their end may be anything.
+    The mask is None if all rows are known to be full. Rows may hold any values past their end.
     """
     tokens, lengths = rows.tokens[:, :length], rows.lengths
     if tokens.device.type == "cpu" and int(lengths.min()) >= length:

@@ -1,4 +1,4 @@
-"""A key-value cache for Hugging Face models whose rows advance and forget each by itself."""
+"""A key-value cache for Hugging Face models, in which each row grows and rewinds by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_bpd.rows import Rows, Slots, reordered
 
 
 def cache_name(stack: nn.Module) -> str:
-    """The name by which a stack of layers takes its cache.
+    """Return the name of the argument by which a stack of layers takes its cache.
 
     transformers 5.24 renamed it, and 5.40 drops the old name. The code that comes with a base may use either name.
     """
@@ -32,7 +32,7 @@ class RowCache(Cache):
     Args:
         rows: B.
         max_length: Tokens that a row can hold.
-        device: Where the model is.
+        device: The model's device.
     """
 
     def __init__(self, rows: int, max_length: int, device: torch.device) -> None:
@@ -76,7 +76,7 @@ class RowCache(Cache):
         return max(self.rows.counts) + query_length, 0
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row i become what row ``rows[i]`` was (int64 [B'])."""
+        """Replace row i by row ``rows[i]`` (int64 [B'])."""
         filled = max(self.rows.counts)
         for layer, (keys, values) in self._entries.items():
             self._entries[layer] = (reordered(keys, rows, filled), reordered(values, rows, filled))

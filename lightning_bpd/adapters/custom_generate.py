@@ -1,10 +1,10 @@
-"""What transformers' ``generate`` hands to a ``custom_generate``, as a SequenceModel, and what it expects back.
+"""The arguments that transformers' ``generate`` passes to a ``custom_generate``, as a SequenceModel, and its output.
 
 Honoured: any batch, attention masks, ``decoder_input_ids``, ``max_length``, ``max_new_tokens``, any number of end
 tokens, ``forced_bos_token_id``, ``forced_eos_token_id``, ``suppress_tokens``, ``bad_words_ids`` of one token each,
 ``renormalize_logits``, which changes no order, ``do_sample`` with ``temperature``, ``top_k`` and ``top_p``, and
-``return_dict_in_generate``. Whatever else could change the tokens
-is refused by name, a streamer too where one arrives: transformers 5.23 keeps it back, and gives it the prompt alone.
+``return_dict_in_generate``. Every other argument that could change the tokens is refused by name. A streamer is
+refused, too, if it arrives: transformers 5.23 does not pass it on, and gives it the prompt only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lightning_bpd.adapters.loading import ModelAdapter
 from lightning_bpd.adapters.projection import family
 from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
 
-# Of what generate has prepared for a model's forward, what is used here or says nothing that is not known.
+# Arguments for the model's forward that are used here, or that hold nothing new.
 _KNOWN = {
     "attention_mask",
     "cache",
@@ -54,28 +54,28 @@ _KNOWN = {
 
 @dataclass
 class BlockwiseOutput(ModelOutput):
-    """What ``generate(return_dict_in_generate=True)`` gives."""
+    """The output of ``generate(return_dict_in_generate=True)``."""
 
     sequences: Tensor | None = None
-    """int64 [B, L], what was given and what was generated, padded at the right"""
+    """int64 [B, L], the given and the generated tokens, padded at the right"""
     calls: Tensor | None = None
-    """int64 [B], decoder calls that each row took part in; reading a prompt is none"""
+    """int64 [B], decoder calls that each row took part in, without the reading of the prompt"""
     accepted: Tensor | None = None
     """int64 [B, I], the accepted block size of each iteration; 0 after a row's last one"""
 
 
 def adopt(model: Any) -> ModelAdapter:
-    """The adapter of a model that transformers has loaded; its weights are not copied.
+    """Return an adapter of a model that transformers has loaded, without copying its weights.
 
     Raises:
-        InputError: It is no model of transformers, is in training mode, or cannot be decoded exactly.
+        InputError: The model is not from transformers, is in training mode, or cannot be decoded exactly.
     """
     if not isinstance(model, transformers.PreTrainedModel):
         raise InputError(
-            f"a {type(model).__name__} is no model of transformers: give what from_pretrained returned"
+            f"a {type(model).__name__} is not a model of transformers: pass a model that from_pretrained returned"
         )
     _check_mode(model)
-    # Which tokens end rows, and what else is asked for, is said by each call of generate.
+    # Each call of generate names its end tokens and its rules anew.
     ends = setting(model, "eos_token_id")
     first = ends[0] if isinstance(ends, list | tuple) else ends
     kind = Seq2SeqAdapter if model.config.is_encoder_decoder else CausalAdapter
@@ -83,15 +83,15 @@ def adopt(model: Any) -> ModelAdapter:
 
 
 class Continuation:
-    """Rows that go on from what they were given: a SequenceModel of one decoding, which encodes nothing.
+    """Rows that continue given tokens: a SequenceModel for one decoding, which encodes nothing.
 
     Args:
         adapter: The model.
-        begin: Makes the state in which all was read that was given, but for the last token.
-        last: int64 [B], that token; it is fed in the place of the first one, whatever decoding feeds.
+        begin: Makes the state that has read all given tokens but the last of each row.
+        last: int64 [B], the last given token. It replaces the first token that decoding feeds.
         suppressed: Tokens that are never generated.
         ends: Tokens that end a row.
-        max_length: Tokens that a row may have.
+        max_length: The most tokens of a row.
     """
 
     bos_id = 0
@@ -113,18 +113,18 @@ class Continuation:
         self.max_length = max_length
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> RowState:
-        """The state of all rows; ``source`` is not read (SequenceModel.start)."""
+        """Return the state of all rows; ``source`` is not read (SequenceModel.start)."""
         return self.begin(max_length)
 
     def step(self, tokens: Tensor, state: RowState) -> Tensor:
-        """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
+        """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step)."""
         if self.last is not None:
             tokens, self.last = torch.cat((self.last[:, None], tokens[:, 1:]), 1), None
         model: Any = self.adapter
         return model.step(tokens, state)
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] to logits [..., V]: the model's own, but -inf for suppressed tokens."""
+        """Project hidden states [..., D] to the model's logits [..., V], with -inf for suppressed tokens."""
         return self.adapter.plain_logits(hidden).index_fill(-1, self.suppressed, -torch.inf)
 
 
@@ -133,20 +133,20 @@ class Request:
 
     Args:
         adapter: The model.
-        input_ids: int64 [B, P], what every row begins with: padded prompts, or the decoder's first tokens.
+        input_ids: int64 [B, P], the first tokens of every row: padded prompts, or the decoder's first tokens.
         logits_processor: As ``generate`` has prepared them.
         stopping_criteria: Likewise.
         generation_config: Likewise.
-        given: Likewise, what is for the model's forward.
+        given: Likewise, the arguments for the model's forward.
 
     Attributes:
         ends: Tokens that end a row.
         sample: Whether tokens are drawn at random.
-        sampling: Temperature, top_k and top_p, as far as they are given.
-        room: Tokens that a row may have after those that are certain from the start; 0 where nothing is left to decode.
+        sampling: Temperature, top_k and top_p, if they are given.
+        room: Tokens that a row may have after the given and forced ones; 0 if nothing is left to decode.
 
     Raises:
-        InputError: Something is asked for that blockwise decoding does not do.
+        InputError: The call asks for something that blockwise decoding does not do.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Request:
         self.full = generation_config.return_dict_in_generate
 
     def continuation(self) -> Continuation:
-        """The model of what is left to decode.
+        """Return the model that decodes the rest of each row.
 
         Raises:
             InputError: A row has no tokens, or as many as the model has positions.
@@ -198,7 +198,7 @@ class Request:
         return Continuation(adapter, begin, last, self.suppressed, self.ends, room)
 
     def output(self, result: DecodeResult | None) -> Tensor | BlockwiseOutput:
-        """What ``generate`` returns for what was decoded; None where there was no room.
+        """Make the output of ``generate`` from the decoded rows, which are None if there was no room.
 
         Raises:
             InputError: A row ran out of the model's positions.
@@ -209,7 +209,7 @@ class Request:
         if result is not None:
             tokens, lengths = result.tokens, result.lengths
             assert result.accepted is not None
-            # Out of inference mode, which returned tensors are not to be bound to.
+            # Clones made outside inference mode are ordinary tensors for the caller.
             calls, accepted = result.calls.clone(), result.accepted.clone()
         inside = torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None]
         sequences = torch.cat((self.rows, tokens.masked_fill(~inside, self.padding)), 1)
@@ -226,17 +226,17 @@ class Request:
     def _check_ended(self, newest: Tensor) -> None:
         if not set(newest.flatten().tolist()) <= set(self.ends):
             raise InputError(
-                f"a row has reached the last position of {family(self.adapter.model)} without an end: shorten the "
-                "prompts, or give a smaller max_new_tokens"
+                f"a row has reached the last position of {family(self.adapter.model)} without an end token: shorten "
+                "the prompts, or give a smaller max_new_tokens"
             )
 
     def _rules(self, processors: Iterable[Any]) -> int | None:
-        """Take in what changes logits; the token that every row begins with, if there is one."""
+        """Store the rules that change logits; return the token that every row begins with, if there is one."""
         first = None
         suppressed: list[int] = []
         for processor in processors:
             if type(processor) is LogitNormalization:
-                # The same is taken from all logits of a token.
+                # It subtracts one number from all logits of a position.
                 continue
             if type(processor) is TemperatureLogitsWarper:
                 self.sampling["temperature"] = float(processor.temperature)
@@ -258,7 +258,7 @@ class Request:
             else:
                 raise InputError(
                     f"generate was asked for {type(processor).__name__}, which depends on more than the last hidden "
-                    "state: leave out what asks for it (such as min_length, repetition_penalty, "
+                    "state: leave out the argument that asks for it (such as min_length, repetition_penalty, "
                     "no_repeat_ngram_size, logits_processor)"
                 )
         self.suppressed = in_vocabulary(suppressed, len(self.adapter.output_weight))
@@ -267,7 +267,7 @@ class Request:
     def _encoded(
         self, adapter: Seq2SeqAdapter, mask: Tensor | None
     ) -> tuple[Callable[[int], RowState], Tensor, int | None]:
-        """How decoding begins on what ``generate`` has encoded, the token that is fed first, and positions left."""
+        """For encoded sources: the function that makes the state, the token fed first, and the positions left."""
         memory = self.given["encoder_outputs"][0].to(adapter.device)
         hidden = None
         if mask is not None and not bool((inside := mask.to(adapter.device) != 0).all()):
@@ -284,16 +284,16 @@ class Request:
     def _prompts(
         self, adapter: CausalAdapter, mask: Tensor | None
     ) -> tuple[Callable[[int], RowState], Tensor, int | None]:
-        """The same of prompts, wherever they are padded."""
+        """For prompts, padded at any side: the function that makes the state, the token fed first, positions left."""
         inside = torch.ones_like(self.rows) if mask is None else (mask.to(adapter.device) != 0).long()
         _check_rows(inside)
         positions = self.given.get("position_ids")
         expected = (inside.cumsum(1) - 1).masked_fill(inside == 0, 0)
         if positions is not None and not torch.equal(positions.to(expected).expand_as(expected), expected):
             raise InputError(
-                "position_ids other than those that the attention mask says cannot be honoured: leave them out"
+                "position_ids that differ from those of the attention mask are not supported: leave them out"
             )
-        # What is inside moves to the left end, in its order.
+        # Move the tokens inside the mask to the left end, in their order.
         packed = self.rows.gather(1, inside.argsort(dim=1, descending=True, stable=True))
         lengths = inside.sum(1)
         longest = int(lengths.max())
@@ -307,31 +307,33 @@ class Request:
 
 def _check_mode(model: Any) -> None:
     if model.training:
-        raise InputError(
-            f"{family(model)} is in training mode, where it drops units: call model.eval() first"
-        )
+        raise InputError(f"{family(model)} is in training mode, with dropout: call model.eval() first")
 
 
 def _check_settings(config: Any) -> None:
-    """Refuse settings of generate that ask for another algorithm or for what is not there."""
+    """Refuse settings of generate that ask for another algorithm, or for outputs that blocks do not have."""
     mode = config.get_generation_mode()
     if mode not in ("greedy_search", "sample"):
         raise InputError(
-            f"generate was asked for {mode.replace('_', ' ')}, and decoding by blocks is greedy or samples: give "
-            "num_beams=1, and leave out what other ways of decoding need"
+            f"generate was asked for {mode.replace('_', ' ')}, but decoding by blocks is greedy or samples: give "
+            "num_beams=1, and leave out the arguments of other decoding methods"
         )
     if (config.num_return_sequences or 1) > 1:
         raise InputError(
-            f"num_return_sequences is {config.num_return_sequences}, and decoding by blocks finds one: leave it out, "
+            f"num_return_sequences is {config.num_return_sequences}, but decoding by blocks finds one: leave it out, "
             "or repeat the inputs"
         )
-    wanted = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
-    if config.return_dict_in_generate and (asked := [name for name in wanted if getattr(config, name, None)]):
-        raise InputError(f"{asked[0]}: blocks leave none behind for single tokens: leave it out")
+    outputs = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+    if config.return_dict_in_generate and (
+        requested := [name for name in outputs if getattr(config, name, None)]
+    ):
+        raise InputError(
+            f"{requested[0]} is not available: decoding by blocks has no outputs per token: leave it out"
+        )
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
-    """Refuse arguments of the model's forward that are not known here."""
+    """Refuse unknown arguments of the model's forward."""
     for name, value in given.items():
         if name not in _KNOWN and value is not None and value is not False:
             raise InputError(
@@ -339,7 +341,9 @@ def _check_given(given: Mapping[str, Any]) -> None:
             )
     for name in ("cache", "past_key_values"):  # since transformers 5.24, and before
         if (cache := given.get(name)) is not None and cache.get_seq_length() > 0:
-            raise InputError(f"{name}: decoding by blocks fills a cache of its own: leave it out")
+            raise InputError(
+                f"{name} is not empty, but decoding by blocks fills a cache of its own: leave it out"
+            )
 
 
 def _check_rows(inside: Tensor) -> None:
@@ -348,19 +352,19 @@ def _check_rows(inside: Tensor) -> None:
 
 
 def _limits(criteria: Iterable[Any]) -> tuple[int, tuple[int, ...]]:
-    """The longest row, in tokens, what was given included; and all tokens that end one, the first one for padding."""
+    """The longest row in tokens, given ones included; and all tokens that end a row, of which the first one pads."""
     lengths: list[int] = []
     ends: list[int] = []
-    for each in criteria:
-        if type(each) is MaxLengthCriteria:
-            lengths.append(int(each.max_length))
-        elif type(each) is EosTokenCriteria:
-            ends += each.eos_token_id.tolist()
+    for criterion in criteria:
+        if type(criterion) is MaxLengthCriteria:
+            lengths.append(int(criterion.max_length))
+        elif type(criterion) is EosTokenCriteria:
+            ends += criterion.eos_token_id.tolist()
         else:
             raise InputError(
-                f"generate was asked to stop by {type(each).__name__}, which looks at more than length and end tokens: "
-                "leave out what asks for it (such as max_time, stop_strings, stopping_criteria)"
+                f"generate was asked to stop by {type(criterion).__name__}, which looks at more than length and end "
+                "tokens: leave out the argument that asks for it (such as max_time, stop_strings, stopping_criteria)"
             )
     if not lengths:
-        raise InputError("generate was given no longest length: give max_new_tokens")
+        raise InputError("generate was given no length limit: give max_new_tokens")
     return min(lengths), tuple(ends)

@@ -36,42 +36,43 @@ TESTED = frozenset(
 
 
 class PromptState(RowState):
-    """Cached self-attention of each row, its prompt but for the last token included (a DecodeState)."""
+    """Cached self-attention of each row, with its prompt up to the last token but one (a DecodeState)."""
 
     def __init__(self, cache: RowCache, prefix: list[int], last: Tensor) -> None:
         super().__init__(cache, prefix)
         self.last = last
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        """Replace row i by row ``rows[i]`` (int64 [B'])."""
         super().reorder(rows)
         self.last = self.last.index_select(0, rows)
 
 
 class CausalAdapter(Adapter):
-    """A decoder-only model of Hugging Face as a SequenceModel. Sources are prompts, and rows what comes after them.
+    """A decoder-only model of Hugging Face as a SequenceModel. Sources are prompts, and rows are their completions.
 
-    ``start`` feeds all of each prompt but its last token. That one is read in the place of the first token of the
-    row, which decoding takes to be ``bos_id``: so the first call predicts what comes after the prompt, and a row's
-    length counts from there, as in any other model. ``bos_id`` itself is never read.
+    ``start`` feeds each prompt but its last token. The model reads the last token of the prompt instead of the first
+    token of the row, ``bos_id``, which it never reads. So the first call predicts the token after the prompt, and a
+    row's length counts from there, as in any other model.
 
-    Prompt and row share the model's positions. Since rows have one longest length whatever their prompt, the
-    positions are divided once: prompts longer than ``longest_prompt`` are refused, and rows end at what is left.
+    Prompt and row share the model's positions. All rows have one length limit, so the positions are divided once:
+    prompts longer than ``longest_prompt`` are refused, and rows may fill the remaining positions.
 
-    Hidden states are multiplied by whatever scale the family applies to its logits (Granite, Cohere), so that their
-    product with ``output_weight`` gives the logits, ``output_bias`` and a cap aside.
+    Hidden states are multiplied by the scale that the family applies to its logits (Granite, Cohere). So their product
+    with ``output_weight`` gives the logits, except for ``output_bias`` and a cap.
 
     Args:
-        model: What ``AutoModelForCausalLM`` loads, with its ``generation_config``.
-        eos_id: The token that ends a row; the model's own if not given.
-        longest_prompt: The longest prompt, in tokens; half of the model's positions if not given.
+        model: A model that ``AutoModelForCausalLM`` loads, with its ``generation_config``.
+        eos_id: The token that ends a row; by default the model's own.
+        longest_prompt: The longest prompt, in tokens; by default half of the model's positions.
 
     Attributes:
-        tested: Whether the test suite covers the family. Any other passed the check of the constructor alone: its
-            logits after feeding, rewinding and reordering ragged rows of random tokens are those without a cache.
+        tested: Whether the test suite covers the family. Other families passed only the check of the constructor:
+            logits with the cache, after feeding, rewinding and reordering ragged rows of random tokens, equal logits
+            without a cache.
 
     Raises:
-        InputError: The model is of a kind that cannot be decoded exactly; the message says what is missing.
+        InputError: The model cannot be decoded exactly; the message says what is missing.
     """
 
     def __init__(self, model: Any, eos_id: int | None = None, longest_prompt: int | None = None) -> None:
@@ -101,7 +102,7 @@ class CausalAdapter(Adapter):
 
     @property
     def max_length(self) -> int | None:
-        """The longest row that the model can decode, in tokens; None where there is no limit."""
+        """The longest row that the model can decode, in tokens; None for no limit."""
         if self.positions is None or self.longest_prompt is None:
             return None
         # The last token of the prompt is fed as the row's first, and the row's last is never fed.
@@ -109,33 +110,36 @@ class CausalAdapter(Adapter):
 
     @property
     def longest_source(self) -> int | None:
-        """The longest prompt, in tokens; None where there is no limit."""
+        """The longest prompt, in tokens; None for no limit."""
         return self.longest_prompt
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Hidden states [B, T, D] for whole decoder inputs (int64 [B, T]) after prompts; the first input is not read.
+        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T]) after prompts.
+
+        The first input of each row is not read.
 
         Padding at the right end of ``target`` needs no mask: no earlier position can see it.
         """
         self._check_prompts(source)
         lengths = source.lengths[:, None]
         width = source.tokens.size(1)
-        # Each row's prompt with its target right after it: padding is at the right end alone.
-        places = torch.arange(width + target.size(1) - 1, device=target.device)
-        after = (places - lengths + 1).clamp(min=0, max=target.size(1) - 1)
+        # Each target follows its prompt directly, so all padding is at the right end.
+        positions = torch.arange(width + target.size(1) - 1, device=target.device)
+        after = (positions - lengths + 1).clamp(min=0, max=target.size(1) - 1)
         prompts = torch.nn.functional.pad(source.tokens, (0, target.size(1) - 1))
-        tokens = torch.where(places < lengths, prompts, target.gather(1, after))
-        hidden = self._body(tokens, Rows(len(tokens), len(places), places.device).take(len(places)), None)
+        tokens = torch.where(positions < lengths, prompts, target.gather(1, after))
+        slots = Rows(len(tokens), len(positions), positions.device).take(len(positions))
+        hidden = self._body(tokens, slots, None)
         rows = torch.arange(len(target), device=target.device)[:, None]
         return hidden[rows, lengths - 1 + torch.arange(target.size(1), device=target.device)]
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> PromptState:
-        """Read each prompt once, all but its last token, and preallocate the cache (SequenceModel.start)."""
+        """Preallocate the cache, and read each prompt once but for its last token (SequenceModel.start)."""
         self._check_prompts(source)
         return self.begin(source, rows, max_length)
 
     def begin(self, source: TokenRows, rows: Tensor | None, max_length: int) -> PromptState:
-        """``start`` for prompts of any length."""
+        """Do as ``start``, for prompts of any length."""
         tokens, lengths = source
         read = int(lengths.max()) - 1
         cache = RowCache(len(tokens), read + max_length, tokens.device)
@@ -151,7 +155,7 @@ class CausalAdapter(Adapter):
         return state
 
     def step(self, tokens: Tensor, state: PromptState) -> Tensor:
-        """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
+        """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step)."""
         unread = [count == 0 for count in state.counts]
         if any(unread):
             begins = torch.tensor(unread, device=tokens.device)
@@ -166,7 +170,7 @@ class CausalAdapter(Adapter):
         masks = {
             kind: call.mask(visible, dtype).expand(rows, -1, -1, -1) for kind, visible in self.visible.items()
         }
-        # A block may stick out over the last position. What does is dropped by decoding, and may have any.
+        # A block may extend past the last position. Decoding drops these tokens, so they may have any position.
         positions = call.positions if self.positions is None else call.positions.clamp(max=self.positions - 1)
         hidden = self.model.base_model(
             input_ids=tokens,
@@ -201,7 +205,7 @@ class CausalAdapter(Adapter):
         logits, hidden = [], []
         for row, length in enumerate(lengths.tolist()):
             whole = torch.cat((source.tokens[row, :length], target[row, 1:]))[None]
-            # One row without padding and mask: nothing of ours.
+            # One row without padding, mask and cache: the model's own behaviour.
             hidden.append(
                 self.model.base_model(input_ids=whole, use_cache=False).last_hidden_state[0, length - 1 :]
             )
@@ -211,7 +215,7 @@ class CausalAdapter(Adapter):
 
 
 def _visible(model: Any, config: Any) -> dict[str, Visible]:
-    """What a position may see, for each kind of layer."""
+    """The positions that each kind of layer may see."""
     window = getattr(config, "sliding_window", None)
     if not getattr(config, "use_sliding_window", True):
         window = None
@@ -224,17 +228,17 @@ def _visible(model: Any, config: Any) -> dict[str, Visible]:
         return {"": visible["sliding_attention"]}
     if unknown := sorted(set(kinds) - set(visible)):
         raise InputError(
-            f"{family(model)} cannot be a base: it has layers of {', '.join(unknown)}, whose memory cannot be "
+            f"{family(model)} cannot be a base: it has layers of {', '.join(unknown)}, whose state cannot be "
             "rewound row by row"
         )
     return {kind: visible[kind] for kind in sorted(set(kinds))}
 
 
 def _position_limit(config: Any) -> int | None:
-    """Positions up to which a token's are the same whatever the length of its row; None where there is no limit."""
+    """The number of positions whose encoding does not depend on the length of the row; None for no limit."""
     limit = getattr(config, "max_position_embeddings", None)
     rotary = getattr(config, "rope_parameters", None) or {}
-    # Beyond the original length other frequencies hold, for the whole batch.
+    # Beyond the original length, other frequencies apply to the whole batch.
     original = getattr(config, "original_max_position_embeddings", None) or (
         rotary.get("original_max_position_embeddings")
     )

@@ -22,7 +22,7 @@ TESTED = frozenset({"bart", "blenderbot", "m2m_100", "marian", "mbart", "mt5", "
 
 
 class Seq2SeqState(RowState):
-    """Cached self-attention of each row, and the encoded source that it looks at (a DecodeState)."""
+    """Cached self-attention of each row, and the encoded source that the row attends to (a DecodeState)."""
 
     def __init__(
         self, cache: RowCache, prefix: list[int], memory: Tensor, mask: Tensor | None, rows: Tensor | None
@@ -35,13 +35,13 @@ class Seq2SeqState(RowState):
             self._look_at(rows)
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        """Replace row i by row ``rows[i]`` (int64 [B'])."""
         super().reorder(rows)
         self._look_at(rows)
 
     def _look_at(self, rows: Tensor) -> None:
         sources = [self._sources[row] for row in rows.tolist()]
-        # Beams mostly change places within their own source: then all stays as it is.
+        # Beams mostly swap rows within one source, which changes nothing here.
         if sources == self._sources:
             return
         self._sources = sources
@@ -54,36 +54,37 @@ class Seq2SeqState(RowState):
 class Seq2SeqAdapter(Adapter):
     """An encoder-decoder model of Hugging Face as a SequenceModel.
 
-    Sources are what the model's tokenizer makes, the end token included. Decoding feeds ``decoder_start_token_id``
-    first. Where ``generate`` forces a first token (``forced_bos_token_id``, such as mBART's and NLLB's target
-    language), every row begins with both: the start token is fed by ``start`` and by ``forward``, out of sight, and
-    the forced one is ``bos_id``. So rows, targets included, begin after the forced token, which is no part of them.
+    Sources are rows that the model's tokenizer makes, with their end token. Decoding feeds ``decoder_start_token_id``
+    first. If ``generate`` forces a first token (``forced_bos_token_id``, such as the target language of mBART and
+    NLLB), the decoder reads both tokens: ``start`` and ``forward`` feed the start token as a hidden prefix, and the
+    forced token is ``bos_id``. Rows and targets begin after the forced token and do not contain it.
 
-    Hidden states are multiplied by whatever scale the family applies before its projection (T5), so that their
-    product with ``output_weight`` gives the logits, ``output_bias`` and a cap aside.
+    Hidden states are multiplied by the scale that the family applies before its projection (T5). So their product with
+    ``output_weight`` gives the logits, except for ``output_bias`` and a cap.
 
     Args:
-        model: What ``AutoModelForSeq2SeqLM`` loads, with its ``generation_config``.
-        eos_id: The token that ends a row; the model's own if not given.
+        model: A model that ``AutoModelForSeq2SeqLM`` loads, with its ``generation_config``.
+        eos_id: The token that ends a row; by default the model's own.
 
     Attributes:
-        tested: Whether the test suite covers the family. Any other passed the check of the constructor alone: its
-            logits after feeding, rewinding and reordering ragged rows of random tokens are those without a cache.
+        tested: Whether the test suite covers the family. Other families passed only the check of the constructor:
+            logits with the cache, after feeding, rewinding and reordering ragged rows of random tokens, equal logits
+            without a cache.
 
     Raises:
-        InputError: The model is of a kind that cannot be decoded exactly; the message says what is missing.
+        InputError: The model cannot be decoded exactly; the message says what is missing.
     """
 
     def __init__(self, model: Any, eos_id: int | None = None) -> None:
         if not model.config.is_encoder_decoder:
-            raise InputError(f"{family(model)} is no encoder-decoder: use CausalAdapter")
+            raise InputError(f"{family(model)} is not an encoder-decoder: use CausalAdapter")
         super().__init__(model, eos_id)
         self.tested = model.config.model_type in TESTED
         start = setting(model, "decoder_start_token_id")
         start = setting(model, "bos_token_id") if start is None else start
         if start is None:
             raise InputError(
-                f"{family(model)} does not say which token its decoder starts from: set "
+                f"{family(model)} does not name the token that its decoder starts from: set "
                 "model.generation_config.decoder_start_token_id"
             )
         forced = model.generation_config.forced_bos_token_id
@@ -103,17 +104,17 @@ class Seq2SeqAdapter(Adapter):
 
     @property
     def max_length(self) -> int | None:
-        """The longest row that the model can decode, in tokens; None where there is no limit."""
+        """The longest row that the model can decode, in tokens; None for no limit."""
         limit = self.positions.limit
         return None if limit is None else limit - len(self.prefix)
 
     @property
     def longest_source(self) -> int | None:
-        """The longest source, in tokens; None where there is no limit."""
+        """The longest source, in tokens; None for no limit."""
         return position_limit(self.model.get_encoder())
 
     def encode(self, source: TokenRows) -> tuple[Tensor, Tensor | None]:
-        """Encoded source [B, S, D], and what is added to attention scores to hide its padding, [B, 1, 1, S] or None.
+        """Encode sources to [B, S, D]; return them with an additive mask that hides padding, [B, 1, 1, S] or None.
 
         Raises:
             InputError: A source is longer than the encoder's positions.
@@ -131,7 +132,7 @@ class Seq2SeqAdapter(Adapter):
         return memory, None if inside is None else hiding(inside, memory.dtype)
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with ``bos_id``).
+        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with ``bos_id``).
 
         Padding at the right end of ``target`` needs no mask: no earlier position can see it.
         """
@@ -146,7 +147,7 @@ class Seq2SeqAdapter(Adapter):
         return hidden[:, len(self.prefix) :] * self.projection.scale
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> Seq2SeqState:
-        """Encode each source once and preallocate the cache (SequenceModel.start)."""
+        """Encode each source once, and preallocate the cache (SequenceModel.start)."""
         memory, mask = self.encode(source)
         count = len(memory) if rows is None else len(rows)
         prefix = torch.tensor([self.prefix], dtype=torch.long, device=memory.device).expand(count, -1)
@@ -155,14 +156,14 @@ class Seq2SeqAdapter(Adapter):
     def begin(
         self, memory: Tensor, mask: Tensor | None, rows: Tensor | None, prefix: Tensor, max_length: int
     ) -> Seq2SeqState:
-        """Rows that look at an encoded source, as ``encode`` gives it, and have read ``prefix`` (int64 [B, P]).
+        """Make the state of rows that attend to an encoded source (see ``encode``) and have read ``prefix``.
 
         Args:
             memory: [S, L, D].
             mask: [S, 1, 1, L] or None.
-            rows: int64 [B], the source of each row; one row a source if None.
-            prefix: What comes before the rows, out of sight; P may be 0.
-            max_length: Tokens of a row to make place for.
+            rows: int64 [B], the source of each row; one row for each source if None.
+            prefix: int64 [B, P], hidden tokens before each row; P may be 0.
+            max_length: Tokens that the cache holds for each row, besides the prefix.
         """
         count, length = prefix.shape
         cache = RowCache(count, max_length + length, memory.device)
@@ -173,7 +174,7 @@ class Seq2SeqAdapter(Adapter):
         return state
 
     def step(self, tokens: Tensor, state: Seq2SeqState) -> Tensor:
-        """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
+        """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step)."""
         rows, length = tokens.shape
         call = state.cache.begin(length)
         decoder = self.model.get_decoder()
@@ -214,7 +215,7 @@ class Seq2SeqAdapter(Adapter):
 
 
 def hiding(inside: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores to hide all that is not ``inside`` (bool [B, S]): [B, 1, 1, S]."""
+    """Make an additive attention mask, [B, 1, 1, S], that hides all tokens not ``inside`` (bool [B, S])."""
     hidden = torch.zeros(inside.shape, dtype=dtype, device=inside.device)
     return hidden.masked_fill_(~inside, -torch.inf)[:, None, None]
 

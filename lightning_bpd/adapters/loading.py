@@ -1,4 +1,4 @@
-"""From a reference to an adapter: configuration, weights from safetensors, languages, the end token."""
+"""Load an adapter from a reference: configuration, weights from safetensors, languages, the end token."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from lightning_bpd.interfaces import InputError
 
 ModelAdapter = Seq2SeqAdapter | CausalAdapter
 
-# Where the library puts classes of code that comes with a model.
+# The module in which transformers puts classes of code that comes with a model.
 DYNAMIC_MODULES = "transformers_modules"
 
 
 def load_config(reference: Reference) -> Any:
-    """The model's configuration.
+    """Load the model's configuration.
 
     Raises:
-        InputError: There is no such model, it needs code of its own, or it is no language model.
+        InputError: There is no such model, it needs code of its own, or it is not a language model.
     """
     folder = reference.folder
     if folder is not None and not (folder / "config.json").is_file():
@@ -53,11 +53,11 @@ def load_config(reference: Reference) -> Any:
 
 
 def load_generation(reference: Reference, config: Any, tokenizer: Any) -> Any:
-    """How the model generates: its own generation_config, with the reference's target language and one end token.
+    """Load the model's generation_config, with the reference's target language and one end token.
 
     Raises:
-        InputError: The file is damaged; the model needs a target language that is not named, or knows none; or it is
-            not said which of several tokens ends a row.
+        InputError: The file is damaged; the model needs a target language and none is named, or it knows none; or it
+            has several end tokens and none is chosen.
     """
     generation = _stored_generation(reference)
     greedy_rules(generation)
@@ -69,7 +69,7 @@ def load_generation(reference: Reference, config: Any, tokenizer: Any) -> Any:
 
 
 def _stored_generation(reference: Reference) -> Any:
-    """The model's generation_config, or what the config.json of a model without it says of generating."""
+    """Load the model's generation_config, or else the settings of generate in its config.json."""
     folder = reference.folder
     if folder is None or (folder / GENERATION_CONFIG_NAME).is_file():
         try:
@@ -78,25 +78,25 @@ def _stored_generation(reference: Reference) -> Any:
             if folder is None and caused_by(error, LocalEntryNotFoundError):
                 warn_once(
                     f"{reference}: there is no {GENERATION_CONFIG_NAME} in the local cache, and the hub cannot be "
-                    "asked: rows begin and end as its config.json says"
+                    "reached: rows begin and end as its config.json says"
                 )
             elif folder is not None or "does not appear to have a file named" not in str(error.__cause__):
                 raise
-    # From the file, as transformers does: the configuration that it makes of it has lost these settings.
+    # Read from the file, as transformers does, because a loaded configuration has lost these settings.
     return from_pretrained(
         transformers.GenerationConfig, reference, config_file_name="config.json", _from_model_config=True
     )
 
 
 def row_settings(reference: Reference, config: Any, generation: Any) -> RowSettings:
-    """How text becomes rows of a model that generates by ``generation``.
+    """Return the settings that make rows from text, for a model that generates by ``generation``.
 
     Raises:
-        InputError: It has no end token.
+        InputError: The model has no end token.
     """
     if generation.eos_token_id is None:
         raise InputError(
-            f"{reference} has no end token, and rows need one: choose it by {reference},eos=TOKEN"
+            f"{reference} has no end token, but rows need one: choose it by {reference},eos=TOKEN"
         )
     return RowSettings(
         generation.eos_token_id,
@@ -108,11 +108,11 @@ def row_settings(reference: Reference, config: Any, generation: Any) -> RowSetti
 
 
 def load_adapter(reference: Reference) -> ModelAdapter:
-    """The model as a SequenceModel, in eval mode, on the CPU.
+    """Load the model as a SequenceModel, in eval mode, on the CPU.
 
     Raises:
-        InputError: There is no such model, it has no weights in safetensors or not all of them, its tokenizer has
-            tokens that it does not know, or it cannot be decoded exactly.
+        InputError: There is no such model, some of its weights are missing or not in safetensors, its tokenizer has
+            tokens that the model does not know, or it cannot be decoded exactly.
     """
     config = load_config(reference)
     tokenizer = load_tokenizer(reference)
@@ -127,10 +127,10 @@ def load_adapter(reference: Reference) -> ModelAdapter:
     )
     if missing := sorted(report["missing_keys"]):
         raise InputError(
-            f"the weights of {reference} are not all there, {len(missing)} are missing: {', '.join(missing[:3])}"
+            f"the weights of {reference} are incomplete, {len(missing)} are missing: {', '.join(missing[:3])}"
         )
     rows = model.get_input_embeddings().weight.size(0)
-    # Many models have more rows than tokens, for the hardware's sake, but not twice as many.
+    # Many embeddings have more rows than tokens, which suits the hardware, but not twice as many.
     if (tokens := vocabulary_size(tokenizer)) > rows or 2 * tokens < rows:
         raise InputError(
             f"the tokenizer of {reference} has {tokens} tokens and the model knows {rows}: they do not belong "
@@ -142,19 +142,19 @@ def load_adapter(reference: Reference) -> ModelAdapter:
     adapter = adapt(model, reference.longest_prompt)
     if not adapter.tested:
         warn_once(
-            f"{family(model)} is of an untested family: it loads, and its logits with a cache are those without, but "
-            "no test holds that it decodes as generate does: compare on your own text, and run certify"
+            f"{family(model)} is of an untested family: it loads, and its logits with a cache equal those without, "
+            "but no test checks that it decodes as generate does: compare on your own text, and run certify"
         )
-    own = ends if isinstance(ends, list | tuple) else [] if ends is None else [ends]
-    adapter.ends = frozenset((*own, adapter.eos_id))
+    model_ends = ends if isinstance(ends, list | tuple) else [] if ends is None else [ends]
+    adapter.ends = frozenset((*model_ends, adapter.eos_id))
     return adapter
 
 
 def adapt(model: Any, longest_prompt: int | None = None) -> ModelAdapter:
-    """The adapter for a model, which is put into eval mode.
+    """Make the adapter for a model, and put the model into eval mode.
 
     Raises:
-        InputError: It generates by rules that depend on earlier tokens, or cannot be decoded exactly.
+        InputError: The model generates by rules that depend on earlier tokens, or cannot be decoded exactly.
     """
     refuse_unknown(model)
     model.eval()
@@ -164,7 +164,7 @@ def adapt(model: Any, longest_prompt: int | None = None) -> ModelAdapter:
 
 
 def describe_adapter(adapter: ModelAdapter) -> dict[str, Any]:
-    """What rebuilds an adapter, weights aside, as plain data."""
+    """Return the plain data from which ``rebuild_adapter`` makes the adapter again, without its weights."""
     model = adapter.model
     prompt = adapter.longest_prompt if isinstance(adapter, CausalAdapter) else None
     return {
@@ -179,15 +179,15 @@ def describe_adapter(adapter: ModelAdapter) -> dict[str, Any]:
 def rebuild_adapter(
     description: Mapping[str, Any], weights: Mapping[str, Tensor], where: str
 ) -> ModelAdapter:
-    """The inverse of ``describe_adapter``, low-rank updates merged.
+    """Make an adapter from its description, and merge its low-rank updates.
 
     Args:
-        description: What that gave.
+        description: The output of ``describe_adapter``.
         weights: The adapter's state dict.
-        where: What messages call the place that both are from.
+        where: Names the origin of both in messages.
 
     Raises:
-        InputError: The weights are not those of such a model.
+        InputError: The weights do not fit the description.
     """
     settings = dict(description["config"])
     with explained(Reference(where)):
@@ -197,8 +197,9 @@ def rebuild_adapter(
             **{name: value for name, value in rules.items() if name not in DECODERS_OWN}
         )
         model = _kind(config).from_config(config, dtype=getattr(torch, description["dtype"]))
-        trained = [name for name, each in model.named_parameters() if each.requires_grad]
-        fixed = {name: each.clone() for name, each in model.named_parameters() if not each.requires_grad}
+        parameters = dict(model.named_parameters())
+        trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
+        fixed = {name: each.clone() for name, each in parameters.items() if not each.requires_grad}
         if description["low_rank"] is not None:
             add_low_rank(model, *description["low_rank"])
         model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
@@ -206,7 +207,7 @@ def rebuild_adapter(
     for name in trained:
         model.get_parameter(name).requires_grad_(True)
     for name, values in fixed.items():
-        # Sinusoids, which averaging of weights rounds and save_pretrained does not write.
+        # Sinusoids: weight averaging rounds them, and save_pretrained does not write them.
         parameter = model.get_parameter(name)
         if torch.allclose(parameter, values, atol=1e-5):
             parameter.data.copy_(values)
@@ -215,17 +216,17 @@ def rebuild_adapter(
 
 
 def refuse_own_code(adapter: ModelAdapter, tokenizer: Any, reference: str) -> None:
-    """Raise InputError if a model needs code of its own, which no finished model's folder gives leave to run."""
+    """Raise InputError if a model needs code of its own, because a finished model's folder may not run code."""
     parts = (adapter.model, adapter.model.config, tokenizer)
-    if own := [type(each).__name__ for each in parts if type(each).__module__.startswith(DYNAMIC_MODULES)]:
+    if names := [type(part).__name__ for part in parts if type(part).__module__.startswith(DYNAMIC_MODULES)]:
         raise InputError(
-            f"{reference} needs code of its own ({', '.join(own)}), and what is trained of it could not be read again: "
+            f"{reference} needs code of its own ({', '.join(names)}), so a model trained from it could not be loaded: "
             "train heads on the base as it is, with FrozenBaseHeadDistillation"
         )
 
 
 def save_adapter(adapter: ModelAdapter, folder: Path) -> None:
-    """Write the model as ``save_pretrained`` does, its weights as safetensors."""
+    """Write the model by ``save_pretrained``, with its weights as safetensors."""
     with quiet():
         adapter.model.save_pretrained(folder)
 
@@ -237,7 +238,7 @@ def _kind(config: Any) -> Any:
 
 
 def _fix_parameters(model: Any, config: Any) -> None:
-    """Let sinusoids not be trained, which from_pretrained forgets."""
+    """Freeze sinusoids again, because from_pretrained makes them trainable."""
     with torch.device("meta"):
         fresh = _kind(config).from_config(config)
     for name, parameter in fresh.named_parameters():
@@ -256,7 +257,7 @@ def _check_weights(reference: Reference) -> None:
         return
     if any(folder.glob("*.bin")):
         raise InputError(
-            f"{folder} holds its weights pickled alone (*.bin), which may run code when they are read: where you trust "
-            "them, load the model with transformers and write it once more by save_pretrained, which makes safetensors"
+            f"{folder} holds its weights as pickles only (*.bin), which may run code when they are read: if you trust "
+            "them, load the model with transformers and save it by save_pretrained, which writes safetensors"
         )
-    raise InputError(f"{folder} holds a config.json and no weights (no *.safetensors): copy them there too")
+    raise InputError(f"{folder} holds a config.json but no weights (no *.safetensors): copy them there")

@@ -1,4 +1,4 @@
-"""Low-rank updates of a model's matrices (LoRA, Hu et al. 2021): little to train, and merged at the end."""
+"""Low-rank updates of a model's matrices (LoRA, Hu et al. 2021): few trained parameters, merged at the end."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from transformers.pytorch_utils import Conv1D
 
 
 class LowRank(nn.Module):
-    """A linear map that stays as it is, and beside it a narrow detour that is trained; at first it adds nothing.
+    """A frozen linear map plus a trained low-rank update, which is zero at first.
 
     Args:
         inner: A Linear, or the Conv1D of GPT-2, whose matrix is transposed.
-        rank: Width of the detour.
-        alpha: The detour counts alpha / rank.
+        rank: Rank of the update.
+        alpha: The update is scaled by alpha / rank.
     """
 
     def __init__(self, inner: nn.Module, rank: int, alpha: float) -> None:
@@ -25,7 +25,7 @@ class LowRank(nn.Module):
         matrix = self._matrix()
         outputs, inputs = matrix.shape
         self.scale = alpha / rank
-        # Wide enough to add up small steps, whatever the model is computed in.
+        # At least float32, so that small steps add up in any dtype of the model.
         wide = matrix.new_empty(0, dtype=torch.promote_types(matrix.dtype, torch.float32))
         self.down = nn.Parameter(torch.randn(rank, inputs).to(wide) * inputs**-0.5)
         self.up = nn.Parameter(wide.new_zeros(outputs, rank))
@@ -36,24 +36,24 @@ class LowRank(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix that stays; T5 asks for its type."""
+        """The frozen matrix; T5 reads its dtype."""
         return self.inner.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        detour = F.linear(F.linear(x.to(self.down.dtype), self.down), self.up)
-        return self.inner(x) + (detour * self.scale).to(x.dtype)
+        update = F.linear(F.linear(x.to(self.down.dtype), self.down), self.up)
+        return self.inner(x) + (update * self.scale).to(x.dtype)
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
-        """One linear map that does both."""
+        """Add the update to the matrix in place, and return the linear map."""
         matrix = self._matrix()
         matrix += (self.up @ self.down * self.scale).to(matrix.dtype)
         return self.inner
 
 
 def add_low_rank(model: Any, rank: int, alpha: float) -> None:
-    """Freeze a model, and put a detour beside each linear map of its layers; the vocabulary projection has none."""
+    """Freeze a model, and add an update to each linear map but the vocabulary projection."""
     model.requires_grad_(False)
     output = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
@@ -62,7 +62,7 @@ def add_low_rank(model: Any, rank: int, alpha: float) -> None:
 
 
 def merge_low_rank(model: Any) -> None:
-    """The inverse of ``add_low_rank``, what was learned included; what was frozen stays so."""
+    """Merge all updates into the matrices; the parameters stay frozen."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LowRank):
             model.set_submodule(name, module.merged())

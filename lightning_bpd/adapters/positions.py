@@ -1,7 +1,7 @@
-"""Positions for each row by itself, in decoders that count them from the length of their cache.
+"""Positions of each row, in decoders that count positions from the length of their cache.
 
-Encoder-decoder families take no positions. What they do with a position happens in a module of its own, and there
-the row's own position is put in the place of the cache's length, by hooks that stand for the time of one call.
+Encoder-decoder families take no positions as arguments. One module of each family handles positions. Hooks on this
+module replace the cache's length by each row's own positions, for one call.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Register = Callable[[Any, Tensor, Slots], list[RemovableHandle]]
 
 
 class RowPositions:
-    """The modules of a decoder that know positions.
+    """The modules of a decoder that handle positions.
 
     Args:
         decoder: The decoder's stack of layers.
 
     Attributes:
-        limit: Positions that there are; None where there is no limit.
-        known: Whether there are such modules, of a kind that can be told.
+        limit: Number of positions; None for no limit.
+        known: Whether the decoder has such modules, of a known kind.
     """
 
     def __init__(self, decoder: nn.Module) -> None:
-        # By name, so that a copy of the model has hooks on its own modules.
+        # Stored by name, so that a copy of the model puts hooks on its own modules.
         self._modules: list[tuple[str, Register]] = []
         self.limit = position_limit(decoder)
         table = getattr(decoder, "embed_positions", None)
@@ -48,7 +48,7 @@ class RowPositions:
 
     @contextmanager
     def of(self, decoder: nn.Module, tokens: Tensor, call: Slots) -> Iterator[None]:
-        """The decoder's next call has ``tokens`` (int64 [B, T]) at ``call.positions``."""
+        """Put ``tokens`` (int64 [B, T]) at ``call.positions`` in the decoder's next call."""
         handles: list[RemovableHandle] = []
         try:
             for name, register in self._modules:
@@ -60,7 +60,7 @@ class RowPositions:
 
 
 def position_limit(stack: nn.Module) -> int | None:
-    """How many positions the table of an encoder or decoder has; None where it has none or one that grows."""
+    """Return the size of an encoder's or decoder's table of positions; None if it has no table or a growing one."""
     table = getattr(stack, "embed_positions", None)
     if not isinstance(table, nn.Embedding):
         return None
@@ -68,43 +68,43 @@ def position_limit(stack: nn.Module) -> int | None:
 
 
 def _told(table: Any, tokens: Tensor, call: Slots) -> list[RemovableHandle]:
-    """A table that can be asked for any positions: Marian, BART, mBART, Pegasus and their kin."""
-    # A block may stick out over the last position. What does is dropped by decoding, and may have any.
+    """Hook a table that takes ``position_ids``: Marian, BART, mBART, Pegasus and similar families."""
+    # A block may extend past the last position. Decoding drops these tokens, so they may have any position.
     positions = call.positions.clamp(max=table.num_embeddings - getattr(table, "offset", 0) - 1)
 
     def ask(module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return arguments, {**named, "position_ids": positions}
 
     def shape(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-        # BART's puts a dimension before positions that it takes to be [T].
+        # BART's table adds a dimension, because it expects positions of shape [T].
         return output.reshape(*positions.shape, -1)
 
     return [table.register_forward_pre_hook(ask, with_kwargs=True), table.register_forward_hook(shape)]
 
 
 def _counted(table: Any, tokens: Tensor, call: Slots) -> list[RemovableHandle]:
-    """Sinusoids at positions counted among tokens that are not padding: M2M100 and NLLB.
+    """Hook sinusoids whose positions do not count padding tokens: M2M100 and NLLB.
 
-    In a call over several tokens the family would not count padding among them, one token a call it does. Each is
-    treated here as if it came alone, as when ``generate`` feeds it.
+    In a call over several tokens the family does not count padding tokens, in calls over one token it does. The hook
+    treats each token as if it were fed alone, as by ``generate``.
     """
 
     def alone(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
         before = call.positions.expand_as(tokens).reshape(-1, 1)
-        places = table.create_position_ids_from_input_ids(tokens.reshape(-1, 1), table.padding_idx, before)
-        return table.weights[places.view_as(tokens)]
+        positions = table.create_position_ids_from_input_ids(tokens.reshape(-1, 1), table.padding_idx, before)
+        return table.weights[positions.view_as(tokens)]
 
     return [table.register_forward_hook(alone)]
 
 
 def _relative(attention: Any, tokens: Tensor, call: Slots) -> list[RemovableHandle]:
-    """A bias of attention scores by the distance between two tokens: T5 and its kin."""
-    if call.start is not None:  # then the family's own count is right
+    """Hook a bias of attention scores that depends on the distance between two tokens: T5 and similar families."""
+    if call.start is not None:  # the family's own count is right
         return []
 
     def ask(module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         last = call.extent - 1
-        # The bias of one token at the last position: entry last - d is that of distance d.
+        # The bias of one token at the last position: entry last - d belongs to distance d.
         by_distance = attention.compute_bias(1, call.extent, past_seen_tokens=last)[0, :, 0]
         keys = torch.arange(call.extent, device=call.positions.device)
         distance = (call.positions[:, :, None] - keys).clamp(min=0)

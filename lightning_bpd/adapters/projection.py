@@ -1,4 +1,4 @@
-"""What a Hugging Face model does between its last hidden state and its logits."""
+"""The computation of a Hugging Face model between its last hidden state and its logits."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from lightning_bpd.kernels.linear import linear
 
 @dataclass(frozen=True)
 class Projection:
-    """Logits are ``cap * tanh(x / cap)`` of x = ``scale * hidden @ weight.T + bias``, each where there is one."""
+    """Logits ``cap * tanh(x / cap)`` of x = ``scale * hidden @ weight.T + bias``; bias and cap are optional."""
 
     scale: float
     cap: float | None
 
     def logits(self, scaled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """[..., V] of hidden states [..., D] that were multiplied by ``scale``, weight [V, D] and bias [V]."""
+        """Compute logits [..., V] from scaled hidden states [..., D], weight [V, D] and bias [V]."""
         logits = linear(scaled, weight, bias)
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
 def output_layer(model: Any) -> tuple[Tensor, Tensor | None]:
-    """The vocabulary projection, [V, D], and what is added to its logits, [V], as they are now.
+    """Return the model's current vocabulary projection, [V, D], and its bias, [V] or None.
 
     Raises:
-        InputError: The model has none.
+        InputError: The model has no such projection.
     """
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if weight is None or weight.dim() != 2:
         raise InputError(
-            f"{family(model)} has no vocabulary projection of one matrix (get_output_embeddings), which block heads "
-            "share: this model cannot be a base"
+            f"{family(model)} cannot be a base: it has no vocabulary projection of one matrix "
+            "(get_output_embeddings), which block heads share"
         )
     biases = [
         bias.reshape(-1)
@@ -48,12 +48,12 @@ def output_layer(model: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def find_projection(model: Any, hidden: Tensor, logits: Tensor) -> Projection:
-    """What makes the model's own ``logits`` [..., V] of its own last ``hidden`` states [..., D].
+    """Find the projection from the model's last ``hidden`` states [..., D] to its ``logits`` [..., V].
 
-    The configuration tells the numbers, and the model's behaviour which of them it uses.
+    The configuration names possible numbers, and the logits show which of them the model uses.
 
     Raises:
-        InputError: Nothing that is known does.
+        InputError: No known projection gives these logits.
     """
     weight, bias = output_layer(model)
     config = model.config.get_text_config(decoder=True)
@@ -62,7 +62,7 @@ def find_projection(model: Any, hidden: Tensor, logits: Tensor) -> Projection:
         scales.append(float(scale))
     if isinstance(divisor := getattr(config, "logits_scaling", None), int | float) and divisor:
         scales.append(1.0 / divisor)
-    # Small logits show no cap: where the configuration has one, it is tried first.
+    # A cap does not show in small logits, so the configured cap is tried first.
     cap = getattr(config, "final_logit_softcapping", None)
     caps = [None] if cap is None else [float(cap), None]
     errors = []
@@ -80,16 +80,16 @@ def find_projection(model: Any, hidden: Tensor, logits: Tensor) -> Projection:
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """By how much of the largest logit rounding may change one."""
+    """Return the rounding error allowed in a logit, as a share of the largest logit."""
     return 1e-4 if dtype in (torch.float32, torch.float64) else 5e-2
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference between logits, as a share of the largest of ``theirs``."""
+    """Return the largest difference between logits, as a share of the largest logit of ``theirs``."""
     largest = theirs.abs().max().clamp(min=torch.finfo(theirs.dtype).tiny)
     return float((ours - theirs).abs().max() / largest)
 
 
 def family(model: Any) -> str:
-    """How messages name a model."""
+    """Return the name of a model for messages."""
     return f"the Hugging Face model {type(model).__name__} ({model.config.model_type})"

@@ -1,6 +1,6 @@
-"""How settings name a Hugging Face model: ``hf:NAME_OR_FOLDER``, and options after commas.
+"""References to Hugging Face models in settings: ``hf:NAME_OR_FOLDER``, and options after commas.
 
-A comma that belongs to a name or a value is written twice.
+A comma inside a name or a value is written twice.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Reference:
-    """A Hugging Face model and how it is to be used.
+    """A Hugging Face model and the options for its use.
 
     Args:
-        name: A folder that ``save_pretrained`` wrote, or a model's name on the hub; local copies are found first.
-        src_lang: Source language of a multilingual model, as its tokenizer calls it, such as en_XX or eng_Latn.
+        name: A folder that ``save_pretrained`` wrote, or a model's name on the hub; local copies come first.
+        src_lang: Source language of a multilingual model, in its tokenizer's codes, such as en_XX or eng_Latn.
         tgt_lang: Target language, likewise.
-        eos: The token that ends a row, as the tokenizer's vocabulary has it, such as ``<|im_end|>``; if not given the
-            model's, and of several the tokenizer's own.
-        dtype: What its weights are computed in: float32, bfloat16, float16 or float64.
-        longest_prompt: Of a decoder-only model, how many of its positions are for prompts; half if not given.
-        plain: Whether to leave out what the model's generation_config asks for and decoding cannot do, such as a least
-            length or no repetitions, so that greedy decoding is plain.
+        eos: The token that ends a row, as in the tokenizer's vocabulary, such as ``<|im_end|>``. By default the
+            model's end token; if it has several, the tokenizer's.
+        dtype: The dtype of the model's weights: float32, bfloat16, float16 or float64.
+        longest_prompt: Positions of a decoder-only model that are for prompts; by default half of them.
+        plain: Whether to ignore rules of the model's generation_config that decoding cannot follow, such as a minimum
+            length or no repetitions.
         trust_remote_code: Whether code that comes with the model may run.
     """
 
@@ -67,20 +67,20 @@ class Reference:
 
     @property
     def folder(self) -> Path | None:
-        """Where it is, if it is a folder."""
+        """The path of the model, if ``name`` is a folder."""
         path = Path(self.name).expanduser()
         return path if path.is_dir() else None
 
 
 def parse_reference(text: str, before: Reference | None = None) -> Reference:
-    """The reference that a setting such as ``hf:runs/marian`` or ``hf:NAME,dtype=bfloat16`` means.
+    """Parse a setting such as ``hf:runs/marian`` or ``hf:NAME,dtype=bfloat16``.
 
     Args:
         text: The setting.
-        before: How the model was named before it moved: its options hold where the setting gives none.
+        before: The reference of the model before it moved: its options are the defaults.
 
     Raises:
-        InputError: It has no name, an unknown option, or a value that the option cannot have.
+        InputError: The setting has no name, an unknown option, or a wrong value of an option.
     """
     parts = text.removeprefix(PREFIX).replace(",,", "\0").split(",")
     model, *options = (part.replace("\0", ",") for part in parts)
@@ -90,8 +90,8 @@ def parse_reference(text: str, before: Reference | None = None) -> Reference:
         key, equals, value = option.partition("=")
         if not equals or key not in known:
             raise InputError(
-                f"{text}: {option!r} is no option of a model: known are {', '.join(sorted(known))}; a comma in a "
-                "folder's name is written twice"
+                f"{text}: {option!r} is not an option of a model: choose from {', '.join(sorted(known))}; write a "
+                "comma in a folder's name twice"
             )
         given[key] = value
     if not model:
@@ -100,24 +100,24 @@ def parse_reference(text: str, before: Reference | None = None) -> Reference:
         raise InputError(f"{text}: unknown dtype {given['dtype']!r}: choose one of {', '.join(DTYPES)}")
     for name in {"plain", "trust_remote_code"} & given.keys():
         if given[name].lower() not in ("true", "false"):
-            raise InputError(f"{text}: {name} is true or false")
+            raise InputError(f"{text}: {name} must be true or false")
         given[name] = given[name].lower() == "true"
     if "longest_prompt" in given:
         if not given["longest_prompt"].isdecimal():
-            raise InputError(f"{text}: longest_prompt is a number of tokens")
+            raise InputError(f"{text}: longest_prompt must be a number of tokens")
         given["longest_prompt"] = int(given["longest_prompt"])
     return replace(before or Reference(model), name=model, **given)
 
 
 def from_pretrained(kind: Any, reference: Reference, **options: Any) -> Any:
-    """``kind.from_pretrained`` of what is here, or else of the hub.
+    """Call ``kind.from_pretrained`` for local files, or else for the hub.
 
     Raises:
-        InputError: It is neither here nor there, or cannot be loaded; its cause is what the library raised.
+        InputError: The model is not found, or cannot be loaded; the cause is the library's error.
     """
     folder = reference.folder
     if kind is not GenerationConfig:
-        # Which would keep it as a setting of its own.
+        # A GenerationConfig would keep this option as a setting.
         options["trust_remote_code"] = reference.trust_remote_code
     with explained(reference), quiet():
         if folder is not None:
@@ -130,7 +130,7 @@ def from_pretrained(kind: Any, reference: Reference, **options: Any) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars and reports of the library's own: what is wrong is said by InputErrors."""
+    """Hide the library's progress bars and reports; InputErrors report what is wrong."""
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -146,7 +146,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def explained(reference: Reference) -> Iterator[None]:
-    """What the library says when it cannot load something becomes an InputError."""
+    """Turn errors of the library into InputErrors."""
     try:
         yield
     except InputError:
@@ -155,7 +155,7 @@ def explained(reference: Reference) -> Iterator[None]:
         message = str(error).strip()
         if "trust_remote_code" in message:
             raise InputError(
-                f"{reference} comes with code of its own, which is not run: if you trust it, say so by "
+                f"{reference} comes with code of its own, which is not run: if you trust it, name the model "
                 f"{reference},trust_remote_code=true"
             ) from error
         if reference.folder is None and (missing := _not_to_be_had(reference.name, error)):
@@ -165,7 +165,7 @@ def explained(reference: Reference) -> Iterator[None]:
 
 
 def caused_by(error: BaseException, *kinds: type[BaseException]) -> bool:
-    """Whether an error, or one that it was raised from, is of a kind."""
+    """Whether an error, or a cause of it, is of one of ``kinds``."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, kinds):
         found = found.__cause__
@@ -173,22 +173,22 @@ def caused_by(error: BaseException, *kinds: type[BaseException]) -> bool:
 
 
 def _not_to_be_had(name: str, error: BaseException) -> str | None:
-    """Why a model is not to be had from the hub, and what to do; None for one that is there and cannot be loaded."""
+    """Say why the hub does not give a model, and what to do; None if it does, but the model cannot be loaded."""
     if caused_by(error, GatedRepoError):
         return (
-            "a model of the hub that is given on request alone: ask for it on its page there, and log in by "
+            "the hub gives this model on request only: ask for it on its page there, and log in by "
             "'hf auth login'"
         )
     if caused_by(error, RepositoryNotFoundError, HFValidationError):
         return (
             "no such folder, and no such model in the local cache or on the hub: name the folder that "
-            "save_pretrained wrote, or a model's name; for a private one log in by 'hf auth login'"
+            "save_pretrained wrote, or a model's name; for a private model log in by 'hf auth login'"
         )
     if caused_by(error, LocalEntryNotFoundError):
         offline = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         return (
-            "no such folder, and no such model, or not all of it, in the local cache, and the hub cannot be "
-            f"reached{offline}: name a folder, or fetch the model where there is a network"
+            "no such folder, and no complete model of this name in the local cache, and the hub cannot be "
+            f"reached{offline}: name a folder, or download the model on a machine with a network"
         )
     if caused_by(error, HfHubHTTPError):
         return f"the hub does not give it: {' '.join(str(error).split())}"

@@ -55,7 +55,7 @@ def test_a_turn_that_ends_otherwise_than_rows_do(chat, caplog):
         assert not warnings(caplog)
         with_template(open_codec(f"hf:{chat}"), "chat")
     assert warnings(caplog) == [
-        "The chat template ends what the assistant says with <|im_end|>, and rows end with </s>: name the model with "
+        "The chat template ends answers with <|im_end|>, but rows end with </s>: name the model with "
         "the option ,eos=<|im_end|>"
     ]
     caplog.clear()
@@ -75,9 +75,7 @@ def test_a_template_that_ends_no_turn(llama, tmp_path, caplog):
     )
     with caplog.at_level(logging.WARNING):
         with_template(open_codec(f"hf:{folder}"), "chat")
-    assert warnings(caplog) == [
-        "The chat template puts no token after what the assistant says, and rows end with </s>"
-    ]
+    assert warnings(caplog) == ["The chat template puts no token after an answer, but rows end with </s>"]
 
 
 def test_a_template_that_asks_otherwise_than_it_writes(tmp_path, caplog):
@@ -86,7 +84,7 @@ def test_a_template_that_asks_otherwise_than_it_writes(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         codec = with_template(open_codec(f"hf:{folder},eos=<|im_end|>"), "chat")
     assert len(warnings(caplog)) == 1
-    assert "answers cannot be found in it, and are taken as they are" in warnings(caplog)[0]
+    assert "answers cannot be found in it, and are used without it" in warnings(caplog)[0]
     row = whole_row(codec.target, codec.target.encode(["Well"])[0], 100)
     assert codec.target.tokenizer.decode(row) == "Well<|im_end|>"
 

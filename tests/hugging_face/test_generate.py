@@ -343,7 +343,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(case):
             case.generate(**settings, custom_generate=blocks)
     if not case.model.config.is_encoder_decoder:
         positions = case.inputs["attention_mask"].cumsum(1)
-        with pytest.raises(InputError, match="position_ids other than"):
+        with pytest.raises(InputError, match="position_ids that differ"):
             case.generate(position_ids=positions, custom_generate=blocks)
         with pytest.raises(InputError, match="was given token_type_ids"):
             case.generate(token_type_ids=torch.ones_like(positions), custom_generate=blocks)

@@ -82,10 +82,10 @@ def test_references():
     assert str(parse_reference(text)) == text
     for wrong, message in (
         ("hf:", "names no model"),
-        ("hf:x,colour=red", "'colour=red' is no option of a model: known are dtype"),
+        ("hf:x,colour=red", "'colour=red' is not an option of a model: choose from dtype"),
         ("hf:x,dtype=int8", "unknown dtype 'int8'"),
-        ("hf:x,longest_prompt=many", "longest_prompt is a number of tokens"),
-        ("hf:x,trust_remote_code=perhaps", "trust_remote_code is true or false"),
+        ("hf:x,longest_prompt=many", "longest_prompt must be a number of tokens"),
+        ("hf:x,trust_remote_code=perhaps", "trust_remote_code must be true or false"),
     ):
         with pytest.raises(InputError, match=message):
             parse_reference(wrong)
@@ -105,10 +105,10 @@ def test_no_such_folder(tmp_path):
 def test_weights_that_are_not_there(t5, tmp_path):
     folder = copy(t5, tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"holds its weights pickled alone \(\*.bin\).*save_pretrained"):
+    with pytest.raises(InputError, match=r"holds its weights as pickles only \(\*.bin\).*save_pretrained"):
         read_base(f"hf:{folder}")
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(InputError, match=r"holds a config.json and no weights"):
+    with pytest.raises(InputError, match=r"holds a config.json but no weights"):
         read_base(f"hf:{folder}")
 
 
@@ -117,7 +117,7 @@ def test_weights_of_which_some_are_missing_or_damaged(t5, tmp_path):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"num_layers": 2, "num_decoder_layers": 2}))
-    with pytest.raises(InputError, match=r"the weights of hf:.* are not all there, \d+ are missing: "):
+    with pytest.raises(InputError, match=r"the weights of hf:.* are incomplete, \d+ are missing: "):
         read_base(f"hf:{folder}")
     path.write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(b"nothing")

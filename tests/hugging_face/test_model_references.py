@@ -28,7 +28,7 @@ def test_names_and_tokens_with_commas_survive(name, eos):
 
 
 def test_a_lonely_comma_is_explained():
-    with pytest.raises(InputError, match=r"'b' is no option .* a comma in a folder's name is written twice"):
+    with pytest.raises(InputError, match=r"'b' is not an option .* write a comma in a folder's name twice"):
         parse_reference("hf:a,b")
 
 
@@ -78,7 +78,7 @@ REFUSAL = SimpleNamespace(headers={}, request=None)
 @pytest.mark.parametrize(
     ("cause", "message"),
     [
-        (errors.GatedRepoError("x", response=REFUSAL), "given on request alone: ask for it"),
+        (errors.GatedRepoError("x", response=REFUSAL), "gives this model on request only: ask for it"),
         (
             errors.RepositoryNotFoundError("x", response=REFUSAL),
             "no such folder, and no such model in the local cache or on the hub",
@@ -146,7 +146,7 @@ def test_a_model_of_the_hub_without_a_generation_config(t5, monkeypatch, caplog)
     assert "there is no generation_config.json in the local cache" in caplog.text
     with pytest.raises(InputError, match="hf:some/model cannot be loaded: It looks like"):
         read("It looks like the config file is not a valid JSON file.")
-    with pytest.raises(InputError, match="given on request alone"):
+    with pytest.raises(InputError, match="gives this model on request only"):
         read("You are trying to access a gated repo.", errors.GatedRepoError("x", response=REFUSAL))
 
 
@@ -170,7 +170,7 @@ def test_a_base_with_code_of_its_own_is_trained_as_it_is_alone(corpus, llama, tm
     maps = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": maps}))
     base = f"hf:{folder},trust_remote_code=true"
-    with pytest.raises(InputError, match=r"needs code of its own \(Model, Config\), and what is trained"):
+    with pytest.raises(InputError, match=r"needs code of its own \(Model, Config\), so a model trained"):
         module(JointFineTuning, base)
     trained = module(FrozenBaseHeadDistillation, base)
     loop = trainer(default_root_dir=tmp_path, max_steps=1, limit_val_batches=0)

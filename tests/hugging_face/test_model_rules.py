@@ -132,7 +132,7 @@ def test_one_of_several_end_tokens(llama, tmp_path, caplog):
         open_codec(f"hf:{folder}")
     assert parts.network.eos_id == parts.codec.target.eos_id == 1
     assert [record.getMessage() for record in caplog.records] == [
-        f"hf:{folder} has several end tokens, </s>, {name}: rows end with </s> alone; choose another by "
+        f"hf:{folder} has several end tokens, </s>, {name}: rows end with </s> only; choose another by "
         f"hf:{folder},eos=TOKEN"
     ]
     caplog.clear()
@@ -160,7 +160,7 @@ def test_no_end_token(llama, tmp_path):
     folder = changed(llama, tmp_path, eos_token_id=None)
     config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": None}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"has no end token, and rows need one: choose it by hf:.*,eos="):
+    with pytest.raises(InputError, match=r"has no end token, but rows need one: choose it by hf:.*,eos="):
         open_codec(f"hf:{folder}")
     with pytest.raises(InputError, match=r"no end token"):
         read_base(f"hf:{folder}")

@@ -100,7 +100,7 @@ def test_records_that_are_no_prompts(llama, tmp_path, record, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"template": "translate:"}, "has no place for the text: write {source} there"),
+        ({"template": "translate:"}, "does not say where the text goes: write {source} there"),
         ({"template": "chat"}, "has no chat template"),
         ({"tokenizer": None}, "none is named: give model.base or data.tokenizer"),
     ],

@@ -142,7 +142,7 @@ def test_families_that_cannot_be_decoded_row_by_row_are_refused():
         Seq2SeqAdapter(led)
     linear = bare("qwen3")
     linear.config.layer_types = ["linear_attention", "full_attention"]
-    with pytest.raises(InputError, match="layers of linear_attention, whose memory cannot be rewound"):
+    with pytest.raises(InputError, match="layers of linear_attention, whose state cannot be rewound"):
         CausalAdapter(linear)
 
 
@@ -160,13 +160,13 @@ def test_positions_told_wrongly_are_noticed(monkeypatch):
         model = bare(family)
         with monkeypatch.context() as patch:
             patch.setattr(positions, function, lambda module, tokens, call: [])
-            with pytest.raises(InputError, match="with rows that were rewound to different lengths"):
+            with pytest.raises(InputError, match="with rows rewound to different lengths"):
                 adapted(model)
         adapted(model)
 
 
 def test_what_else_is_refused():
-    with pytest.raises(InputError, match="is no encoder-decoder: use CausalAdapter"):
+    with pytest.raises(InputError, match="is not an encoder-decoder: use CausalAdapter"):
         Seq2SeqAdapter(bare("llama"))
     with pytest.raises(InputError, match="is an encoder-decoder: use Seq2SeqAdapter"):
         CausalAdapter(bare("t5"))
