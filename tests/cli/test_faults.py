@@ -152,3 +152,8 @@ def test_standard_streams_may_be_closed_or_full(tmp_path, command, code, words):
 def test_a_value_of_any_length_makes_a_short_line(refused):
     line = refused("translate", "--model", "9" * 5000)
     assert len(line) < 1100
+
+
+def test_a_loop_of_links_is_one_line(refused, tmp_path):
+    (tmp_path / "compare_test.json").symlink_to("compare_test.json")
+    assert "compare_test.json" in refused("report", str(tmp_path))
