@@ -1,4 +1,4 @@
-"""Dropout whose random numbers are cheap on the CPU."""
+"""Dropout with cheap random numbers on the CPU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 
 def keep_mask(like: Tensor, probability: float) -> Tensor:
-    """A mask of 0 (with ``probability``) and 1 / (1 - ``probability``), of the shape and dtype of ``like``.
+    """Draw a mask of 0 (with ``probability``) and 1 / (1 - ``probability``), of the shape and dtype of ``like``.
 
-    One 64-bit draw serves four elements, 16 bits each, so that ``probability`` is kept to within 2**-16; the
-    scale belongs to the probability that was used. Drawing a float an element costs ten times as much, which
-    is a quarter of a training step of a small Transformer on a CPU.
+    One 64-bit draw serves four elements, 16 bits each. So the used probability is within 2**-16 of ``probability``,
+    and the scale is that of the used one. Drawing a float for each element costs ten times as much, which is a quarter
+    of a training step of a small Transformer on a CPU.
     """
     threshold = min(max(round(probability * 65536), 1), 65535)
     draws = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
@@ -31,7 +31,7 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
 
 
 def add_dropped(residual: Tensor, x: Tensor, probability: float, training: bool) -> Tensor:
-    """``residual + dropout(x)`` in one pass over memory."""
+    """Compute ``residual + dropout(x)`` in one pass over memory."""
     if not training or probability == 0.0:
         return residual + x
     if x.device.type != "cpu":

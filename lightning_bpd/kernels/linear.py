@@ -1,4 +1,4 @@
-"""Linear maps, by whichever of the CPU's two matrix libraries is faster."""
+"""Linear maps by the faster of the CPU's two matrix libraries."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-# oneDNN keeps what it prepared for each shape that it has met, with a copy of the weights, up to 1,024 of them: with
-# batches of many lengths that is gigabytes. It asks for this when it is first used.
+# oneDNN caches a primitive with a copy of the weights for each shape, up to 1,024 of them: gigabytes for batches of
+# many lengths. It reads this variable at its first use.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-# Multiply-adds from which oneDNN is faster than MKL; a smaller product takes less time than its call.
+# Multiply-adds from which oneDNN is faster than MKL; a smaller product takes less time than the call of oneDNN.
 _ONEDNN_FROM = 1_500_000
-# The same for a single row: with a matrix that the processor's caches hold, MKL is as fast, and called sooner.
+# Threshold for a single row: MKL is as fast for a matrix that fits the processor's caches, and its call is cheaper.
 _ROW_ONEDNN_FROM = 4_000_000
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``: x [..., K], weight [N, K], bias [N] to [..., N].
+    """Compute ``F.linear``: x [..., K], weight [N, K], bias [N] to [..., N].
 
-    On a CPU torch gives float32 products to MKL, which leaves half of an AMD processor's speed unused. Large ones
-    go to oneDNN here, which runs at full speed on any. A single row, as in decoding, is a matrix times a vector.
+    On a CPU torch computes float32 products by MKL, which leaves half of an AMD processor's speed unused. This function
+    gives large products to oneDNN, which is fast on any processor. A single row, as in decoding, is a matrix-vector
+    product.
     """
     if (
         not x.is_cpu
@@ -47,12 +48,12 @@ class Linear(nn.Linear):
     """``nn.Linear`` by the function above."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., K] to [..., N]."""
+        """Map [..., K] to [..., N]."""
         return linear(input, self.weight, self.bias)
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    # What torch.compile makes of a linear layer on a CPU; it has no gradient of its own.
+    # The operator that torch.compile makes from a linear layer on a CPU; it has no gradient.
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -66,17 +67,17 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         flat_x, flat_gradient = x.flatten(0, -2), gradient.flatten(0, -2)
         grad_weight = None
-        if of_weight:
-            # oneDNN copies its first argument if it is transposed: let that be the narrower one.
+        if needs_weight:
+            # oneDNN copies a transposed first argument, so the narrower matrix comes first.
             if x.size(-1) < gradient.size(-1):
                 grad_weight = _onednn(flat_x.t(), flat_gradient.t()).t()
             else:
                 grad_weight = _onednn(flat_gradient.t(), flat_x.t())
         return (
-            _onednn(gradient, weight.t()) if of_x else None,
+            _onednn(gradient, weight.t()) if needs_x else None,
             grad_weight,
-            flat_gradient.sum(0) if of_bias else None,
+            flat_gradient.sum(0) if needs_bias else None,
         )

@@ -1,4 +1,4 @@
-"""The share of things that were right, exact on any number of processes."""
+"""Accuracy, exact on any number of processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 
 class Accuracy(Metric):
-    """Right ones over all, 0-1."""
+    """Correct predictions over all predictions, 0-1."""
 
     full_state_update = False
     higher_is_better = True
@@ -23,12 +23,12 @@ class Accuracy(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, correct: Tensor | int, total: Tensor | int) -> None:
-        """Add a batch: how many were right, of how many."""
+        """Add a batch: the number of correct predictions, and of all predictions."""
         # Never in place: spawned ranks start with states that share their memory.
         self.correct = self.correct + correct
         self.total = self.total + total
 
     def compute(self) -> Tensor:
-        """float64 scalar; NaN when there were none."""
+        """Return a float64 scalar; NaN without predictions."""
         correct, total = int(self.correct), int(self.total)
         return torch.tensor(correct / total if total > 0 else math.nan, dtype=torch.float64)

@@ -21,7 +21,7 @@ _PACKAGES = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}
 
 @cache
 def _bleu(tokenizer: str) -> BLEU:
-    """sacreBLEU's metric. Its own words about a missing package take several lines, and it may end the process."""
+    """Make sacreBLEU's metric. Its message about a missing package has several lines, and it may end the process."""
     if tokenizer not in BLEU.TOKENIZERS:
         raise InputError(
             f"sacreBLEU has no tokenizer {tokenizer!r}: choose one of {', '.join(BLEU.TOKENIZERS)}"
@@ -30,11 +30,13 @@ def _bleu(tokenizer: str) -> BLEU:
         metric = BLEU(tokenize=tokenizer)
     except (Exception, SystemExit) as error:
         if tokenizer in _PACKAGES:
-            what = f"needs a package that is not installed: pip install '{_PACKAGES[tokenizer]}'"
+            problem = f"needs a package that is not installed: pip install '{_PACKAGES[tokenizer]}'"
         else:
-            what = f"cannot be loaded ({error}): sacreBLEU downloads its model once, to ~/.sacrebleu/models"
-        raise InputError(f"BLEU's tokenizer {tokenizer} {what}") from error
-    # The number of references is known to the metric only once it has scored something.
+            problem = (
+                f"cannot be loaded ({error}): sacreBLEU downloads its model once, to ~/.sacrebleu/models"
+            )
+        raise InputError(f"BLEU's tokenizer {tokenizer} {problem}") from error
+    # The signature needs the number of references, which the metric learns from its first score.
     metric.corpus_score(["a"], [["a"]])
     return metric
 
@@ -42,7 +44,7 @@ def _bleu(tokenizer: str) -> BLEU:
 def bleu_statistics(
     outputs: Sequence[str], references: Sequence[str], tokenizer: str = DEFAULT_TOKENIZER
 ) -> list[int]:
-    """Sufficient statistics of BLEU, which add up over any split of a corpus.
+    """Compute sufficient statistics of BLEU, which add up over any split of a corpus.
 
     Args:
         outputs: Detokenised, cased text.
@@ -53,7 +55,7 @@ def bleu_statistics(
         10 integers: output and reference length in tokens, n-gram matches for n = 1..4, n-grams for n = 1..4.
 
     Raises:
-        InputError: The tokenizer is unknown, or something that it needs is not installed.
+        InputError: The tokenizer is unknown, or a package or model that it needs is missing.
     """
     if not outputs:
         return [0] * (2 + 2 * ORDER)
@@ -62,7 +64,7 @@ def bleu_statistics(
 
 
 def bleu_score(statistics: Sequence[int]) -> float:
-    """BLEU, 0-100, equal to ``sacrebleu.corpus_bleu`` of the whole corpus."""
+    """Compute BLEU, 0-100, equal to ``sacrebleu.corpus_bleu`` of the whole corpus."""
     output_length, reference_length, *counts = statistics
     return BLEU.compute_bleu(
         correct=list(counts[:ORDER]),
@@ -74,40 +76,40 @@ def bleu_score(statistics: Sequence[int]) -> float:
 
 
 def bleu_signature(tokenizer: str = DEFAULT_TOKENIZER) -> str:
-    """The sacreBLEU signature of these scores. Raises InputError as ``bleu_statistics``."""
+    """Return the sacreBLEU signature of BLEU. Raises InputError as ``bleu_statistics`` does."""
     return str(_bleu(tokenizer).get_signature())
 
 
 def chrf_statistics(outputs: Sequence[str], references: Sequence[str]) -> list[int]:
-    """Sufficient statistics of chrF, which add up over any split of a corpus.
+    """Compute sufficient statistics of chrF, which add up over any split of a corpus.
 
     Returns:
-        18 integers: for n = 1..6 the character n-grams of outputs and of references, and how many of them match.
+        18 integers: for n = 1..6 the number of character n-grams of outputs, of references, and of their matches.
     """
     rows: Any = [] if not outputs else CHRF()._extract_corpus_statistics(list(outputs), [list(references)])
     return [sum(column) for column in zip([0] * 3 * CHRF.CHAR_ORDER, *rows, strict=True)]
 
 
 def chrf_score(statistics: Sequence[int]) -> float:
-    """chrF, 0-100, equal to ``sacrebleu.corpus_chrf`` of the whole corpus."""
+    """Compute chrF, 0-100, equal to ``sacrebleu.corpus_chrf`` of the whole corpus."""
     return CHRF()._compute_f_score(list(statistics))
 
 
 def chrf_signature() -> str:
-    """The sacreBLEU signature of these scores."""
+    """Return the sacreBLEU signature of chrF."""
     metric = CHRF()
     metric.corpus_score(["a"], [["a"]])
     return str(metric.get_signature())
 
 
 class _CorpusSum(Metric):
-    """A score over all rows of all ranks: integer sums, so neither order nor batches nor ranks change a digit."""
+    """A score over all rows of all ranks, from integer sums: order, batches and ranks do not change a digit."""
 
     full_state_update = False
     higher_is_better = True
     statistics: Tensor
     count: ClassVar[int]
-    """how many statistics there are"""
+    """number of statistics"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +122,7 @@ class _CorpusSum(Metric):
         self.statistics = self.statistics + new
 
     def compute(self) -> Tensor:
-        """The score, float64 scalar, 0-100."""
+        """Return the score, float64 scalar, 0-100."""
         return torch.tensor(self._score(self.statistics.tolist()), dtype=torch.float64)
 
     def _statistics(self, outputs: Sequence[str], references: Sequence[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""How much blockwise decoding accepts, and what that saves, exact on any number of processes."""
+"""Accepted block sizes and savings of blockwise decoding, exact on any number of processes."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from lightning_bpd.interfaces import DecodeResult
 
 
 def count_accepted_sizes(accepted: Tensor, block_size: int) -> Tensor:
-    """How many iterations accepted 1, 2, ... tokens.
+    """Count the iterations that accepted 1, 2, ... tokens.
 
     Args:
         accepted: int64 [B, I], the accepted block size of each iteration; 0 after a row's last one.
-        block_size: K, the most that an iteration can accept.
+        block_size: K, the most tokens that an iteration can accept.
 
     Returns:
-        int64 [K + 1], indexed by size. Every iteration accepts a token, so at 0 there is none.
+        int64 [K + 1], indexed by size. Every iteration accepts a token, so the count at 0 is 0.
     """
     return torch.bincount(accepted[accepted > 0], minlength=block_size + 1)
 
 
 def mean_accepted_block_size(counts: Tensor) -> float:
-    """Accepted tokens over iterations, from counts by size (int64 [K + 1]); NaN without an iteration."""
+    """Divide accepted tokens by iterations, from counts by size (int64 [K + 1]); NaN without an iteration."""
     tokens = sum(size * count for size, count in enumerate(counts.tolist()))
     return _ratio(tokens, int(counts.sum()))
 
 
 def shares(counts: Tensor) -> list[float]:
-    """The share of iterations that accepted exactly 0, 1, ..., K tokens, from counts by size."""
+    """Compute the share of iterations that accepted exactly 0, 1, ..., K tokens, from counts by size."""
     total = int(counts.sum())
     return [_ratio(count, total) for count in counts.tolist()]
 
 
 def shares_at_least(counts: Tensor) -> list[float]:
-    """The share of iterations that accepted at least 0, 1, ..., K tokens: acceptance by position in the block."""
+    """Compute the share of iterations that accepted at least 0, ..., K tokens: acceptance by position in the block."""
     total = int(counts.sum())
     return [_ratio(int(counts[size:].sum()), total) for size in range(len(counts))]
 
 
 def equal_rows(one: DecodeResult, other: DecodeResult) -> Tensor:
-    """Which rows are the same, token for token, bool [B]."""
+    """Compare two results row by row, token for token, bool [B]."""
     width = min(one.tokens.size(1), other.tokens.size(1))
-    places = torch.arange(width, device=one.tokens.device)
-    same = (one.tokens[:, :width] == other.tokens[:, :width]) | (places >= one.lengths[:, None])
-    return same.all(1) & (one.lengths == other.lengths)
+    positions = torch.arange(width, device=one.tokens.device)
+    equal = (one.tokens[:, :width] == other.tokens[:, :width]) | (positions >= one.lengths[:, None])
+    return equal.all(1) & (one.lengths == other.lengths)
 
 
 class AcceptedSizes(Metric):
     """Iterations by accepted block size, over all rows of all ranks.
 
     Args:
-        block_size: K, the most that an iteration can accept.
+        block_size: K, the most tokens that an iteration can accept.
     """
 
     full_state_update = False
@@ -72,17 +72,17 @@ class AcceptedSizes(Metric):
         self.counts = self.counts + count_accepted_sizes(accepted, self.block_size).to(self.counts.device)
 
     def compute(self) -> Tensor:
-        """int64 [K + 1], indexed by size."""
+        """Return int64 [K + 1], indexed by size."""
         return self.counts
 
 
 class Comparison(NamedTuple):
-    """Blockwise decoding beside greedy decoding of the same rows with the same p_1. NaN where there was no row."""
+    """Blockwise decoding compared with greedy decoding of the same rows with the same p_1; NaN without rows."""
 
     greedy_agreement: float
-    """share of rows whose tokens are the same, 0-1"""
+    """share of rows with equal tokens, 0-1"""
     model_calls: float
-    """of blockwise decoding, a row"""
+    """calls of blockwise decoding per row"""
     iteration_reduction: float
     """greedy's model calls over blockwise's"""
     speedup: float
@@ -90,7 +90,7 @@ class Comparison(NamedTuple):
 
 
 class GreedyComparison(Metric):
-    """What blockwise decoding saves against greedy decoding, over all rows of all ranks."""
+    """Savings of blockwise decoding against greedy decoding, over all rows of all ranks."""
 
     full_state_update = False
     rows: Tensor
@@ -108,7 +108,7 @@ class GreedyComparison(Metric):
     def update(
         self, result: DecodeResult, greedy: DecodeResult, nanoseconds: int, greedy_nanoseconds: int
     ) -> None:
-        """Add a batch that was decoded both ways, and the wall-clock time that each took."""
+        """Add a batch that was decoded both ways, and the wall-clock time of each decoding."""
         self.rows = self.rows + len(result.lengths)
         self.equal = self.equal + equal_rows(result, greedy).sum()
         self.calls = self.calls + result.calls.sum()
@@ -117,7 +117,7 @@ class GreedyComparison(Metric):
         self.greedy_nanoseconds = self.greedy_nanoseconds + greedy_nanoseconds
 
     def compute(self) -> Comparison:
-        """The ratios of the sums."""
+        """Return the ratios of the sums."""
         rows, calls = int(self.rows), int(self.calls)
         return Comparison(
             greedy_agreement=_ratio(int(self.equal), rows),

@@ -1,4 +1,4 @@
-"""How close images are to their references, exact on any number of processes.
+"""The similarity of images to their references, exact on any number of processes.
 
 Shapes: N images, H height, W width, C channels. All images are uint8, intensities 0..255.
 """
@@ -28,20 +28,20 @@ ImageBatch = Tensor | NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
 
 def squared_error(outputs: ImageBatch, references: ImageBatch) -> int:
-    """The sum of the squared differences of all intensities."""
+    """Sum the squared differences of all intensities."""
     difference = _tensor(outputs).long() - _tensor(references, like=outputs).long()
     return int(difference.square().sum())
 
 
 def psnr(error: int, dimensions: int) -> float:
-    """Peak signal-to-noise ratio of all images taken together, in decibels.
+    """Compute the peak signal-to-noise ratio of all images together, in decibels.
 
     Args:
         error: Sum of squared differences.
         dimensions: Number of intensities, pixels times channels of all images.
 
     Returns:
-        Infinity where there is no difference, NaN where there is no image.
+        Infinity without a difference, NaN without an image.
     """
     if dimensions == 0:
         return math.nan
@@ -49,22 +49,22 @@ def psnr(error: int, dimensions: int) -> float:
 
 
 def ssim(outputs: ImageBatch, references: ImageBatch) -> list[float]:
-    """Structural similarity of each image, at most 1: an 11 x 11 Gaussian window of sigma 1.5, mirrored borders.
+    """Compute the structural similarity of each image, at most 1.
 
-    In float64 and image by image, so that no digit depends on the batch. Raises InputError for images of fewer
-    than 6 pixels a side.
+    The window is an 11 x 11 Gaussian of sigma 1.5, and borders are mirrored. The computation is in float64, image by
+    image, so that no digit depends on the batch. Raises InputError for images of fewer than 6 pixels a side.
     """
     ours, theirs = _tensor(outputs), _tensor(references, like=outputs)
     if len(ours) and min(ours.shape[1:3]) < SMALLEST_SSIM_SIDE:
         raise InputError(
-            f"images of {ours.size(1)} x {ours.size(2)} pixels are too small for SSIM, which takes"
-            f" {SMALLEST_SSIM_SIDE} a side; use PSNR alone"
+            f"images of {ours.size(1)} x {ours.size(2)} pixels are too small for SSIM, which needs"
+            f" {SMALLEST_SSIM_SIDE} a side; use PSNR only"
         )
     # On the CPU, since some accelerators have no float64.
     pairs = [images.permute(0, 3, 1, 2).cpu().double().split(1) for images in (ours, theirs)]
     values = []
     for one, other in zip(*pairs, strict=True):
-        # The map, not the mean that comes with it: torchmetrics before 1.6 left the borders out of that.
+        # Average the map: the mean of torchmetrics before 1.6 left the borders out.
         _, similarities = structural_similarity_index_measure(
             one, other, data_range=float(WHITE), reduction="none", return_full_image=True
         )
@@ -73,12 +73,12 @@ def ssim(outputs: ImageBatch, references: ImageBatch) -> list[float]:
 
 
 def bits_per_dimension(cross_entropy: float, dimensions: int) -> float:
-    """Bits that an intensity takes: summed cross-entropy in nats over ln 2 and the number of intensities."""
+    """Compute bits per intensity: summed cross-entropy in nats over ln 2 and the number of intensities."""
     return cross_entropy / math.log(2) / dimensions if dimensions else math.nan
 
 
 def image_quality_signature() -> str:
-    """How PSNR and SSIM are computed, in a line that goes with the numbers."""
+    """Describe in one line how PSNR and SSIM are computed."""
     window = "window:gauss11|sigma:1.5|border:mirrored|k1:0.01|k2:0.03"
     return (
         f"PSNR|mse:corpus|range:255 SSIM|mean:image|{window}|range:255|torchmetrics:{version('torchmetrics')}"
@@ -86,7 +86,7 @@ def image_quality_signature() -> str:
 
 
 class PeakSignalToNoise(Metric):
-    """PSNR over all images of all ranks, of the mean squared error over all their intensities."""
+    """PSNR of all images of all ranks, from the mean squared error over all their intensities."""
 
     full_state_update = False
     higher_is_better = True
@@ -105,7 +105,7 @@ class PeakSignalToNoise(Metric):
         self.dimensions = self.dimensions + _tensor(outputs).numel()
 
     def compute(self) -> Tensor:
-        """Decibels, float64 scalar; infinity without any difference, NaN without any image."""
+        """Return decibels, float64 scalar; infinity without a difference, NaN without an image."""
         return torch.tensor(psnr(int(self.error), int(self.dimensions)), dtype=torch.float64)
 
 
@@ -129,38 +129,38 @@ class StructuralSimilarity(Metric):
         self.images = self.images + len(values)
 
     def compute(self) -> Tensor:
-        """float64 scalar, at most 1; NaN without any image."""
+        """Return a float64 scalar, at most 1; NaN without an image."""
         images = int(self.images)
         return torch.tensor(int(self.parts) / PARTS / images if images else math.nan, dtype=torch.float64)
 
 
 class BitsPerDimension(TokenLoss):
-    """The cross-entropy of all intensities in bits an intensity; updated with nats and number, as ``TokenLoss`` is."""
+    """Cross-entropy in bits per intensity, updated with a sum in nats and a number as ``TokenLoss`` is."""
 
     def compute(self) -> Tensor:
-        """float64 scalar; NaN when a batch's loss was not finite or there was none."""
+        """Return a float64 scalar; NaN if a batch's loss was not finite, or without a batch."""
         return torch.tensor(bits_per_dimension(float(super().compute()), 1), dtype=torch.float64)
 
 
 def _tensor(images: ImageBatch, like: ImageBatch | None = None) -> Tensor:
-    """One tensor, uint8 [N, H, W, C], on the device and of the shape of ``like``."""
+    """Make one tensor, uint8 [N, H, W, C], on the device of ``like``, and check that it has the shape of ``like``."""
     if not isinstance(images, Tensor):
         array = images if isinstance(images, np.ndarray) else np.stack(images) if len(images) else None
         if array is None:
             return torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
-        # A copy only where torch would otherwise warn that it cannot write to it.
+        # Copies arrays that are not writeable or not contiguous, because torch would warn.
         images = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise InputError(
-            f"images of type {images.dtype} and shape {tuple(images.shape)}: they must be uint8 of shape N x height x"
+            f"images have type {images.dtype} and shape {tuple(images.shape)}: they must be uint8 of shape N x height x"
             " width x channels"
         )
     if like is not None:
         other = _tensor(like)
         if other.shape != images.shape:
             raise InputError(
-                f"outputs of shape {tuple(other.shape)} beside references of shape {tuple(images.shape)}: they must be"
-                " the same"
+                f"outputs have shape {tuple(other.shape)} but references have shape {tuple(images.shape)}: give one"
+                " reference of equal size for each output"
             )
         images = images.to(other.device)
     return images

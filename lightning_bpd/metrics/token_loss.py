@@ -1,4 +1,4 @@
-"""The mean loss of all tokens, exact on any number of processes."""
+"""The mean loss per token, exact on any number of processes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-# Sums of batches are kept as integers of this many parts of one nat: integer sums do not depend on their order.
+# Parts of a nat. Sums of batches are kept as integer numbers of parts: integer sums do not depend on their order.
 PARTS = 2**20
-# Taken off the number of tokens for a loss that is not finite: far more than a corpus has, and no sum overflows.
+# Subtracted from the number of tokens for a loss that is not finite: more than a corpus has, and no sum overflows.
 BAD = 2**44
 
 
 class TokenLoss(Metric):
-    """Sum of losses over number of tokens, in nats a token."""
+    """Sum of losses over number of tokens, in nats per token."""
 
     full_state_update = False
     higher_is_better = False
@@ -31,7 +31,7 @@ class TokenLoss(Metric):
         """Add a batch: the sum of its tokens' losses (float scalar, nats) and their number."""
         loss_sum = loss_sum.detach().cpu()  # some accelerators have no float64
         if not torch.isfinite(loss_sum):
-            # No integer stands for it: a count of tokens below zero, which no later batch can mend, does.
+            # No integer can hold this loss. A negative count of tokens marks it, and no later batch makes it positive.
             self.tokens = self.tokens - BAD
             return
         # Never in place: spawned ranks start with states that share their memory.
@@ -39,14 +39,14 @@ class TokenLoss(Metric):
         self.tokens = self.tokens + tokens
 
     def compute(self) -> Tensor:
-        """Nats a token, float64 scalar; NaN when a batch's loss was not finite or there was none."""
+        """Return nats per token, float64 scalar; NaN if a batch's loss was not finite, or without tokens."""
         parts, tokens = int(self.parts), int(self.tokens)
         return torch.tensor(parts / PARTS / tokens if tokens > 0 else math.nan, dtype=torch.float64)
 
 
 class Perplexity(TokenLoss):
-    """e to the power of the loss in nats a token."""
+    """e to the power of the loss in nats per token."""
 
     def compute(self) -> Tensor:
-        """float64 scalar, at least 1."""
+        """Return a float64 scalar, at least 1."""
         return super().compute().exp()

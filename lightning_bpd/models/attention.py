@@ -41,7 +41,7 @@ class KeyValueCache:
         return slots.read(entries).unbind(0)
 
     def reorder(self, rows: Tensor) -> None:
-        """Let row i become what row ``rows[i]`` was (int64 [B'])."""
+        """Replace row i by row ``rows[i]`` (int64 [B'])."""
         self.entries = reordered(self.entries, rows, max(self.rows.counts, default=0))
         self.rows.reorder(rows)
 
@@ -49,8 +49,7 @@ class KeyValueCache:
 class Attention(nn.Module):
     """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2).
 
-    The projections that read the same input are one matrix: query, key and value in self-attention; key and
-    value in cross-attention.
+    Projections of one input are one matrix: query, key and value in self-attention; key and value in cross-attention.
     """
 
     def __init__(self, d_model: int, heads: int, dropout: float, cross: bool) -> None:
@@ -66,7 +65,7 @@ class Attention(nn.Module):
         self._initialise(d_model)
 
     def _initialise(self, d_model: int) -> None:
-        # Xavier for each of the stacked square matrices by itself, as if they were separate layers.
+        # Xavier for each stacked square matrix, as for separate layers.
         for layer in self.children():
             assert isinstance(layer, nn.Linear)
             for block in layer.weight.data.split(d_model):
@@ -74,7 +73,7 @@ class Attention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def _split(self, x: Tensor, parts: int) -> Tensor:
-        """[B, T, parts * D] to [parts, B, H, T, D / H]."""
+        """Reshape [B, T, parts * D] to [parts, B, H, T, D / H]."""
         rows, length, _ = x.shape
         return x.view(rows, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4)
 
@@ -96,25 +95,25 @@ class Attention(nn.Module):
         return self.output(attended.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """Self-attention over whole rows: x [B, T, D], mask bool [B, 1, 1, T] (True: look) or None."""
+        """Attend within whole rows x [B, T, D]; mask bool [B, 1, 1, T] (True: visible) or None."""
         query, key, value = self._split(self.query_key_value(x), 3).unbind(0)
         return self._attend(query, key, value, mask, causal)
 
     def step(self, x: Tensor, cache: KeyValueCache, layer: int, slots: Slots, mask: Tensor | None) -> Tensor:
-        """Self-attention of new tokens x [B, T, D] over the cache, which they are written to."""
+        """Write new tokens x [B, T, D] into the cache, and let them attend to it."""
         query_key_value = self._split(self.query_key_value(x), 3)
         key, value = cache.write(layer, query_key_value[1:], slots)
         return self._attend(query_key_value[0], key, value, mask)
 
     def source(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, S, D / H] of the encoded source [B, S, D], for ``cross``."""
+        """Compute keys and values [B, H, S, D / H] of the encoded source [B, S, D], for ``cross``."""
         key, value = self._split(self.key_value(memory), 2).unbind(0)
         return key, value
 
     def cross(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of x [B, T, D] to N sources' keys and values [N, H, S, D / H]; mask bool [N, 1, 1, S] or None.
+        """Let x [B, T, D] attend to keys and values of N sources, [N, H, S, D / H]; mask bool [N, 1, 1, S] or None.
 
-        B / N neighbouring rows have each source to themselves: to it they are one row of B / N * T queries.
+        Each source belongs to B / N neighbouring rows, which become one row of B / N * T queries.
         """
         queries = self._split(self.query(x.reshape(len(key), -1, x.size(2))), 1)[0]
         return self._attend(queries, key, value, mask).view_as(x)

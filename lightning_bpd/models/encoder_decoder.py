@@ -32,13 +32,13 @@ class Architecture:
         attention_dropout: Probability on attention weights. Slow on a CPU.
         activation_dropout: Probability on the feed-forward layers' hidden units.
         norm: Layer norm before each sublayer (pre) or after each addition (post, as Vaswani et al. 2017).
-        activation: Of the feed-forward layers' hidden units. gelu is the exact one.
-        positions: Fixed sinusoids, which have no longest length, sines and cosines in turns (sinusoidal) or all sines
-            first (sinusoidal_halves, as Marian has them); or learned vectors.
-        max_length: Longest row that learned positions can take, in tokens.
+        activation: Activation function of the feed-forward layers; gelu is the exact one.
+        positions: Fixed sinusoids for any length, with sines and cosines in turns (sinusoidal) or all sines first
+            (sinusoidal_halves, as in Marian); or learned vectors.
+        max_length: Longest row for learned positions, in tokens.
         scale_embedding: Whether embeddings are multiplied by the square root of ``d_model``.
-        tie: Which vocabulary matrices are one: source, target and output (all), target and output (output), none.
-        output_bias: Whether something is added to the logits: zeros at first, and never trained.
+        tie: Vocabulary matrices that are one: source, target and output (all), target and output (output), none.
+        output_bias: Whether the logits get a bias, which is zero at first and never trained.
     """
 
     d_model: int = 512
@@ -85,12 +85,12 @@ class FeedForward(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., D] to [..., D]."""
+        """Map [..., D] to [..., D]."""
         return self.output(dropout(self.activation(self.hidden(x)), self.dropout, self.training))
 
 
 class Residual(nn.Module):
-    """The addition and normalisation around one sublayer, before (pre) or after (post) it."""
+    """The addition around one sublayer, with layer norm before (pre) or after (post) it."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -99,11 +99,11 @@ class Residual(nn.Module):
         self.dropout = architecture.dropout
 
     def before(self, x: Tensor) -> Tensor:
-        """What the sublayer reads, from the residual stream [..., D]."""
+        """Compute the sublayer's input from the residual stream [..., D]."""
         return self.norm(x) if self.pre else x
 
     def after(self, x: Tensor, sublayer: Tensor) -> Tensor:
-        """The residual stream with the sublayer's output added."""
+        """Add the sublayer's output to the residual stream."""
         x = add_dropped(x, sublayer, self.dropout, self.training)
         return x if self.pre else self.norm(x)
 
@@ -121,7 +121,7 @@ class EncoderLayer(nn.Module):
         self.feed_forward_residual = Residual(architecture)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x [B, S, D]; mask bool [B, 1, 1, S] or None."""
+        """Map x [B, S, D] to [B, S, D]; mask bool [B, 1, 1, S] or None."""
         around = self.attention_residual
         x = around.after(x, self.attention(around.before(x), mask, causal=False))
         around = self.feed_forward_residual
@@ -146,7 +146,7 @@ class DecoderLayer(nn.Module):
         self.feed_forward_residual = Residual(architecture)
 
     def forward(self, x: Tensor, memory: Tensor, source_mask: Tensor | None) -> Tensor:
-        """Whole target rows x [B, T, D] against the encoded source [B, S, D]."""
+        """Map whole target rows x [B, T, D], which attend to the encoded source [B, S, D]."""
         around = self.self_residual
         x = around.after(x, self.self_attention(around.before(x), None, causal=True))
         return self._rest(x, *self.cross_attention.source(memory), source_mask)
@@ -154,7 +154,7 @@ class DecoderLayer(nn.Module):
     def step(
         self, x: Tensor, state: EncoderDecoderState, layer: int, slots: Slots, mask: Tensor | None
     ) -> Tensor:
-        """New tokens x [B, T, D] against the cache."""
+        """Map new tokens x [B, T, D], which attend to the cache."""
         around = self.self_residual
         x = around.after(x, self.self_attention.step(around.before(x), state.cache, layer, slots, mask))
         return self._rest(x, *state.row_source[layer], state.row_mask)
@@ -190,7 +190,7 @@ class EncoderDecoderState:
             self._rows = torch.arange(len(source[0][0]), device=source[0][0].device)
             return
         self._rows = rows
-        # As many as share a source when decoding starts, such as beams, mostly stay together.
+        # Rows that share a source when decoding starts, such as beams, mostly stay together.
         self._sharing = len(rows) // len(source[0][0])
         self._find_source()
 
@@ -200,32 +200,32 @@ class EncoderDecoderState:
         return self.cache.rows.lengths
 
     def rewind(self, lengths: Tensor) -> None:
-        """Forget all past ``lengths[b]`` (int64 [B])."""
+        """Forget the tokens of each row past ``lengths[b]`` (int64 [B])."""
         self.cache.rows.rewind(lengths.tolist())
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i becomes what row ``rows[i]`` was (int64 [B'])."""
+        """Replace row i by row ``rows[i]`` (int64 [B'])."""
         self.cache.reorder(rows)
         before, self._rows = self._rows, self._rows[rows]
-        # Beams mostly change places within their own source: then all stays as it is.
+        # Beams mostly swap rows within one source, which changes nothing here.
         if not torch.equal(self._rows, before):
             self._find_source()
 
     def _find_source(self) -> None:
         """Gather keys and values once for neighbouring rows that share them."""
-        wanted = self._rows
-        if self._sharing > 1 and len(wanted) % self._sharing == 0:
-            groups = wanted.view(-1, self._sharing)
+        indices = self._rows
+        if self._sharing > 1 and len(indices) % self._sharing == 0:
+            groups = indices.view(-1, self._sharing)
             if bool((groups == groups[:, :1]).all()):
-                wanted = groups[:, 0]
+                indices = groups[:, 0]
         sources = len(self._source[0][0])
-        if len(wanted) == sources and bool((wanted == torch.arange(sources, device=wanted.device)).all()):
+        if len(indices) == sources and bool((indices == torch.arange(sources, device=indices.device)).all()):
             self.row_source, self.row_mask = self._source, self._source_mask
             return
         self.row_source = [
-            (key.index_select(0, wanted), value.index_select(0, wanted)) for key, value in self._source
+            (key.index_select(0, indices), value.index_select(0, indices)) for key, value in self._source
         ]
-        self.row_mask = None if self._source_mask is None else self._source_mask[wanted]
+        self.row_mask = None if self._source_mask is None else self._source_mask[indices]
 
 
 class EncoderDecoder(nn.Module):
@@ -271,9 +271,9 @@ class EncoderDecoder(nn.Module):
             self.source_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
             self.target_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
         else:
-            # Neither parameter nor buffer: it grows, which neither weight averaging nor DDP would follow.
+            # Neither parameter nor buffer: weight averaging and DDP do not support a table that grows.
             self._sinusoids = self._sinusoid_table(256)
-        # Typed by what they hold: a ModuleList does not tell.
+        # Typed by their elements, because a ModuleList does not tell them.
         self.encoder: Iterable[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
         )
@@ -300,11 +300,11 @@ class EncoderDecoder(nn.Module):
 
     @property
     def max_length(self) -> int | None:
-        """The longest row, source or target, in tokens; None where there is no limit."""
+        """The longest row, source or target, in tokens; None for no limit."""
         return self.architecture.max_length if self.architecture.positions == "learned" else None
 
     def _positions(self, side: Literal["source", "target"], length: int) -> Tensor:
-        """Position vectors of at least ``length`` positions, [>= length, D]."""
+        """Return position vectors of at least ``length`` positions, [>= length, D]."""
         if self.architecture.positions == "learned":
             if length > self.architecture.max_length:
                 raise InputError(
@@ -314,7 +314,7 @@ class EncoderDecoder(nn.Module):
             return self.source_positions if side == "source" else self.target_positions
         weight = self.target_embedding.weight
         if length > len(self._sinusoids):
-            # A table made while decoding must serve training too, which refuses inference tensors.
+            # Training uses a table made while decoding, too, but refuses inference tensors.
             with torch.inference_mode(False):
                 self._sinusoids = self._sinusoid_table(2 * length)
         if (self._sinusoids.device, self._sinusoids.dtype) != (weight.device, weight.dtype):
@@ -323,10 +323,10 @@ class EncoderDecoder(nn.Module):
         return self._sinusoids
 
     def _positions_of(self, slots: Slots) -> Tensor:
-        """Position vectors of one call's tokens, [T, D] or [B, T, D].
+        """Return position vectors of one call's tokens, [T, D] or [B, T, D].
 
-        A block may stick out over the longest row that learned positions can take. What does is dropped by decoding,
-        so that it may have any position: here the last one.
+        A block may extend past the last learned position. Decoding drops these tokens, so they may have any position:
+        here the last one.
         """
         table = self._positions("target", min(slots.extent, self.max_length or slots.extent))
         if slots.start is not None and slots.extent <= len(table):
@@ -334,19 +334,19 @@ class EncoderDecoder(nn.Module):
         return table[slots.positions.clamp(max=len(table) - 1)]
 
     def _embed(self, embedding: nn.Embedding, tokens: Tensor, positions: Tensor) -> Tensor:
-        # Sums the scaled embedding and the positions in one pass.
+        # Add the scaled embedding and the positions in one pass.
         scale = math.sqrt(self.architecture.d_model) if self.architecture.scale_embedding else 1.0
         summed = torch.add(positions, embedding(tokens), alpha=scale)
         return dropout(summed, self.architecture.dropout, self.training)
 
     def encode(self, source: TokenRows) -> tuple[Tensor, Tensor | None]:
-        """Encoded source [B, S, D] and its mask, bool [B, 1, 1, S], None where no row is padded."""
+        """Encode sources to [B, S, D]; return them with their mask, bool [B, 1, 1, S], or None if no row is padded."""
         tokens, lengths = source
         length = tokens.size(1)
         embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
         x = self._embed(embedding, tokens, self._positions("source", length)[:length])
         mask = None
-        # Without padding there is nothing to mask, and attention is faster. Asking a GPU would make it wait.
+        # Without padding, attention needs no mask and is faster. Asking a GPU would make the host wait.
         if tokens.device.type != "cpu" or int(lengths.min()) < length:
             mask = (torch.arange(length, device=tokens.device) < lengths[:, None])[:, None, None]
         for layer in self.encoder:
@@ -354,7 +354,7 @@ class EncoderDecoder(nn.Module):
         return self.encoder_norm(x), mask
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token).
+        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token).
 
         Padding at the right end of ``target`` needs no mask: no earlier position can see it.
         """
@@ -380,7 +380,7 @@ class EncoderDecoder(nn.Module):
         return EncoderDecoderState(cache, keys_values, mask, rows)
 
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
-        """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step)."""
+        """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step)."""
         slots, mask = state.cache.slots(tokens.size(1))
         x = self._embed(self.target_embedding, tokens, self._positions_of(slots))
         for index, layer in enumerate(self.decoder):
@@ -389,7 +389,7 @@ class EncoderDecoder(nn.Module):
         return self.decoder_norm(x)
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] to logits [..., V]."""
+        """Project hidden states [..., D] to logits [..., V]."""
         return linear(hidden, self.output_weight, self.output_bias)
 
 
@@ -400,7 +400,7 @@ def _embedding(vocabulary: int, width: int) -> nn.Embedding:
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Sine and cosine position vectors, float32 [length, width] (Vaswani et al. 2017, section 3.5)."""
+    """Make sine and cosine position vectors, float32 [length, width] (Vaswani et al. 2017, section 3.5)."""
     # In float64 first: float32 loses the phase of fast waves at large positions.
     position = torch.arange(length, dtype=torch.float64)[:, None]
     rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10_000.0) / width))
@@ -411,6 +411,6 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 def halved_sinusoids(length: int, width: int) -> Tensor:
-    """The same vectors with all sines before all cosines, as Marian has them, float32 [length, width]."""
+    """Make the vectors of ``sinusoids`` with all sines before all cosines, as in Marian, float32 [length, width]."""
     table = sinusoids(length, width)
     return torch.cat((table[:, 0::2], table[:, 1::2]), 1)

@@ -24,20 +24,20 @@ from lightning_bpd.models.encoder_decoder import (
 from lightning_bpd.models.local_attention import LocalAttention
 from lightning_bpd.rows import Local, Rows, Slots
 
-# Of an image: what is computed for each position fits any memory.
+# Intensities of the largest image: its position vectors fit any memory.
 MOST_INTENSITIES = 1 << 22
 
 
 @dataclass(frozen=True)
 class ImageArchitecture:
-    """The shape of images and network. The defaults are Stern et al. 2018's, ``img2img_transformer_b3``.
+    """The shape of images and network. The defaults are those of Stern et al. 2018, ``img2img_transformer_b3``.
 
     Args:
         height: Rows of pixels of the output.
         width: Pixels of a row of the output.
         channels: Intensities of a pixel, such as 3 for red, green and blue.
         levels: Values of an intensity, 0 to ``levels`` - 1.
-        scale: How many times the input's height and width go into the output's.
+        scale: Height and width of the output over those of the input.
         d_model: Width of the residual stream; a multiple of 4.
         heads: Attention heads; divides ``d_model``.
         encoder_layers: Number of encoder layers.
@@ -45,7 +45,7 @@ class ImageArchitecture:
         feed_forward: Hidden width of the feed-forward layers.
         dropout: Probability on embeddings and on each sublayer's output.
         norm: Layer norm before each sublayer (pre) or after each addition (post, as in the paper).
-        local_block: Intensities of a local block. One of the output sees its own block and the one before.
+        local_block: Intensities of a local block. An output intensity sees its own block and the block before.
 
     Raises:
         InputError: The numbers do not fit each other.
@@ -73,7 +73,7 @@ class ImageArchitecture:
         if self.output_length > MOST_INTENSITIES:
             raise InputError(
                 f"an image of {self.height} x {self.width} x {self.channels} intensities is too large: there may be "
-                f"{MOST_INTENSITIES:,}"
+                f"at most {MOST_INTENSITIES:,}"
             )
         if not 2 <= self.levels <= 256:
             raise InputError(f"levels must be 2 to 256, not {self.levels}: images have 8 bits a channel")
@@ -84,8 +84,8 @@ class ImageArchitecture:
             )
         if self.d_model % 4:
             raise InputError(
-                f"d_model must be a multiple of 4, not {self.d_model}: half of it holds sines and cosines of the row, "
-                "half those of column and channel"
+                f"d_model must be a multiple of 4, not {self.d_model}: one half holds sines and cosines of the row, "
+                "the other half those of column and channel"
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be at least 0 and less than 1, not {self.dropout}")
@@ -114,7 +114,7 @@ class ImageArchitecture:
         return self.height * self.width * self.channels
 
     def layer_shape(self) -> Architecture:
-        """The same, as encoder and decoder layers read it."""
+        """Return the shape of the encoder and decoder layers."""
         return Architecture(
             d_model=self.d_model,
             heads=self.heads,
@@ -137,13 +137,14 @@ class LocalDecoderLayer(DecoderLayer):
 
 
 class ImageTransformer(nn.Module):
-    """Encoder over the intensities of a small image, decoder with local self-attention over those of a large one.
+    """An encoder for small images, and a decoder with local self-attention for large ones.
 
-    Both are rows of int64 tokens in raster order, a pixel's channels next to each other; a token is an intensity. A
-    decoded row starts from ``bos_id``, has no end token and always
-    ``max_length`` tokens. Embeddings are the paper's (section 3.1): the input has vectors of its own for each
-    channel, the output shares one set among its channels; positions are sines and cosines, in half of the dimensions
-    of the row, in the other half of column and channel, counted through as one coordinate.
+    Images are rows of int64 tokens in raster order, with a pixel's channels next to each other. A token is an
+    intensity. A decoded row starts from ``bos_id``, has no end token, and always has ``max_length`` tokens.
+
+    Embeddings are those of the paper (section 3.1): the input has one table for each channel, and all channels of the
+    output share one table. Position vectors are sines and cosines. Half of the dimensions hold the row, the other half
+    hold column and channel, counted as one coordinate.
 
     Args:
         architecture: The shape of images and network.
@@ -168,7 +169,7 @@ class ImageTransformer(nn.Module):
         large = image_positions(architecture.height, architecture.width * channels, width)
         self.register_buffer("source_positions", small, persistent=False)
         self.register_buffer("target_positions", large, persistent=False)
-        # Typed by what they hold: a ModuleList does not tell.
+        # Typed by their elements, because a ModuleList does not tell them.
         self.encoder: Iterable[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(shape) for _ in range(architecture.encoder_layers)
         )
@@ -186,7 +187,7 @@ class ImageTransformer(nn.Module):
 
     @property
     def output_bias(self) -> None:
-        """Nothing is added to the logits."""
+        """None: the logits have no bias."""
         return None
 
     @property
@@ -195,24 +196,24 @@ class ImageTransformer(nn.Module):
         return self.architecture.output_length
 
     def _embed(self, vectors: Tensor, positions: Tensor) -> Tensor:
-        # Sums the scaled embeddings and the positions in one pass.
+        # Add the scaled embeddings and the positions in one pass.
         summed = torch.add(positions, vectors, alpha=math.sqrt(self.architecture.d_model))
         return dropout(summed, self.architecture.dropout, self.training)
 
     def encode(self, source: TokenRows) -> tuple[Tensor, None]:
-        """Encoded source [B, S, D], and the mask that it does not need: inputs are of one length.
+        """Encode sources to [B, S, D]; they need no mask, because all inputs have one length.
 
         Raises:
-            InputError: They are of another length.
+            InputError: An input has another length.
         """
         tokens, lengths = source
         shape = self.architecture
-        # The lengths of rows on a GPU would have to be waited for.
+        # Reading lengths on a GPU would make the host wait.
         shortest = int(lengths.min()) if lengths.device.type == "cpu" else tokens.size(1)
         if not shortest == tokens.size(1) == shape.source_length:
             raise InputError(
                 f"an input of {min(shortest, tokens.size(1))} tokens is not an image of {shape.source_height} x "
-                f"{shape.source_width} x {shape.channels}: make it {shape.source_length} long, or train a model for it"
+                f"{shape.source_width} x {shape.channels}: give {shape.source_length} tokens, or train a model for it"
             )
         channel = torch.arange(shape.source_length, device=tokens.device) % shape.channels
         x = self._embed(self.source_embedding(tokens + channel * shape.levels), self.source_positions)
@@ -221,17 +222,19 @@ class ImageTransformer(nn.Module):
         return self.encoder_norm(x), None
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token).
+        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token).
 
-        T may be less than a whole image.
+        T may be less than the length of an image.
 
         Raises:
-            InputError: The inputs are longer than an image, or the source is not one.
+            InputError: The inputs are longer than an image, or the source is not an image.
         """
         memory, _ = self.encode(source)
         length = target.size(1)
         if length > self.max_length:
-            raise InputError(f"a target row of {length} tokens is longer than an image, {self.max_length}")
+            raise InputError(
+                f"a target row of {length} tokens is longer than an image, {self.max_length} tokens"
+            )
         x = self._embed(self.target_embedding(target), self.target_positions[:length])
         for layer in self.decoder:
             x = layer(x, memory, None)
@@ -240,14 +243,14 @@ class ImageTransformer(nn.Module):
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> EncoderDecoderState:
         """Encode each source once and preallocate a cache of a window (SequenceModel.start).
 
-        By as much as ``max_length`` exceeds the length of an image, blocks stick out over its end, and by as much may
-        be rewound; in any case by a local block.
+        Blocks extend past the end of an image by ``max_length`` minus the length of the image. Rows can be rewound by
+        this number of tokens, and at least by a local block.
         """
         memory, mask = self.encode(source)
         shape = self.architecture
         keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
         block = shape.local_block
-        places = Rows(
+        cached = Rows(
             len(source.lengths) if rows is None else len(rows),
             max_length,
             memory.device,
@@ -256,13 +259,13 @@ class ImageTransformer(nn.Module):
             reach=2 * block,
         )
         like = keys_values[0][0]  # under autocast narrower than the residual stream
-        cache = KeyValueCache(shape.decoder_layers, places, shape.heads, shape.d_model // shape.heads, like)
+        cache = KeyValueCache(shape.decoder_layers, cached, shape.heads, shape.d_model // shape.heads, like)
         return EncoderDecoderState(cache, keys_values, mask, rows)
 
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
-        """Append tokens (int64 [B, T]) to each row; returns hidden states [B, T, D] (SequenceModel.step).
+        """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step).
 
-        More than a local block of tokens go through in parts.
+        More tokens than a local block are fed in parts.
         """
         parts = [self._step(part, state) for part in tokens.split(self.architecture.local_block, 1)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -276,22 +279,22 @@ class ImageTransformer(nn.Module):
         return self.decoder_norm(x)
 
     def _positions(self, slots: Slots) -> Tensor:
-        """Position vectors of one call's tokens, [T, D] or [B, T, D]."""
+        """Return position vectors of one call's tokens, [T, D] or [B, T, D]."""
         if slots.start is not None and (end := slots.start + slots.tokens) <= self.max_length:
             return self.target_positions[slots.start : end]
-        # Tokens of a block past the end of the image are dropped, so they may have any position.
+        # Decoding drops tokens past the end of the image, so they may have any position.
         return self.target_positions[slots.positions.clamp(max=self.max_length - 1)]
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] to logits [..., V]."""
+        """Project hidden states [..., D] to logits [..., V]."""
         return linear(hidden, self.output_weight)
 
 
 def image_positions(height: int, row_length: int, width: int) -> Tensor:
-    """Position vectors of an image in raster order, float32 [height * row_length, width].
+    """Make position vectors of an image in raster order, float32 [height * row_length, width].
 
-    The first half of the dimensions says the row, the second half the place in it.
+    The first half of the dimensions holds the row, the second half the position within it.
     """
     rows = sinusoids(height, width // 2)[:, None].expand(-1, row_length, -1)
-    places = sinusoids(row_length, width // 2)[None].expand(height, -1, -1)
-    return torch.cat((rows, places), 2).flatten(0, 1)
+    columns = sinusoids(row_length, width // 2)[None].expand(height, -1, -1)
+    return torch.cat((rows, columns), 2).flatten(0, 1)

@@ -11,7 +11,7 @@ from lightning_bpd.rows import Local
 
 
 class LocalAttention(Attention):
-    """Causal self-attention of each position to its own local block, up to itself, and to the whole block before.
+    """Causal self-attention of each position to the whole block before its own, and to its own block up to itself.
 
     Args:
         d_model: Width of the residual stream.
@@ -25,7 +25,7 @@ class LocalAttention(Attention):
         self.visible = Local(local_block)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = True) -> Tensor:
-        """Self-attention over whole rows x [B, T, D], any T; takes memory in proportion to T."""
+        """Attend within whole rows x [B, T, D], any T, with memory in proportion to T."""
         assert mask is None
         assert causal
         rows, length, width = x.shape
@@ -36,13 +36,13 @@ class LocalAttention(Attention):
         padded = F.pad(self.query_key_value(x), (0, 0, 0, -length % block))
         blocks = padded.view(rows, -1, block, 3 * width)
 
-        # The first block has none before it. All others see two blocks, by one mask, as rows of their own.
+        # The first block has no block before it. Each other block is a row that sees two blocks, with one mask for all.
         query, key, value = self._split(blocks[:, 0], 3).unbind(0)
         first = self._attend(query, key, value, None, causal=True)
         queries = self._split(blocks[:, 1:, :, :width].flatten(0, 1), 1)[0]
         pairs = torch.cat((blocks[:, :-1, :, width:], blocks[:, 1:, :, width:]), 2)
         key, value = self._split(pairs.flatten(0, 1), 2).unbind(0)
-        places = torch.arange(2 * block, device=x.device)
-        seen = self.visible(places[block:, None], places)
-        others = self._attend(queries, key, value, seen)
+        positions = torch.arange(2 * block, device=x.device)
+        mask = self.visible(positions[block:, None], positions)
+        others = self._attend(queries, key, value, mask)
         return torch.cat((first, others.view(rows, -1, width)), 1)[:, :length]

@@ -401,7 +401,7 @@ def test_a_wrong_base_is_refused_by_name(case, tmp_path, corpus):
         lightning_bpd.blockwise(folder, kind.from_pretrained(base, dtype=torch.bfloat16))
     with pytest.raises(InputError, match="made for another model"):
         case.generate(custom_generate=blocks)
-    with pytest.raises(InputError, match="a Tensor is no model of transformers"):
+    with pytest.raises(InputError, match="a Tensor is not a model of transformers"):
         lightning_bpd.blockwise(folder, torch.zeros(1))
     narrow.double()
     with pytest.raises(InputError, match="has moved, or changed its type"):

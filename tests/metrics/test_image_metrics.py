@@ -97,9 +97,9 @@ def test_bits_of_an_even_guess():
 @pytest.mark.parametrize(
     ("outputs", "references", "message"),
     [
-        (pair()[0], pair()[1][:, :-1], "must be the same"),
+        (pair()[0], pair()[1][:, :-1], "but references have shape"),
         (pair()[0][0], pair()[1][0], "uint8 of shape N x"),
-        (torch.zeros(1, 8, 8, 1), torch.zeros(1, 8, 8, 1), "images of type torch.float32"),
+        (torch.zeros(1, 8, 8, 1), torch.zeros(1, 8, 8, 1), "images have type torch.float32"),
     ],
 )
 def test_what_does_not_fit_is_told(outputs, references, message):
