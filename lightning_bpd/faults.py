@@ -51,12 +51,8 @@ def explain(error: BaseException) -> str | None:
         if own is not None:
             # Of a process that loads data it begins with that process's traceback.
             return str(own).rpartition("InputError: ")[2]
-    if (
-        isinstance(error, RuntimeError)
-        and isinstance(error.__context__, OSError)
-        and _raised_in(error, "pathlib")
-    ):
-        error = error.__context__  # a loop of links, before Python 3.13
+    if str(error).startswith("Symlink loop") and isinstance(error.__context__, OSError):
+        error = error.__context__  # of pathlib, before Python 3.13
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
