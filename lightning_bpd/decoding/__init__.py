@@ -1,4 +1,4 @@
-"""Decoding: algorithms that see a model through its contract only."""
+"""Decoding algorithms, which use a model through its contract only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Acceptance rules: which proposals p_1 lets stand (Stern, Shazeer and Uszkoreit 2018, section 5).
+"""Acceptance rules, which decide how many proposals p_1 accepts (Stern, Shazeer and Uszkoreit 2018, section 5).
 
-The first token of a block is certain, since p_1 itself chose it. Each rule says of every other token whether it may
-follow the tokens before it; the longest run of such tokens is accepted.
+The first token of a block is certain, because p_1 itself chose it. Each rule decides for every other token whether it
+may follow the tokens before it. The longest run of allowed tokens is accepted.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Distance:
 
 
 class MinimumBlock:
-    """Accepts what ``inner`` accepts, but at least ``length`` tokens of each block (section 5.3).
+    """Accepts the tokens that ``inner`` accepts, but at least ``length`` tokens of each block (section 5.3).
 
     Raises:
         InputError: ``length`` is less than 1.
@@ -82,7 +82,7 @@ class MinimumBlock:
 
     def __init__(self, length: int, inner: Acceptance = Exact()) -> None:  # noqa: B008  # it has no state
         if length < 1:
-            raise InputError(f"minimum-{length} is no block: N must be at least 1")
+            raise InputError(f"minimum-{length} is not a block: N must be at least 1")
         self.length = length
         self.inner = inner
         self.name = f"minimum-{length}" + ("" if inner.name == "exact" else f"+{inner.name}")
@@ -126,17 +126,17 @@ class Speculative:
         if q is None:
             q = torch.zeros_like(p).scatter_(2, proposed, 1.0)
         rows = block.rows[:, None]
-        places = block.positions[:, None] + torch.arange(proposed.size(1), device=rows.device)
-        chance = uniform(self.sampler.seed, rows, places, torch.zeros_like(places), ACCEPTANCE_STREAM)
+        positions = block.positions[:, None] + torch.arange(proposed.size(1), device=rows.device)
+        chance = uniform(self.sampler.seed, rows, positions, torch.zeros_like(positions), ACCEPTANCE_STREAM)
         stays = chance * q.gather(2, proposed)[..., 0] < p.gather(2, proposed)[..., 0]
         accepted, following = _longest_run(stays, choices)
 
         # The token that replaces the first rejected proposal, by the Gumbel-max trick.
         rejected = (accepted - 1).clamp(max=proposed.size(1) - 1)[:, None]
-        place = rejected[..., None].expand(-1, -1, p.size(2))
-        residual = (p - q).clamp(min=0).gather(1, place)[:, 0]
+        index = rejected[..., None].expand(-1, -1, p.size(2))
+        residual = (p - q).clamp(min=0).gather(1, index)[:, 0]
         tokens = torch.arange(p.size(2), device=p.device)
-        noise = uniform(self.sampler.seed, rows, places.gather(1, rejected), tokens, RESIDUAL_STREAM)
+        noise = uniform(self.sampler.seed, rows, positions.gather(1, rejected), tokens, RESIDUAL_STREAM)
         drawn = (residual.log() - noise.log().neg().log()).argmax(-1)
         return Decision(accepted, torch.where(accepted > proposed.size(1), following, drawn))
 
@@ -147,17 +147,17 @@ RULES: dict[str, Callable[..., Acceptance]] = {
     "distance": Distance,
     "minimum": MinimumBlock,
 }
-"""rules by the name that configurations give them; a number after a hyphen is the rule's argument"""
+"""rules by their names in configurations; a number after a hyphen is the rule's argument"""
 
 CHOICES = "exact, top-N, distance-N, minimum-N or minimum-N+RULE, such as top-2 or minimum-2+top-3"
 
 
 def parse_acceptance(text: str) -> Acceptance:
-    """Return the rule that a configuration names.
+    """Make the rule that a configuration names.
 
     Args:
-        text: ``exact``, ``top-2``, ``distance-2``, ``minimum-2``, ``minimum-2+top-3``, or the import path of a rule of
-            your own, such as ``my_package.rules.Near`` or ``my_package.rules.Near-2``.
+        text: ``exact``, ``top-2``, ``distance-2``, ``minimum-2``, ``minimum-2+top-3``, or the import path of your own
+            rule, such as ``my_package.rules.Near`` or ``my_package.rules.Near-2``.
 
     Raises:
         InputError: There is no such rule.
@@ -185,6 +185,6 @@ def _imported(path: str) -> Callable[..., Acceptance] | None:
 
 
 def _longest_run(agrees: Tensor, choices: Tensor) -> Decision:
-    """The first token and all up to the first that does not agree (bool [B, K - 1]); the choice after them."""
+    """Accept the first token and those before the first disagreement (bool [B, K - 1]); add the choice after them."""
     agreeing = agrees.cumprod(1).sum(1, keepdim=True)
     return Decision(agreeing[:, 0] + 1, choices.gather(1, agreeing)[:, 0])

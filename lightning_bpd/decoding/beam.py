@@ -1,4 +1,4 @@
-"""Beam search, on the SequenceModel contract alone."""
+"""Beam search, which needs the SequenceModel contract only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, St
 
 
 def length_penalty(length: Tensor | int, alpha: float) -> Tensor | float:
-    """((5 + length) / 6) ** alpha, which log-probabilities are divided by (Wu et al. 2016, equation 14)."""
+    """Compute ((5 + length) / 6) ** alpha, the divisor of log-probabilities (Wu et al. 2016, equation 14)."""
     return ((5.0 + length) / 6.0) ** alpha
 
 
@@ -23,29 +23,29 @@ def beam_search(
     extra_length: int = 50,
     best: int = 1,
 ) -> DecodeResult:
-    """The best rows found by keeping the ``beam`` most probable prefixes of each source.
+    """Find the best rows by keeping the ``beam`` most probable prefixes of each source.
 
-    A hypothesis ends with its end token or after source length + ``extra_length`` tokens, and counts as its
-    log-probability divided by the length penalty. A source is finished when no prefix still alive can beat the
-    ``best`` ended hypotheses whatever follows, and then leaves the batch.
+    A hypothesis ends with its end token or after source length + ``extra_length`` tokens. Its score is its
+    log-probability divided by the length penalty. A source is finished, and leaves the batch, when no continuation of
+    its prefixes can beat the ``best`` ended hypotheses.
 
     Args:
         model: Any SequenceModel, in eval mode.
-        source: What to decode from, int64 [B, S] and [B], on the model's device.
+        source: The rows to decode from, int64 [B, S] and [B], on the model's device.
         beam: Prefixes kept for each source.
         alpha: Exponent of the length penalty; 0 for none.
         extra_length: Tokens that a row may be longer than its source.
         best: Hypotheses to return for each source, at most ``beam``.
 
     Returns:
-        B * ``best`` rows: those of the first source, best first, then those of the next. Where a source has fewer
-        hypotheses, the last have length 0.
+        B * ``best`` rows: all rows of the first source, best first, then those of the next. If a source has fewer
+        hypotheses, its last rows have length 0.
 
     Raises:
         InputError: ``best`` is not between 1 and ``beam``.
     """
     if not 1 <= best <= beam:
-        raise InputError(f"of a beam of {beam} the best 1 to {beam} hypotheses can be had, not {best}")
+        raise InputError(f"a beam of {beam} gives the best 1 to {beam} hypotheses, not {best}")
     device = source.lengths.device
     limits = length_limits(model, source, extra_length)
     sources, longest = len(limits), int(limits.max())
@@ -63,20 +63,20 @@ def beam_search(
     while len(active):
         logits = model.project(model.step(newest.view(-1, 1), state)[:, -1])
         vocabulary = logits.size(-1)
-        # Sums of log-probabilities need more digits than the model's own arithmetic may have.
+        # Sums of log-probabilities need at least float32.
         wide = torch.promote_types(logits.dtype, torch.float32)
         step_scores = logits.log_softmax(-1, dtype=wide).view(len(active), beam, vocabulary)
         if log_probabilities is None:
-            # All prefixes of a source are the same before the first token: let only one of them grow.
+            # All prefixes of a source are equal before the first token: only one of them grows.
             log_probabilities = step_scores.new_full((sources, beam), -torch.inf)
             log_probabilities[:, 0] = 0.0
         calls += 1
         calls_of[active] = calls
 
-        # Each prefix has one continuation per end token, so these candidates always hold `beam` that go on.
+        # A prefix has one ending per end token, so at least `beam` of these candidates go on.
         grown = step_scores.add_(log_probabilities[:, :, None]).flatten(1)
-        candidates, places = grown.topk(min((1 + max(len(ends), 1)) * beam, grown.size(1)))
-        parents, tokens = places // vocabulary, places % vocabulary
+        candidates, indices = grown.topk(min((1 + max(len(ends), 1)) * beam, grown.size(1)))
+        parents, tokens = indices // vocabulary, indices % vocabulary
         ended = (tokens[..., None] == ends).any(-1) | (limits[active] == calls)[:, None]
 
         ending = candidates.masked_fill(~ended, -torch.inf) / length_penalty(calls, alpha)
@@ -112,15 +112,15 @@ class _Best:
     def take(
         self, active: Tensor, ending: Tensor, prefixes: Tensor, parents: Tensor, tokens: Tensor, calls: int
     ) -> None:
-        """Keep those of the hypotheses that end with this call which are better than what is kept.
+        """Keep the hypotheses that end with this call and beat the kept ones.
 
         Args:
             active: int64 [A], the sources.
             ending: [A, C], scores; -inf for a candidate that does not end.
-            prefixes: int64 [A, beam, longest], what candidates continue.
+            prefixes: int64 [A, beam, longest], which candidates continue.
             parents: int64 [A, C], the prefix of each candidate.
-            tokens: int64 [A, C], its last token.
-            calls: Its length.
+            tokens: int64 [A, C], the last token of each candidate.
+            calls: Length of the candidates.
         """
         best = self.scores.size(1)
         improved = (ending.amax(1) > self.scores[active, -1]).nonzero().squeeze(1)
@@ -128,17 +128,17 @@ class _Best:
             return
         sources = active[improved]
         pool = torch.cat([self.scores[sources], ending[improved].double()], 1)
-        self.scores[sources], places = pool.topk(best)
-        known = places < best
-        old, new = places.clamp(max=best - 1), (places - best).clamp(min=0)
+        self.scores[sources], indices = pool.topk(best)
+        known = indices < best
+        old, new = indices.clamp(max=best - 1), (indices - best).clamp(min=0)
         rows = prefixes[improved[:, None], parents[improved].gather(1, new)]
         rows[:, :, calls - 1] = tokens[improved].gather(1, new)
         group = sources[:, None]
         self.tokens[sources] = torch.where(known[:, :, None], self.tokens[group, old], rows)
-        self.lengths[sources] = self.lengths[group, old].where(known, torch.full_like(places, calls))
+        self.lengths[sources] = self.lengths[group, old].where(known, torch.full_like(indices, calls))
 
     def result(self, longest: int, calls: Tensor) -> DecodeResult:
-        """All of them as rows; what was never found has no length."""
+        """Return all hypotheses as rows; missing ones have length 0."""
         best = self.scores.size(1)
         found = self.scores > -torch.inf
         return DecodeResult(

@@ -1,4 +1,4 @@
-"""Blockwise parallel decoding (Stern, Shazeer and Uszkoreit 2018), on the contracts of model and drafter alone."""
+"""Blockwise parallel decoding (Stern, Shazeer and Uszkoreit 2018), by the contracts of model and drafter only."""
 
 from __future__ import annotations
 
@@ -38,20 +38,19 @@ def blockwise(
     sampler: Sampler = GREEDY,
     rows: Tensor | None = None,
 ) -> DecodeResult:
-    """Decode several tokens per call: ``drafter`` proposes tokens, and the model lets some of them stand.
+    """Decode several tokens per call: ``drafter`` proposes tokens, and the model accepts some of them.
 
-    One call verifies a block and gives the drafter what it needs to propose the next one (section 4). Each row goes
-    on from its own last accepted token and ends as in ``sequential``; with the exact rule its tokens are those of
-    ``sequential`` with the same sampler. The first call only predicts. A certain token that ends its row is taken
-    without a call. It counts as an iteration of size 1 all the same, so that the accepted sizes of a row add up to its
-    length.
+    One call verifies a block and gives the drafter the hidden states to propose the next one (section 4). Each row
+    continues after its own last accepted token and ends as in ``sequential``. With the exact rule, its tokens are those
+    of ``sequential`` with the same sampler. The first call only predicts. A certain token that ends its row is accepted
+    without a call. It still counts as an iteration of size 1, so that the accepted sizes of a row add up to its length.
 
     Args:
         model: Any SequenceModel, in eval mode.
         drafter: Proposes all tokens of a block but the first.
         source: The rows to decode from, int64 [B, S] and [B], on the model's device.
         block_size: The most tokens verified in one call; 1 is decoding one token per call.
-        acceptance: Which proposals stay.
+        acceptance: Decides which proposals stay.
         extra_length: Tokens that a row may be longer than its source.
         sampler: Chooses p_1's tokens and the drafter's; the most probable ones by default.
         rows: int64 [B], the number of each row in its corpus, which selects its noise; 0..B-1 by default.
@@ -64,7 +63,7 @@ def blockwise(
     device = source.lengths.device
     hosts = [_Row(limit, model.ends) for limit in length_limits(model, source, extra_length).tolist()]
     longest = max(row.limit for row in hosts)
-    # A block is fed whole, even where it sticks out over the end of its row.
+    # A block is fed whole, even if it extends past the end of its row.
     state = model.start(source, None, longest + block_size - 1)
     drafter.start(source, longest, sampler)
 
@@ -107,7 +106,7 @@ def blockwise(
 
 @dataclass
 class _Row:
-    """What is known of one row, on the host."""
+    """The progress of one row, on the host."""
 
     limit: int
     ends: frozenset[int]
@@ -117,7 +116,7 @@ class _Row:
     ended: bool = False
 
     def accept(self, tokens: list[int], certain: int) -> None:
-        """Take what one call accepted, and the certain token after it if that ends the row."""
+        """Append the accepted tokens of one call, and the certain token after them if it ends the row."""
         self.calls += 1
         if self.calls > 1:  # the first call read the start token
             self._append(tokens)

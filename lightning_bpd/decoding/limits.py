@@ -1,4 +1,4 @@
-"""How long a decoded row may become; the same rule for every decoder."""
+"""The length limit of decoded rows, one rule for every decoder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lightning_bpd.interfaces import SequenceModel, State, TokenRows
 
 
 def length_limits(model: SequenceModel[State], source: TokenRows, extra_length: int) -> Tensor:
-    """The most tokens of each row, its end token included, int64 [B].
+    """Compute the most tokens of each row, its end token included, int64 [B].
 
-    It is the length of the source, its end token included, plus ``extra_length`` (Vaswani et al. 2017, section
-    6.1), and never more than the model can decode. A model without an end token, such as one
-    of images, decodes rows of its full length.
+    The limit is the length of the source, its end token included, plus ``extra_length`` (Vaswani et al. 2017, section
+    6.1), and at most the longest row of the model. A model without an end token, such as a model of images, decodes
+    rows of its full length.
     """
     if not model.ends and model.max_length is not None:
         return torch.full_like(source.lengths, model.max_length)

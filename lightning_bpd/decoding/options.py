@@ -1,4 +1,4 @@
-"""How a model is decoded: the options, and the one function that follows them."""
+"""Options for decoding a model, and the function that follows them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from lightning_bpd.interfaces import (
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How output is decoded.
+    """Options for decoding.
 
     Args:
-        decoder: One token per call (greedy), the best of several prefixes (beam), or the tokens of ``greedy`` by
+        decoder: One token per call (greedy), the best of several prefixes (beam), or the tokens of ``greedy`` with
             several tokens per call (blockwise), for which a model needs a drafter.
         beam: Prefixes that beam search keeps.
         alpha: Exponent of beam search's length penalty.
         extra_length: Tokens that an output may be longer than its source.
         block_size: The most tokens that a blockwise call verifies; null for as many as the drafter was trained for.
-        acceptance: Which proposals blockwise decoding accepts: exact, top-N, distance-N, minimum-N or minimum-N+RULE.
+        acceptance: The rule that accepts proposals: exact, top-N, distance-N, minimum-N or minimum-N+RULE.
         sampler: Chooses tokens: the most probable one by default; Sampled draws at random. Not for beam search.
     """
 
@@ -44,7 +44,7 @@ class DecodingOptions:
     extra_length: int = 50
     block_size: int | None = None
     acceptance: str = "exact"
-    # Classes and not their protocol: configurations are parsed by them.
+    # Classes and not their protocol, because jsonargparse parses configurations by them.
     sampler: Greedy | Sampled = GREEDY
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ def decode(
         rows: int64 [B], the number of each row in its corpus, which selects the noise of sampling; 0..B-1 by default.
 
     Raises:
-        InputError: Blockwise decoding without a drafter, or with a larger block than it can propose.
+        InputError: Blockwise decoding has no drafter, or its block is larger than the drafter's.
     """
     if options.decoder == "greedy":
         return sequential(model, source, options.extra_length, options.sampler, rows)

@@ -1,4 +1,4 @@
-"""The block sizes that blockwise decoding would accept, known from plain output without decoding again."""
+"""The block sizes that blockwise decoding would accept, computed from plain output without decoding again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_bpd.interfaces import (
     TokenRows,
 )
 
-# Proposals made at once: each costs a row of logits as wide as the vocabulary.
+# Proposals in one call: each needs a row of logits over the vocabulary.
 _MOST_PROPOSALS = 512
 
 
@@ -31,8 +31,8 @@ def replay(
 ) -> list[Tensor]:
     """Compute the accepted block sizes of exact blockwise decoding, for every block size up to ``block_size``.
 
-    With the exact rule the output does not depend on the block size. So one call over the output computes all hidden
-    states that proposals are read from, and a proposal is accepted where it is the token of the output.
+    With the exact rule the output does not depend on the block size. So one call over the output computes the hidden
+    states of all proposals, and a proposal is accepted if it is the token of the output.
 
     Args:
         model: The model that ``result`` was decoded with, in eval mode.
@@ -40,11 +40,11 @@ def replay(
         source: The rows that were decoded, int64 [B, S] and [B], on the model's device.
         result: The output of ``sequential`` for ``source``, with the same ``sampler`` and ``rows``.
         block_size: The largest block size k, at least 1.
-        sampler: Chose the tokens of ``result``, and chooses the proposals.
+        sampler: The sampler of ``result``, which also chooses the proposals.
         rows: int64 [B], the number of each row in its corpus; 0..B-1 by default.
 
     Returns:
-        For k' = 1..k the accepted size of each iteration, int64 [B, I] on the CPU, as in ``DecodeResult.accepted``.
+        For each k' = 1..k, the accepted sizes of all iterations, int64 [B, I] on the CPU (``DecodeResult.accepted``).
     """
     tokens, lengths = result.tokens, result.lengths
     drafter.start(source, tokens.size(1), sampler)
@@ -62,7 +62,7 @@ def _further_accepted(
     count: int,
     numbers: Tensor,
 ) -> Tensor:
-    """int64 [B, L]: proposals accepted after the certain token at each position, if an iteration began there."""
+    """Count the proposals accepted after the certain token, for an iteration at each position, int64 [B, L]."""
     positions = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
     inside = positions < lengths[:, None]
     further = torch.zeros_like(tokens)
@@ -77,7 +77,7 @@ def _further_accepted(
     where, row = positions[inside].split(most), numbers[:, None].expand_as(tokens)[inside].split(most)
     parts = zip(states, certain, where, row, strict=True)
     proposed = torch.cat([drafter.proposals(*part, count).tokens for part in parts])
-    # No token is -1: nothing past the end of a row is accepted.
+    # No token is -1, so no proposal past the end of a row is accepted.
     padded = torch.nn.functional.pad(tokens.masked_fill(~inside, -1), (0, count), value=-1)
     chosen = padded.unfold(1, count + 1, 1)[inside][:, 1:]
     further[inside] = (proposed == chosen).cumprod(1).sum(1)
@@ -85,7 +85,7 @@ def _further_accepted(
 
 
 def _walk(further: Tensor, lengths: Tensor, block_size: int) -> list[Tensor]:
-    """Accepted sizes for each block size, going from iteration to iteration in all rows at once."""
+    """Walk from iteration to iteration in all rows at once; return the accepted sizes for each block size."""
     largest = torch.arange(1, block_size + 1)[:, None]
     position = torch.zeros(block_size, len(lengths), dtype=torch.long)
     steps = []

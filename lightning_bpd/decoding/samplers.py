@@ -1,4 +1,4 @@
-"""Samplers: how logits become tokens, the same for one token per call and for blocks.
+"""Samplers, which turn logits into tokens, for one token per call and for blocks.
 
 A sampled token is the argmax of transformed logits plus Gumbel noise, which draws from the softmax of the transformed
 logits (the Gumbel-max trick). The noise is a pure function of (seed, row, position, token id). So sampling is greedy
@@ -107,8 +107,8 @@ class Sampled:
 
     def _noise(self, like: Tensor, tokens: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
         """Standard Gumbel noise [B, T, C] of the tokens (int64 [C] or [B, T, C]) at consecutive positions."""
-        places = positions[:, None] + torch.arange(like.size(1), device=positions.device)
-        return -uniform(self.seed, rows[:, None, None], places[:, :, None], tokens).log().neg().log()
+        positions = positions[:, None] + torch.arange(like.size(1), device=positions.device)
+        return -uniform(self.seed, rows[:, None, None], positions[:, :, None], tokens).log().neg().log()
 
 
 def make_sampler(
@@ -127,7 +127,7 @@ def make_sampler(
     return sampled if sample else Greedy()
 
 
-# Streams of noise that one position may need beside that of its tokens, which is stream 0.
+# Streams of noise for a position besides stream 0, the noise of its tokens.
 ACCEPTANCE_STREAM, RESIDUAL_STREAM = 1, 2
 
 
@@ -141,7 +141,7 @@ def uniform(seed: int, rows: Tensor, positions: Tensor, tokens: Tensor, stream: 
         tokens: int64, the token ids.
         stream: Separates noise for different purposes.
     """
-    # Each part of the key goes through its own round of mixing: keys that differ in one bit share nothing.
+    # Each part of the key has its own round of mixing, so keys that differ in one bit give unrelated noise.
     low, high = seed & 0xFFFFFFFF, seed >> 32
     key = _mixed(_mixed(rows + (low ^ 0x9E3779B9)) + positions + (high << 1) + (stream << 40))
     # Half a step keeps the logarithms of the noise finite.

@@ -1,4 +1,4 @@
-"""Decoding one token per call, on the SequenceModel contract alone."""
+"""Decoding one token per call, which needs the SequenceModel contract only."""
 
 from __future__ import annotations
 
