@@ -8,6 +8,8 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 RUN := .venv/bin/python
 NEWEST := .venv-newest/bin/python
+# A process for each core, each with whole files of tests.
+PARALLEL := --numprocesses auto --dist loadfile
 INSTALL := -m pip install --disable-pip-version-check --progress-bar off
 
 .PHONY: install fit test check newest constraints
@@ -24,7 +26,7 @@ fit: install
 	$(RUN) train.py fit $(ARGS)
 
 test: install
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(ARGS)
 
 check: install
 	$(RUN) -m ruff check .
@@ -34,7 +36,7 @@ check: install
 newest:
 	test -x $(NEWEST) || $(PYTHON) -m venv .venv-newest
 	$(NEWEST) $(INSTALL) --upgrade --upgrade-strategy eager -e ".[dev,bench]"
-	$(NEWEST) -m pytest $(ARGS)
+	$(NEWEST) -m pytest $(PARALLEL) $(ARGS)
 
 # Not torch and what it alone needs: an installed torch within the bounds of pyproject.toml is kept, with its own.
 constraints:
