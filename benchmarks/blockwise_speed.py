@@ -43,7 +43,8 @@ from lightning_bpd.interfaces import (
     VerifiedBlock,
 )
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.saved.translation import block_decoder, pad
+from lightning_bpd.saved.finished_model import GenerativeModel
+from lightning_bpd.saved.translation import pad
 
 # Calls that one turn of an arm of single calls makes.
 CALLS = 20
@@ -136,8 +137,11 @@ def subject(network: EncoderDecoder, heads: BlockHeads, rows: list[list[int]]) -
             "there is nothing to decode: give a source with sentences, and --sentences of at least 1"
         )
     device = network.output_weight.device
-    model, drafter = block_decoder(network, heads)
-    return Subject(model, drafter, heads, sorted(rows, key=len), network.target_vocabulary, device)
+    model = GenerativeModel(network, None, heads)
+    assert model.drafter is not None
+    return Subject(
+        model.model, model.drafter, heads, sorted(rows, key=len), network.target_vocabulary, device
+    )
 
 
 class Stopwatch:

@@ -22,8 +22,9 @@ from lightning_bpd.decoding import Exact, blockwise, greedy
 from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.drafters import BlockHeads
 from lightning_bpd.interfaces import Drafter, InputError, SequenceModel, TokenRows
+from lightning_bpd.saved.finished_model import GenerativeModel
 from lightning_bpd.saved.marian import SUPPRESSED, read_marian
-from lightning_bpd.saved.translation import Translator, block_decoder
+from lightning_bpd.saved.translation import Translator
 
 GENERATE = "transformers: generate"
 LOOKUP, ASSISTED = "transformers: prompt lookup", "transformers: draft model"
@@ -194,10 +195,11 @@ def our_arms(
     name: str, network: Any, heads: BlockHeads, block_sizes: Sequence[int], extra_length: int
 ) -> list[Arm]:
     """Greedy decoding and blockwise decoding of a network with heads."""
-    model, drafter = block_decoder(network, heads)
-    arms = [Arm(f"{name}: greedy", partial(decoded_greedily, model, extra_length))]
+    model = GenerativeModel(network, None, heads)
+    assert model.drafter is not None
+    arms = [Arm(f"{name}: greedy", partial(decoded_greedily, model.model, extra_length))]
     for size in block_sizes:
-        decode = partial(decoded_blockwise, model, drafter, size, extra_length)
+        decode = partial(decoded_blockwise, model.model, model.drafter, size, extra_length)
         arms.append(Arm(f"{name}: blockwise, k = {size}", decode))
     return arms
 

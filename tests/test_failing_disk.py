@@ -31,7 +31,7 @@ from lightning_bpd.files import write_atomically
 from lightning_bpd.grid.state import Record, read_record, write_record
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.saved.finished_model import Parts, read_folder, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel, read_folder
 from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile, read_metrics
 
@@ -67,8 +67,8 @@ def write_model(folder: Path, version: int) -> None:
     shape = Architecture(d_model=8, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=8, tie="output")
     size = TOKENIZER.vocab_size
     network = EncoderDecoder(shape, size, size, TOKENIZER.bos_id, TOKENIZER.eos_id)
-    write_folder(
-        Parts(network, TextCodec(TOKENIZER, TOKENIZER), None, None), folder / "model", {"v": version}
+    GenerativeModel(network, TextCodec(TOKENIZER, TOKENIZER), None, None).save(
+        folder / "model", {"v": version}
     )
 
 

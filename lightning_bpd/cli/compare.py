@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,18 +28,16 @@ from lightning_bpd.decoding import DecodingOptions, parse_acceptance
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.measuring.comparison import (
-    Subject,
     compare_decoders,
     comparison_table,
-    image_subject,
-    text_subject,
     with_times,
 )
 from lightning_bpd.measuring.costs import measure_heads
 from lightning_bpd.measuring.record import Corpus, Record, Training, read_record, write_record
 from lightning_bpd.measuring.words import KINDS
-from lightning_bpd.saved.finished_model import Parts, read_base
-from lightning_bpd.saved.translation import make_translator
+from lightning_bpd.saved.finished_model import GenerativeModel, read_base
+from lightning_bpd.saved.translation import Translator
+from lightning_bpd.saved.upscaling import Upscaler
 from lightning_bpd.tracking.provenance import processor, provenance
 
 logger = logging.getLogger(__name__)
@@ -111,36 +109,42 @@ def compare(
     if threads is not None:
         torch.set_num_threads(threads)
     place, name = find_device(device), f"compare_{corpus}.json"
-    parts = read_base(model)
+    opened = read_base(model)
     if output is None and not Path(model).is_dir():
         raise InputError(f"{model} is no folder, beside which {name} would be written: give --output")
     path = Path(output) if output else Path(model).absolute().parent / name
     if path.is_dir():
         raise InputError(f"--output {path} is a folder: give a file")
     if bleu_tokenizer is not None:
-        if isinstance(parts.codec, ImageCodec):
+        if isinstance(opened.codec, ImageCodec):
             raise InputError("--bleu_tokenizer is for text, and this is a model of images: leave it out")
-        parts = parts._replace(codec=dataclasses.replace(parts.codec, bleu_tokenizer=bleu_tokenizer))  # type: ignore[type-var]
+        codec = dataclasses.replace(opened.codec, bleu_tokenizer=bleu_tokenizer)
+        opened = dataclasses.replace(opened, codec=codec)
     # Before decoding: it may need a package that is not installed.
-    signature = parts.codec.signature() or ""
-    if isinstance(parts.codec, ImageCodec):
-        measured = _images(parts, Path(model), data, corpus, rows, place)
+    signature = opened.codec.signature() or ""
+    if isinstance(opened.codec, ImageCodec):
+        measured = _images(opened.codec, Path(model), data, corpus, rows)
+        subject: GenerativeModel = Upscaler.of(opened).to(place)
     else:
-        measured = _text(parts, data, corpus, source_language, target_language, rows, place)
-    subject = measured.subject
+        measured = _text(data, corpus, source_language, target_language, rows)
+        subject = Translator.of(opened).to(place)
     arms = rules_of(subject.block_size, rules, block_sizes)
-    words, count = KINDS[subject.codec.kind], len(subject.references)
+    words, count = KINDS[subject.codec.kind], len(measured.references)
     chosen = spread(list(range(count)), timed)
-    settings = settings_of(parts.network, parts.codec, place, batch_size, len(chosen), timed_batch_size)
+    settings = settings_of(subject.network, subject.codec, place, batch_size, len(chosen), timed_batch_size)
     of_corpus = Corpus(measured.folder, corpus, count, measured.hash)
     _check_earlier(path, _made_by(model, of_corpus, settings, arms))
     with progress_bar("Compared", words.rows, count + len(chosen)) as report:
-        whole = compare_decoders(subject, arms, batch_size, report, timing=False)
+        whole = compare_decoders(
+            subject, measured.sources, measured.references, arms, batch_size, report, timing=False
+        )
         if chosen:
-            some = compare_decoders(measured.some(chosen), arms, timed_batch_size, report)
+            sources, references = measured.sources, measured.references
+            sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
+            some = compare_decoders(subject, sources, references, arms, timed_batch_size, report)
             whole = with_times(whole, [arm.seconds for arm in some])
     record = Record(
-        kind=subject.codec.kind,  # type: ignore[arg-type]  # a codec's kind is one of KINDS
+        kind=subject.codec.kind,
         model=model,
         training=training_of(Path(model), subject.block_size),
         corpus=of_corpus,
@@ -148,8 +152,8 @@ def compare(
         signature=signature,
         provenance=provenance(),
         arms=whole,
-        **measured.references,
-        **measure_heads(subject, whole, batch_size, EXTRA_LENGTH),
+        **measured.described,
+        **measure_heads(subject, measured.sources, whole, batch_size, EXTRA_LENGTH),
     )
     write_record(path, record)
     together = f", batches of {timed_batch_size}" if chosen else ""
@@ -158,50 +162,32 @@ def compare(
     logger.info("Written to %s", path)
 
 
-class _Measured(NamedTuple):
+class _Rows(NamedTuple):
     """What is measured, and how it is described."""
 
-    subject: Subject
-    some: Callable[[list[int]], Subject]
-    """those rows of it"""
+    sources: Sequence[Any]
+    references: Sequence[Any]
     folder: str
     hash: str
-    references: dict[str, Any]
+    described: dict[str, Any]
     """what is written down of the references"""
 
 
 def _text(
-    parts: Parts,
-    data: str | None,
-    corpus: str,
-    source_language: str,
-    target_language: str,
-    rows: int | None,
-    device: torch.device,
-) -> _Measured:
+    data: str | None, corpus: str, source_language: str, target_language: str, rows: int | None
+) -> _Rows:
     """The sentence pairs of a folder. Raises InputError if there are none."""
     if data is None:
         raise InputError("--data is missing: it takes the folder of the corpus, or a file of sentence pairs")
-    translator = make_translator(parts, device)
     (files,) = find_corpus(data, [corpus], source_language, target_language)
     pairs = list(read_pairs(files))
     pairs = pairs if rows is None else [pairs[place] for place in spread(list(range(len(pairs))), rows)]
-
-    def some(places: Sequence[int]) -> Subject:
-        return text_subject(
-            translator, [pairs[place][0] for place in places], [pairs[place][1] for place in places]
-        )
-
-    references = {"references": [target for _, target in pairs]}
-    return _Measured(some(range(len(pairs))), some, data, fingerprint([files]), references)
+    sources, references = [source for source, _ in pairs], [target for _, target in pairs]
+    return _Rows(sources, references, data, fingerprint([files]), {"references": references})
 
 
-def _images(
-    parts: Parts, model: Path, data: str | None, corpus: str, rows: int | None, device: torch.device
-) -> _Measured:
+def _images(codec: ImageCodec, model: Path, data: str | None, corpus: str, rows: int | None) -> _Rows:
     """The images of a part of the data module. Raises InputError if there is none, or the model's differ in size."""
-    codec = parts.codec
-    assert isinstance(codec, ImageCodec)
     if corpus not in ("validation", "test"):
         raise InputError(f"--corpus {corpus}: a model of images is measured on validation or test")
     source = _image_data(model.absolute().parent / "config.yaml", data, codec)
@@ -214,13 +200,9 @@ def _images(
     digest = hashlib.sha256(repr((images.shape, codec)).encode())
     for image in images:
         digest.update(image.tobytes())
-
-    def some(places: list[int]) -> Subject:
-        return image_subject(parts, images[places], device)
-
     folder = str(source.path) if isinstance(source, Images) else type(source).__name__.lower()
-    subject = image_subject(parts, images, device)
-    return _Measured(subject, some, folder, digest.hexdigest(), {"intensities": codec.target_length})
+    described = {"intensities": codec.target_length}
+    return _Rows(list(codec.small(images)), list(images), folder, digest.hexdigest(), described)
 
 
 def _image_data(config: Path, data: str | None, codec: ImageCodec) -> SuperResolution:

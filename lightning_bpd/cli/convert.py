@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_bpd.codecs import hugging_face
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.saved.finished_model import Parts, is_finished, read_folder, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel, is_finished, read_folder
 from lightning_bpd.saved.marian import read_marian
 from lightning_bpd.tracking.provenance import provenance
 
@@ -24,21 +24,20 @@ def convert(model: str, output: str) -> None:
             model with block heads on such a base: the heads come along, for hidden states stay the same.
         output: Folder to write; a finished model that is already there is replaced.
     """
-    parts = _with_heads(Path(model)) if is_finished(Path(model)) else read_marian(model)
+    converted = _with_heads(Path(model)) if is_finished(Path(model)) else read_marian(model)
     metrics = {"converted_from": str(Path(model).resolve().name), "provenance": provenance()}
-    write_folder(parts, Path(output), metrics)
-    heads = (
-        "no block heads" if parts.heads is None else f"block heads for up to {parts.heads.block_size} tokens"
-    )
-    weights = sum(weight.numel() for weight in parts.network.parameters())
+    converted.save(output, metrics)
+    size = converted.block_size
+    heads = "no block heads" if size is None else f"block heads for up to {size} tokens"
+    weights = sum(weight.numel() for weight in converted.network.parameters())
     logger.info("%s: %s weights, %s", output, f"{weights:,}", heads)
 
 
-def _with_heads(folder: Path) -> Parts:
+def _with_heads(folder: Path) -> GenerativeModel:
     """A finished model whose base is a Marian folder, with that base converted."""
     found = read_folder(folder)
     if not isinstance(found.codec, hugging_face.HuggingFaceCodec):
         raise InputError(f"{folder} holds a network of this project already: there is nothing to convert")
     base = folder / hugging_face.BASE_FOLDER if found.origin is None else hugging_face.name_of(found.origin)
     converted = read_marian(base)
-    return Parts(converted.network, converted.codec, found.heads)
+    return GenerativeModel(converted.network, converted.codec, found.heads)

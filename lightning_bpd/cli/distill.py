@@ -105,7 +105,8 @@ def distill(
     files = find_corpus(data, corpus, source_language, target_language, source_alone=True)
     kind = find_device(device).type
     read = finished_model.read_base if is_reference(teacher) else finished_model.read_folder
-    network, codec, _, _ = read(teacher)
+    model = read(teacher)
+    network, codec = model.network, model.codec
     if not isinstance(codec, TextCodec | HuggingFaceCodec):
         raise InputError(f"--teacher {teacher} is a model of {codec.kind}: text alone is distilled")
     limit = longest_source(network)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,20 +21,17 @@ from lightning_bpd.cli.compare import settings_of, training_of
 from lightning_bpd.cli.entry import program
 from lightning_bpd.cli.export import checkpoint_metrics
 from lightning_bpd.codecs.hugging_face import stored_reference
-from lightning_bpd.codecs.images import ImageCodec
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.interfaces import SequenceModel
 from lightning_bpd.measuring.comparison import (
     compare_decoders,
     comparison_table,
     draw_comparison,
-    text_subject,
 )
 from lightning_bpd.measuring.panels import draw_panels
 from lightning_bpd.measuring.record import Corpus, Record, write_record
 from lightning_bpd.measuring.words import QUALITIES
-from lightning_bpd.saved.finished_model import Parts, read_checkpoint, write_folder
-from lightning_bpd.saved.translation import Translator, block_decoder, make_translator
+from lightning_bpd.saved.finished_model import GenerativeModel, read_checkpoint
+from lightning_bpd.saved.translation import Translator
 from lightning_bpd.tracking.curves import draw_curves
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
@@ -65,9 +61,9 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
     training = training_summary(trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
     base = getattr(trainer.lightning_module, "base", None)
     # Named once more: leave to run a base's own code is the user's, and no checkpoint's.
-    parts = read_checkpoint(checkpoint, base if isinstance(base, str) else None)
-    write_folder(parts, folder / "model", {**metrics, "training": training, "provenance": provenance()})
-    of_text = parts.codec.kind == "text"
+    model = read_checkpoint(checkpoint, base if isinstance(base, str) else None)
+    model.save(folder / "model", {**metrics, "training": training, "provenance": provenance()})
+    of_text = model.codec.kind == "text"
     draw_curves(
         folder / "metrics.csv",
         folder / "curves.png",
@@ -77,10 +73,10 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
     console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
     data, device = trainer.datamodule, trainer.lightning_module.device  # type: ignore[attr-defined]
     if of_text:
-        lines = _show_text(parts, folder, data, device, console)
+        lines = _show_text(Translator.of(model).to(device), folder, data, console)
     else:
         decode: DecodingOptions = trainer.lightning_module.decode  # type: ignore[assignment]
-        _show_images(parts, folder, data, device, decode, f"Best checkpoint, {metrics['steps']} steps")
+        _show_images(model.to(device), folder, data, decode, f"Best checkpoint, {metrics['steps']} steps")
         lines = [("Images", f"{folder}/panels.png")]
     for label, value in (
         ("Finished model", f"{folder}/model"),
@@ -90,11 +86,8 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
         console.print(Text(f"{label}: {value}"), soft_wrap=True)
 
 
-def _show_text(
-    parts: Parts, folder: Path, data: Any, device: torch.device, console: Console
-) -> list[tuple[str, str]]:
+def _show_text(translator: Translator, folder: Path, data: Any, console: Console) -> list[tuple[str, str]]:
     """Samples, and greedy and blockwise decoding side by side; what to say of them at the end."""
-    translator = make_translator(parts, device)
     console.print(samples(translator, data))
     lines = []
     decoder = ""
@@ -109,8 +102,9 @@ def _show_text(
         )
         decoder = " --decoder blockwise"
     # A finished model does not say that its base's own code may run.
-    if parts.origin is not None and stored_reference(parts.origin) != parts.origin:
-        decoder += f" --base {shlex.quote(parts.origin)}"
+    origin = translator.origin
+    if origin is not None and stored_reference(origin) != origin:
+        decoder += f" --base {shlex.quote(origin)}"
     return [*lines, ("Try", command_to_try(data.sources("validation")[0], folder / "model", decoder))]
 
 
@@ -122,16 +116,12 @@ def command_to_try(source: str, model: Path, options: str) -> str:
 
 
 def _show_images(
-    parts: Parts, folder: Path, data: Any, device: torch.device, decode: DecodingOptions, title: str
+    model: GenerativeModel, folder: Path, data: Any, decode: DecodingOptions, title: str
 ) -> None:
     """The picture of each validation, once more: of the finished model."""
-    assert isinstance(parts.codec, ImageCodec)
-    model: SequenceModel[Any] = parts.network.to(device).eval()
-    drafter = None
-    if parts.heads is not None:
-        model, drafter = block_decoder(parts.network, parts.heads.to(device).eval())
+    if model.drafter is not None:
         title = panels_title(title, decode)
-    panels = decode_panels(model, drafter, parts.codec, data, device, PANELS, decode)
+    panels = decode_panels(model.model, model.drafter, model.codec, data, model.device, PANELS, decode)
     draw_panels(panels, folder / "panels.png", title)
 
 
@@ -177,8 +167,8 @@ def compare(translator: Translator, datamodule: Any, model: Path) -> Record:
     chosen = spread(list(range(len(sources))), COMPARED)
     sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
     block_size = translator.heads.block_size
-    subject = text_subject(translator, sources, references)
-    arms = compare_decoders(subject, [(size, "exact") for size in range(1, block_size + 1)])
+    rules = [(size, "exact") for size in range(1, block_size + 1)]
+    arms = compare_decoders(translator, sources, references, rules)
     content = hashlib.sha256(json.dumps([sources, references]).encode()).hexdigest()
     return Record(
         kind="text",
@@ -186,7 +176,7 @@ def compare(translator: Translator, datamodule: Any, model: Path) -> Record:
         training=training_of(model, block_size),
         corpus=Corpus(str(datamodule.folder), "validation", len(chosen), content),
         settings=settings_of(translator.network, translator.codec, translator.device, 1, len(chosen), 1),
-        signature=subject.codec.signature() or "",
+        signature=translator.codec.signature() or "",
         provenance=provenance(),
         arms=arms,
         references=references,

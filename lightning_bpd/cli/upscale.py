@@ -14,16 +14,14 @@ import numpy as np
 import torch
 
 from lightning_bpd.cli.translate import find_device, progress_bar
-from lightning_bpd.codecs.codec import check_decoding
-from lightning_bpd.codecs.images import ImageCodec, images_to_tokens, to_png
+from lightning_bpd.codecs.images import to_png
 from lightning_bpd.datamodules.image_files import image_members, read_images, summary
-from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.drafters import HeadDrafter
+from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.files import path_inside, write_atomically
-from lightning_bpd.interfaces import InputError, SequenceModel, TokenRows, check_range
+from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.metrics import mean_accepted_block_size
 from lightning_bpd.saved.finished_model import read_folder
-from lightning_bpd.saved.translation import block_decoder
+from lightning_bpd.saved.upscaling import Upscaler
 
 logger = logging.getLogger(__name__)
 
@@ -55,39 +53,28 @@ def upscale(
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
     """
     place = find_device(device)
-    network, codec, heads, _ = read_folder(model)
-    if not isinstance(codec, ImageCodec):
-        raise InputError(f"{model} is a model of {codec.kind}, which enlarges no images")
+    upscaler = Upscaler.of(read_folder(model)).to(place)
     check_range(1, batch_size=batch_size)
     options = DecodingOptions(decoder, block_size=block_size, acceptance=acceptance)
-    check_decoding(options, None if heads is None else heads.block_size, codec)
-    p_1: SequenceModel = network.to(place).eval()
-    drafter: HeadDrafter | None = None
-    if heads is not None:
-        p_1, drafter = block_decoder(network, heads.to(place).eval())
+    upscaler.check(options)
     members = image_members(Path(input))
     paths = output_paths(Path(input), members, Path(output))
     skipped: list[tuple[str, str]] = []
-    height, width, channels = codec.source_shape
     images = read_images(
         Path(input),
         sorted(members),
-        height,
-        width,
-        channels,
+        *upscaler.codec.source_shape,
         lambda name, reason: skipped.append((name, reason)),
     )
-    sizes = torch.zeros((heads.block_size if heads is not None else 1) + 1, dtype=torch.long)
+    sizes = torch.zeros((upscaler.block_size or 1) + 1, dtype=torch.long)
     done = 0
     with progress_bar("Enlarged", "images", len(members)) as count:
         while batch := list(islice(images, batch_size)):
-            tokens = torch.from_numpy(images_to_tokens(np.stack([image for _, image in batch]), codec.levels))
-            rows = TokenRows(tokens.to(place), torch.full((len(batch),), tokens.size(1), device=place))
-            result = decode(p_1, rows, options, drafter)
+            enlarged, result = upscaler.upscale(np.stack([image for _, image in batch]), options)
             if result.accepted is not None:
                 accepted = result.accepted[result.accepted > 0].cpu()
                 sizes += torch.bincount(accepted, minlength=len(sizes))
-            _write([paths[name] for name, _ in batch], codec.decode(result.rows()))
+            _write([paths[name] for name, _ in batch], enlarged)
             done += len(batch)
             count(len(batch))
     if not done:

@@ -3,94 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 from torchmetrics import Metric
 
-from lightning_bpd.codecs.codec import Codec, check_decoding
-from lightning_bpd.codecs.images import ImageCodec, Images
-from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.drafters import HeadDrafter
+from lightning_bpd.codecs.codec import Codec
+from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.files import whole_file
-from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, TokenRows
+from lightning_bpd.interfaces import DecodeResult, InputError
 from lightning_bpd.measuring.record import Arm
 from lightning_bpd.measuring.timing import timed
 from lightning_bpd.measuring.words import KINDS, QUALITIES, Quality
 from lightning_bpd.metrics import equal_rows
-from lightning_bpd.saved.finished_model import Parts
-from lightning_bpd.saved.translation import Translator, block_decoder
+from lightning_bpd.saved.finished_model import GenerativeModel
 
 # Batches after which the arms take turns, so that none has the machine's good or bad minutes to itself.
 TURN = 16
 WARM_UP = 3
 
-Batch = tuple[list[int], TokenRows]
-"""places of the rows in the corpus, and what they are decoded from"""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, and the rows that it is measured on."""
-
-    model: SequenceModel[Any]
-    drafter: HeadDrafter | None
-    codec: Codec
-    device: torch.device
-    references: Sequence[Any]
-    """texts, or images uint8 [H, W, C]"""
-    batches: Callable[[int], Iterable[Batch]]
-    """all rows, so many together"""
-
-    @property
-    def block_size(self) -> int | None:
-        """The largest that the heads propose; None without heads."""
-        return None if self.drafter is None else self.drafter.block_size
-
-
-def text_subject(translator: Translator, sources: Sequence[str], references: Sequence[str]) -> Subject:
-    """Sentences and their translations; rows of like length are decoded together."""
-    return Subject(
-        translator.model,
-        translator.drafter,
-        translator.codec,
-        translator.device,
-        references,
-        partial(translator.batches, sources),
-    )
-
-
-def image_subject(parts: Parts, images: Images, device: torch.device) -> Subject:
-    """Large images, uint8 [N, H, W, C], of which the model sees the small ones."""
-    codec = parts.codec
-    assert isinstance(codec, ImageCodec)
-    network = parts.network.to(device).eval()
-    model: SequenceModel[Any] = network
-    drafter = None
-    if parts.heads is not None:
-        model, drafter = block_decoder(network, parts.heads.to(device).eval())
-    return Subject(
-        model, drafter, codec, device, list(images), partial(_image_batches, codec, images, device)
-    )
-
-
-def _image_batches(codec: ImageCodec, images: Images, device: torch.device, size: int) -> Iterator[Batch]:
-    for first in range(0, len(images), size):
-        tokens = torch.from_numpy(codec.source_tokens(images[first : first + size])).to(device)
-        lengths = torch.full((len(tokens),), tokens.size(1), device=device)
-        yield list(range(first, first + len(tokens))), TokenRows(tokens, lengths)
-
 
 def compare_decoders(
-    subject: Subject,
+    model: GenerativeModel,
+    sources: Sequence[Any],
+    references: Sequence[Any],
     rules: Sequence[tuple[int, str]],
     batch_size: int = 1,
     progress: Callable[[int], None] | None = None,
@@ -99,7 +42,9 @@ def compare_decoders(
     """Decode the same rows greedily and by each rule, in turns.
 
     Args:
-        subject: A model, with block heads where there are rules, and the rows.
+        model: A ``Translator`` or an ``Upscaler``, with block heads where there are rules.
+        sources: Text, or small images uint8 [N, h, w, C].
+        references: What they should become: text, or images uint8 [N, H, W, C].
         rules: Block size and acceptance of each arm after greedy decoding.
         batch_size: Rows decoded together.
         progress: Called with the number of rows done.
@@ -111,31 +56,27 @@ def compare_decoders(
     Raises:
         InputError: The model has no heads, or not of this block size, or there is nothing to decode.
     """
-    if not len(subject.references):
-        raise InputError(f"there are no {KINDS[subject.codec.kind].rows} to compare decoders on")
+    if not len(references):
+        raise InputError(f"there are no {KINDS[model.codec.kind].rows} to compare decoders on")
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     options = [DecodingOptions()]
     options += [
-        check_decoding(
-            DecodingOptions("blockwise", block_size=size, acceptance=acceptance),
-            subject.block_size,
-            subject.codec,
-        )
+        model.check(DecodingOptions("blockwise", block_size=size, acceptance=acceptance))
         for size, acceptance in rules
     ]
-    batches = list(subject.batches(batch_size))
-    sums = [_Sums(subject, 1, "exact", greedy=True), *(_Sums(subject, *rule) for rule in rules)]
+    batches = list(model.batches(sources, batch_size))
+    arms_so_far = partial(_Sums, model.codec, references)
+    sums = [arms_so_far(1, "exact", greedy=True), *(arms_so_far(*rule) for rule in rules)]
     for first in range(0, len(batches), TURN):
         turn = batches[first : first + TURN]
         plain: list[DecodeResult] = []
         for of_arm, each in zip(sums, options, strict=True):
             if timing:
                 for _, source in batches[:WARM_UP] if first == 0 else turn[:1]:
-                    decode(subject.model, source, each, subject.drafter)
+                    model.decode(source, each)
             for number, (places, source) in enumerate(turn):
-                decoding = partial(decode, subject.model, source, each, subject.drafter)
-                result, nanoseconds = timed(decoding, subject.device)
+                result, nanoseconds = timed(partial(model.decode, source, each), model.device)
                 if of_arm is sums[0]:
                     plain.append(result)
                 of_arm.add(places, result, plain[number], nanoseconds)
@@ -143,9 +84,7 @@ def compare_decoders(
             progress(sum(len(places) for places, _ in turn))
     arms = [of_arm.arm() for of_arm in sums]
     return (
-        with_times(arms, [of_arm.nanoseconds / 1e9 / len(subject.references) for of_arm in sums])
-        if timing
-        else arms
+        with_times(arms, [of_arm.nanoseconds / 1e9 / len(references) for of_arm in sums]) if timing else arms
     )
 
 
@@ -161,9 +100,11 @@ def with_times(arms: Sequence[Arm], seconds: Sequence[float | None]) -> list[Arm
 class _Sums:
     """What came of the batches of one arm so far, in the order of the rows."""
 
-    def __init__(self, subject: Subject, size: int, acceptance: str, greedy: bool = False) -> None:
-        count = len(subject.references)
-        self.codec, self.references = subject.codec, subject.references
+    def __init__(
+        self, codec: Codec, references: Sequence[Any], size: int, acceptance: str, greedy: bool = False
+    ) -> None:
+        count = len(references)
+        self.codec, self.references = codec, references
         self.size, self.acceptance, self.greedy = size, acceptance, greedy
         self.quality, self.to_greedy = self.codec.quality(), self.codec.quality()
         for metric in (*self.quality.values(), *self.to_greedy.values()):

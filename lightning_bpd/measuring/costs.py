@@ -12,43 +12,46 @@ from torch import Tensor
 
 from lightning_bpd.decoding import GREEDY, Exact, greedy, replay
 from lightning_bpd.interfaces import Block, DecodeState, TokenRows, VerifiedBlock
-from lightning_bpd.measuring.comparison import Subject
 from lightning_bpd.measuring.record import Arm, Costs, Replay
 from lightning_bpd.measuring.timing import timed
+from lightning_bpd.saved.finished_model import GenerativeModel
 
 # Turns of all measured parts, and calls in each.
 TURNS, CALLS = 9, 20
 
 
 def measure_heads(
-    subject: Subject, arms: Sequence[Arm], batch_size: int, extra_length: int
+    model: GenerativeModel, sources: Sequence[Any], arms: Sequence[Arm], batch_size: int, extra_length: int
 ) -> dict[str, Any]:
     """The fields of a record that only a model with proposals has; empty for a model without.
 
     Args:
-        subject: The model and its rows.
+        model: A ``Translator`` or an ``Upscaler``.
+        sources: Its rows.
         arms: What was decoded already, greedy decoding first.
         batch_size: Rows decoded together for the replay.
         extra_length: Tokens that a row may be longer than its source.
     """
-    if subject.block_size in (None, 1):
+    if model.block_size in (None, 1):
         return {}
-    whole = (arm for arm in arms[1:] if (arm.block_size, arm.acceptance) == (subject.block_size, "exact"))
+    whole = (arm for arm in arms[1:] if (arm.block_size, arm.acceptance) == (model.block_size, "exact"))
     exact = next(whole, None)
     # A row of the middle length, by itself.
-    alone = [source for _, source in subject.batches(1)]
+    alone = [source for _, source in model.batches(sources, 1)]
     return {
-        "replay": Replay(sum(arms[0].tokens), replayed_iterations(subject, batch_size, extra_length)),
+        "replay": Replay(sum(arms[0].tokens), replayed_iterations(model, sources, batch_size, extra_length)),
         "acceptance_by_position": None if exact is None else exact.acceptance_by_position,
-        "costs": decoding_costs(subject, alone[len(alone) // 2], extra_length),
+        "costs": decoding_costs(model, alone[len(alone) // 2], extra_length),
     }
 
 
-def replayed_iterations(subject: Subject, batch_size: int, extra_length: int) -> list[int]:
+def replayed_iterations(
+    subject: GenerativeModel, sources: Sequence[Any], batch_size: int, extra_length: int
+) -> list[int]:
     """Iterations of exact blockwise decoding for k' = 1..k, summed over the rows; from one call over greedy output."""
     assert subject.drafter is not None
     totals = [0] * subject.drafter.block_size
-    for _, source in subject.batches(batch_size):
+    for _, source in subject.batches(sources, batch_size):
         output = greedy(subject.model, source, extra_length)
         sizes = replay(subject.model, subject.drafter, source, output, len(totals))
         totals = [total + int((accepted > 0).sum()) for total, accepted in zip(totals, sizes, strict=True)]
@@ -56,7 +59,7 @@ def replayed_iterations(subject: Subject, batch_size: int, extra_length: int) ->
 
 
 @torch.inference_mode()
-def decoding_costs(subject: Subject, source: TokenRows, extra_length: int) -> Costs:
+def decoding_costs(subject: GenerativeModel, source: TokenRows, extra_length: int) -> Costs:
     """Seconds of the parts of decoding ``source``, its cache half full: medians over turns of all parts.
 
     Args:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -15,16 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lightning_bpd.codecs import hugging_face
-from lightning_bpd.codecs.codec import Codec
+from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.text import TextCodec
-from lightning_bpd.drafters import BlockHeads, HeadShape
+from lightning_bpd.decoding import DecodingOptions, decode
+from lightning_bpd.drafters import BlockHeads, FirstHead, HeadDrafter, HeadShape
 from lightning_bpd.faults import damaged, from_plain, read_json
 from lightning_bpd.files import whole_folder
-from lightning_bpd.interfaces import InputError
-from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
+from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, TokenRows
 from lightning_bpd.saved.model_card import model_card
-from lightning_bpd.saved.network import build
+from lightning_bpd.saved.network import build, build_network, check_tokens, network_config
 
 if TYPE_CHECKING:
     from lightning_bpd.adapters import ModelAdapter
@@ -36,16 +38,103 @@ REMEDY = "export it again, or fetch it again"
 CHECKPOINT_KEY = "lightning_bpd"
 
 
-class Parts(NamedTuple):
-    """What a model consists of."""
+@dataclass(frozen=True, eq=False)
+class GenerativeModel:
+    """A network, what its tokens mean and, if it has them, the heads that propose blocks of tokens.
+
+    Making one changes none of its parts; ``to`` makes them ready to decode.
+    """
 
     network: Network
-    codec: Codec
-    """what its tokens mean"""
+    codec: Any
+    """what the tokens mean: a Codec"""
     heads: BlockHeads | None = None
-    """what proposes blocks, if the model has it"""
+    """what proposes blocks, on the network's device"""
     origin: str | None = None
     """the Hugging Face model that the network is, unchanged; None for any other network"""
+
+    @classmethod
+    def of(cls, model: GenerativeModel) -> Self:
+        """The same model, seen as this class. Raises InputError if its tokens mean something else."""
+        return cls(model.network, model.codec, model.heads, model.origin)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.output_weight.device
+
+    @property
+    def block_size(self) -> int | None:
+        """The largest block that the heads propose; None without heads."""
+        return None if self.heads is None else self.heads.block_size
+
+    @cached_property
+    def model(self) -> SequenceModel[Any]:
+        """p_1: the network, through the first head if that was learned."""
+        heads = self.heads
+        learned = heads is not None and heads.shape.first_head == "learned"
+        return FirstHead(self.network, heads) if learned else self.network  # type: ignore[arg-type]
+
+    @cached_property
+    def drafter(self) -> HeadDrafter | None:
+        """Proposes blocks; None without heads."""
+        network = self.network
+        if self.heads is None:
+            return None
+        return HeadDrafter(self.heads, network.output_weight, bias=network.output_bias)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move network and heads there, in eval mode."""
+        for part in (self.network, self.heads):
+            if part is not None:
+                part.to(device).eval()
+        return self
+
+    def check(self, options: DecodingOptions) -> DecodingOptions:
+        """The options, if tokens and heads allow them; otherwise raises InputError (see ``check_decoding``)."""
+        return check_decoding(options, self.block_size, self.codec)
+
+    def batches(self, sources: Any, batch_size: int) -> Iterator[tuple[list[int], TokenRows]]:
+        """All sources, ``batch_size`` together, ready to decode, with the index of each row in ``sources``."""
+        raise NotImplementedError(f"what sources are is for a face of {self.codec.kind} to say")
+
+    def decode(
+        self, rows: TokenRows, options: DecodingOptions, numbers: Tensor | None = None
+    ) -> DecodeResult:
+        """Decode a batch.
+
+        Args:
+            rows: Sources, on the model's device.
+            options: How; ``check`` tells whether the model can be decoded so.
+            numbers: int64 [B], the numbers of the rows that a sampler draws noise for.
+        """
+        return decode(self.model, rows, options, self.drafter, numbers)
+
+    def save(self, folder: str | Path, metrics: Mapping[str, Any]) -> None:
+        """Write ``model.safetensors``, ``config.json``, tokenizer(s), ``metrics.json`` and any ``heads.safetensors``.
+
+        Of a Hugging Face model that is as its author left it, weights and tokenizer stay where they are and are
+        named; one that was trained here is in the subfolder ``base``, as ``save_pretrained`` writes it. Both have a
+        ``README.md``.
+
+        The folder appears whole, and a finished model that is there already makes way at the last moment; a folder of
+        anything else is refused.
+
+        Raises:
+            InputError: The folder holds something that is not a finished model, or cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            if folder.exists() and any(folder.iterdir()) and not is_finished(folder):
+                raise InputError(f"{folder} is not empty and holds no finished model: choose another folder")
+            with whole_folder(folder, replace=True) as unfinished:
+                _write(self, unfinished, metrics)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{folder} cannot be written as a folder: {reason}") from error
+
+
+Parts = GenerativeModel
 
 
 def fingerprint(network: nn.Module, types: Mapping[torch.dtype, torch.dtype] | None = None) -> str:
@@ -69,42 +158,19 @@ def check_base(wanted: str, found: str, where: str, remedy: str) -> None:
         )
 
 
-def write_folder(parts: Parts, folder: str | Path, metrics: Mapping[str, Any]) -> None:
-    """Write ``model.safetensors``, ``config.json``, tokenizer(s), ``metrics.json`` and, if any, ``heads.safetensors``.
-
-    Of a Hugging Face model that is as its author left it, weights and tokenizer stay where they are and are named; one
-    that was trained here is in the subfolder ``base``, as ``save_pretrained`` writes it. Both have a ``README.md``.
-
-    It appears whole, and a finished model that is there already makes way at the last moment; a folder of
-    anything else is refused.
-
-    Raises:
-        InputError: The folder holds something that is not a finished model, or cannot be written.
-    """
-    folder = Path(folder)
-    try:
-        if folder.exists() and any(folder.iterdir()) and not is_finished(folder):
-            raise InputError(f"{folder} is not empty and holds no finished model: choose another folder")
-        with whole_folder(folder, replace=True) as unfinished:
-            _write_parts(parts, unfinished, metrics)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{folder} cannot be written as a folder: {reason}") from error
-
-
-def _write_parts(parts: Parts, folder: Path, metrics: Mapping[str, Any]) -> None:
-    """The files of ``write_folder``, into a folder that is there and empty."""
+def _write(model: GenerativeModel, folder: Path, metrics: Mapping[str, Any]) -> None:
+    """The files of ``GenerativeModel.save``, into a folder that is there and empty."""
     config: dict[str, Any] = {"format": FORMAT}
-    own = fingerprint(parts.network)
-    if isinstance(parts.codec, HuggingFaceCodec):
-        network: Any = parts.network
-        config |= hugging_face.write_base(network, parts.codec, parts.origin, own, folder)
+    own = fingerprint(model.network)
+    if isinstance(model.codec, HuggingFaceCodec):
+        network: Any = model.network
+        config |= hugging_face.write_base(network, model.codec, model.origin, own, folder)
     else:
-        save_file(parts.network.state_dict(), folder / "model.safetensors")
-        config |= {"network": network_config(parts.network), **parts.codec.write(folder)}
-    if parts.heads is not None:
-        save_file(parts.heads.state_dict(), folder / "heads.safetensors")
-        config["heads"] = {"shape": dataclasses.asdict(parts.heads.shape), "base": own}
+        save_file(model.network.state_dict(), folder / "model.safetensors")
+        config |= {"network": network_config(model.network), **model.codec.write(folder)}
+    if model.heads is not None:
+        save_file(model.heads.state_dict(), folder / "heads.safetensors")
+        config["heads"] = {"shape": dataclasses.asdict(model.heads.shape), "base": own}
     if "base" in config:
         (folder / "README.md").write_text(model_card(config, metrics), encoding="utf-8")
     _write_json(folder / "config.json", config)
@@ -114,8 +180,8 @@ def _write_parts(parts: Parts, folder: Path, metrics: Mapping[str, Any]) -> None
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def read_folder(folder: str | Path, base: str | None = None) -> Parts:
-    """The inverse of ``write_folder``.
+def read_folder(folder: str | Path, base: str | None = None) -> GenerativeModel:
+    """The inverse of ``GenerativeModel.save``.
 
     Args:
         folder: The finished model.
@@ -142,7 +208,7 @@ def read_folder(folder: str | Path, base: str | None = None) -> Parts:
                 config["heads"]["base"], fingerprint(network), str(folder / "model.safetensors"), remedy
             )
             heads = _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
-    return Parts(network, codec, heads)
+    return GenerativeModel(network, codec, heads)
 
 
 def read_codec(folder: str | Path) -> Any:
@@ -178,7 +244,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_hugging_face(folder: Path, config: Mapping[str, Any], base: str | None) -> Parts:
+def _read_hugging_face(folder: Path, config: Mapping[str, Any], base: str | None) -> GenerativeModel:
     where = hugging_face.base_reference(folder, config, base)
     codec = hugging_face.read_codec(folder, config, where)
     network = hugging_face.open_network(where)
@@ -188,7 +254,7 @@ def _read_hugging_face(folder: Path, config: Mapping[str, Any], base: str | None
     if "heads" in config:
         heads = _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
     inside = config["base"]["inside"] and base is None
-    return Parts(network, codec, heads, None if inside else where)
+    return GenerativeModel(network, codec, heads, None if inside else where)
 
 
 def read_heads(folder: str | Path, network: ModelAdapter) -> BlockHeads:
@@ -219,25 +285,25 @@ def read_heads(folder: str | Path, network: ModelAdapter) -> BlockHeads:
         return _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
 
 
-def describe(parts: Parts, base: tuple[str, str] | None = None) -> dict[str, Any]:
+def describe(model: GenerativeModel, base: tuple[str, str] | None = None) -> dict[str, Any]:
     """What rebuilds a model, weights aside: plain data and tensors of bytes, fit for a checkpoint.
 
     Args:
-        parts: The model.
+        model: The model.
         base: Path and fingerprint of the base, where the checkpoint holds its heads alone.
     """
     description: dict[str, Any] = {
-        "network": network_config(parts.network),
-        **parts.codec.describe(),
+        "network": network_config(model.network),
+        **model.codec.describe(),
     }
-    if parts.heads is not None:
-        description["heads"] = {"shape": dataclasses.asdict(parts.heads.shape)}
+    if model.heads is not None:
+        description["heads"] = {"shape": dataclasses.asdict(model.heads.shape)}
         if base is not None:
             description["heads"] |= {"path": base[0], "base": base[1]}
     return description
 
 
-def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
+def read_checkpoint(path: str | Path, base: str | Path | None = None) -> GenerativeModel:
     """The model that a training checkpoint holds: averaged weights where averaging was on.
 
     Args:
@@ -269,7 +335,8 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
                 # Its tokens are what the checkpoint says.
                 network, origin = hugging_face.open_network(str(where)), str(where)
             else:
-                network, _, _, origin = read_base(where)
+                found = read_base(where)
+                network, origin = found.network, found.origin
             remedy = "name the one that they were trained on with --base"
             check_base(description["heads"]["base"], fingerprint(network), str(where), remedy)
         else:
@@ -277,60 +344,16 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Parts:
         heads = None
         if "heads" in description:
             heads = _heads(description["heads"], network, _under("heads.", weights), str(path))
-        return Parts(network, _codec(description).from_description(description), heads, origin)
+        return GenerativeModel(network, _codec(description).from_description(description), heads, origin)
 
 
-def read_base(path: str | Path) -> Parts:
+def read_base(path: str | Path) -> GenerativeModel:
     """A model to start from: a finished model's folder, a checkpoint, or ``hf:NAME_OR_FOLDER``."""
     if hugging_face.is_reference(path):
         where = str(path)
         codec = hugging_face.open_codec(where)
-        return Parts(hugging_face.open_network(where), codec, None, where)
+        return GenerativeModel(hugging_face.open_network(where), codec, None, where)
     return read_checkpoint(path) if Path(path).is_file() else read_folder(path)
-
-
-def network_config(network: Network) -> dict[str, Any]:
-    """The network's constructor arguments as plain data."""
-    if isinstance(network, ImageTransformer):
-        return {"image_architecture": dataclasses.asdict(network.architecture)}
-    if not isinstance(network, EncoderDecoder):
-        return hugging_face.describe_network(network)
-    return {
-        "architecture": dataclasses.asdict(network.architecture),
-        "source_vocabulary": network.source_vocabulary,
-        "target_vocabulary": network.target_vocabulary,
-        "bos_id": network.bos_id,
-        "eos_id": network.eos_id,
-    }
-
-
-def build_network(config: Mapping[str, Any], weights: dict[str, Tensor], where: str) -> Network:
-    """The inverse of ``network_config``, with its weights, which are from ``where``."""
-    if "hugging_face" in config:
-        return hugging_face.rebuild_network(config, weights, where)
-    if "image_architecture" in config:
-        shape = from_plain(ImageArchitecture, config["image_architecture"])
-        return build(
-            lambda: ImageTransformer(shape), shape.encoder_layers + shape.decoder_layers, weights, where
-        )
-    architecture = from_plain(Architecture, config["architecture"])
-    others = {name: value for name, value in config.items() if name != "architecture"}
-    layers = architecture.encoder_layers + architecture.decoder_layers
-    return build(lambda: EncoderDecoder(architecture, **others), layers, weights, where)
-
-
-def check_tokens(network: Network, codec: Any, where: str) -> None:
-    """Raise InputError unless a network of ours and a codec are of the same tokens."""
-    if isinstance(network, EncoderDecoder):
-        sizes = (network.source_vocabulary, network.target_vocabulary)
-        fits = isinstance(codec, TextCodec) and sizes == (codec.source.vocab_size, codec.target.vocab_size)
-        fits = fits and all(0 <= token < sizes[1] for token in (network.bos_id, network.eos_id))
-    else:
-        shape: Any = network.architecture
-        own = (shape.height, shape.width, shape.channels, shape.levels, shape.scale)
-        fits = own == tuple(codec.describe().get("images", {}).values())
-    if not fits:
-        raise InputError(f"the tokens of {where} are not those of its network: {REMEDY}")
 
 
 def _heads(config: Mapping[str, Any], network: Network, weights: dict[str, Tensor], where: str) -> BlockHeads:

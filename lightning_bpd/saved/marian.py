@@ -20,7 +20,7 @@ from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
 from lightning_bpd.models.encoder_decoder import halved_sinusoids
-from lightning_bpd.saved.finished_model import Parts
+from lightning_bpd.saved.finished_model import GenerativeModel
 from lightning_bpd.saved.network import build
 
 # The bias of tokens that are never generated. Their probability is 0 in any precision, and unlike with infinity a
@@ -72,7 +72,7 @@ _DECODER_LAYER = {
 }
 
 
-def read_marian(folder: str | Path) -> Parts:
+def read_marian(folder: str | Path) -> GenerativeModel:
     """The model in a folder that ``MarianMTModel.save_pretrained`` and ``MarianTokenizer.save_pretrained`` wrote.
 
     Greedy decoding gives what ``generate`` gives with one beam: tokens that the folder forbids (bad words, above all
@@ -86,7 +86,7 @@ def read_marian(folder: str | Path) -> Parts:
         return _read_marian(Path(folder))
 
 
-def _read_marian(folder: Path) -> Parts:
+def _read_marian(folder: Path) -> GenerativeModel:
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} holds no Marian model (no config.json): give the folder of a Hugging Face model"
@@ -123,7 +123,7 @@ def _read_marian(folder: Path) -> Parts:
                 f"{folder}: rows {verb} with token {ours} in the model and {theirs} in the target vocabulary: they do "
                 "not belong together"
             )
-    return Parts(network.eval(), codec)
+    return GenerativeModel(network.eval(), codec)
 
 
 def _build(config: dict[str, Any], generation: dict[str, Any], weights: dict[str, Tensor]) -> EncoderDecoder:

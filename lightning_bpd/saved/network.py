@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_bpd.faults import shortened
+from lightning_bpd.codecs import hugging_face
+from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.faults import from_plain, shortened
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.models import EncoderDecoder, ImageTransformer
+from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
 
 if TYPE_CHECKING:
     # Not else: it loads transformers, which most runs do without.
@@ -69,3 +71,49 @@ def build(make: Callable[[], M], layers: int, weights: Mapping[str, Tensor], whe
             f"the weights in {where} do not fit its own configuration: {shortened(error)}"
         ) from error
     return module
+
+
+def network_config(network: Network) -> dict[str, Any]:
+    """The network's constructor arguments as plain data."""
+    if isinstance(network, ImageTransformer):
+        return {"image_architecture": asdict(network.architecture)}
+    if not isinstance(network, EncoderDecoder):
+        return hugging_face.describe_network(network)
+    return {
+        "architecture": asdict(network.architecture),
+        "source_vocabulary": network.source_vocabulary,
+        "target_vocabulary": network.target_vocabulary,
+        "bos_id": network.bos_id,
+        "eos_id": network.eos_id,
+    }
+
+
+def build_network(config: Mapping[str, Any], weights: dict[str, Tensor], where: str) -> Network:
+    """The inverse of ``network_config``, with its weights, which are from ``where``."""
+    if "hugging_face" in config:
+        return hugging_face.rebuild_network(config, weights, where)
+    if "image_architecture" in config:
+        shape = from_plain(ImageArchitecture, config["image_architecture"])
+        return build(
+            lambda: ImageTransformer(shape), shape.encoder_layers + shape.decoder_layers, weights, where
+        )
+    architecture = from_plain(Architecture, config["architecture"])
+    others = {name: value for name, value in config.items() if name != "architecture"}
+    layers = architecture.encoder_layers + architecture.decoder_layers
+    return build(lambda: EncoderDecoder(architecture, **others), layers, weights, where)
+
+
+def check_tokens(network: Network, codec: Any, where: str) -> None:
+    """Raise InputError unless a network of ours and a codec are of the same tokens."""
+    if isinstance(network, EncoderDecoder):
+        sizes = (network.source_vocabulary, network.target_vocabulary)
+        fits = isinstance(codec, TextCodec) and sizes == (codec.source.vocab_size, codec.target.vocab_size)
+        fits = fits and all(0 <= token < sizes[1] for token in (network.bos_id, network.eos_id))
+    else:
+        shape: Any = network.architecture
+        own = (shape.height, shape.width, shape.channels, shape.levels, shape.scale)
+        fits = own == tuple(codec.describe().get("images", {}).values())
+    if not fits:
+        raise InputError(
+            f"the tokens of {where} are not those of its network: export it again, or fetch it again"
+        )

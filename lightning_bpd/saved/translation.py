@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import TextSide, whole_row
-from lightning_bpd.decoding import GREEDY, DecodingOptions, decode
-from lightning_bpd.drafters import BlockHeads, FirstHead, HeadDrafter
+from lightning_bpd.decoding import GREEDY, DecodingOptions
+from lightning_bpd.drafters import BlockHeads, HeadDrafter
 from lightning_bpd.interfaces import InputError, Sampler, SequenceModel, TokenRows, check_range
 from lightning_bpd.models import EncoderDecoder
-from lightning_bpd.saved.finished_model import Parts, read_base, read_checkpoint, read_folder, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel, read_base, read_checkpoint, read_folder
 from lightning_bpd.saved.generation import make_generation
 from lightning_bpd.saved.network import longest_source
 
@@ -40,26 +40,20 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> To
     return TokenRows(tokens.to(device), lengths.to(device))
 
 
-class Translator:
-    """A network with its tokenizers and, if it has them, its block heads.
-
-    Args:
-        network: The model, put into eval mode.
-        codec: What its tokens mean.
-        heads: What proposes blocks, on the network's device; put into eval mode.
-        origin: The Hugging Face model that the network is, if it is one and unchanged.
+@dataclass(frozen=True, eq=False)
+class Translator(GenerativeModel):
+    """A model of text: a network with its tokenizers and, if it has them, its block heads; all put into eval mode.
 
     Raises:
-        InputError: A tokenizer has another number of pieces than the network has tokens.
+        InputError: The model is not of text, or a tokenizer has another number of pieces than the network has tokens.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        codec: TextCodec | HuggingFaceCodec,
-        heads: BlockHeads | None = None,
-        origin: str | None = None,
-    ) -> None:
+    codec: TextCodec | HuggingFaceCodec
+
+    def __post_init__(self) -> None:
+        network, codec = self.network, self.codec
+        if not isinstance(codec, TextCodec | HuggingFaceCodec):
+            raise InputError(f"this is a model of {codec.kind}, which cannot translate")
         if isinstance(network, EncoderDecoder):
             for side, tokenizer, tokens in (
                 ("source", codec.source, network.source_vocabulary),
@@ -70,22 +64,17 @@ class Translator:
                         f"the {side} tokenizer has {tokenizer.vocab_size} pieces and the model {tokens} {side} "
                         "tokens: they do not belong together; use the tokenizer that the model was trained with"
                     )
-        self.network = network.eval()
-        self.codec = codec
-        self.source_tokenizer: TextSide = codec.source
-        self.target_tokenizer: TextSide = codec.target
-        self.heads = None if heads is None else heads.eval()
-        self.origin = origin
-        self.model: SequenceModel[Any] = network
-        """p_1: the network, through the first head where that was learned"""
-        self.drafter: HeadDrafter | None = None
-        if heads is not None:
-            self.model, self.drafter = block_decoder(network, heads)
+        self.to(self.device)
 
     @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return self.network.output_weight.device
+    def source_tokenizer(self) -> TextSide:
+        """What source text is cut with."""
+        return self.codec.source
+
+    @property
+    def target_tokenizer(self) -> TextSide:
+        """What output is put together with."""
+        return self.codec.target
 
     def translate(
         self,
@@ -135,7 +124,7 @@ class Translator:
             acceptance,
             sampler,  # type: ignore[arg-type]  # any other is for Python alone
         )
-        check_decoding(options, None if self.heads is None else self.heads.block_size, self.codec)
+        self.check(options)
         outputs = [""] * len(lines)
         numbers = [number for number, line in enumerate(lines) if line.strip()]
         if progress is not None and len(numbers) < len(lines):
@@ -143,7 +132,7 @@ class Translator:
         wanted = [lines[number] for number in numbers]
         for places, source in self.batches(wanted, batch_size, max_source_length):
             rows = torch.tensor([first_row + numbers[place] for place in places], device=self.device)
-            result = decode(self.model, source, options, self.drafter, rows)
+            result = self.decode(source, options, rows)
             for place, text in zip(places, self.target_tokenizer.decode(result.rows()), strict=True):
                 outputs[numbers[place]] = text
             if progress is not None:
@@ -224,14 +213,6 @@ class Translator:
             first += len(places)
             yield places, pad([rows[place] for place in places], self.device)
 
-    def save(self, folder: str | Path, metrics: Mapping[str, Any]) -> None:
-        """Write the finished model, one folder; ``metrics`` become its ``metrics.json``.
-
-        Raises:
-            InputError: The folder holds something that is not a finished model, or cannot be written.
-        """
-        write_folder(Parts(self.network, self.codec, self.heads, self.origin), folder, metrics)
-
 
 def load(folder: str | Path, device: str | torch.device = "cpu", base: str | None = None) -> Translator:
     """Load a finished model, or a Hugging Face model as it is.
@@ -245,9 +226,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu", base: str | Non
         InputError: The folder is not a finished model, is damaged, or is of a newer format; or its heads belong to
             another base.
     """
-    if is_reference(folder):
-        return make_translator(read_base(folder), device)
-    return make_translator(read_folder(folder, base), device)
+    model = read_base(folder) if is_reference(folder) else read_folder(folder, base)
+    return Translator.of(model).to(device)
 
 
 def load_checkpoint(
@@ -264,19 +244,11 @@ def load_checkpoint(
     Raises:
         InputError: The file is no checkpoint of a model of this project, or the base is another one.
     """
-    return make_translator(read_checkpoint(path, base), device)
+    return Translator.of(read_checkpoint(path, base)).to(device)
 
 
 def block_decoder(network: Network, heads: BlockHeads) -> tuple[SequenceModel[Any], HeadDrafter]:
     """p_1 and what proposes blocks for it: all that blockwise decoding needs. The heads are where the network is."""
-    model: SequenceModel[Any] = FirstHead(network, heads) if heads.shape.first_head == "learned" else network
-    return model, HeadDrafter(heads, network.output_weight, bias=network.output_bias)
-
-
-def make_translator(parts: Parts, device: str | torch.device) -> Translator:
-    """What translates with these parts, on a device. Raises InputError if they are not of a model of text."""
-    network, codec, heads, origin = parts
-    if not isinstance(codec, TextCodec | HuggingFaceCodec):
-        raise InputError(f"this is a model of {codec.kind}, which cannot translate")
-    heads = None if heads is None else heads.to(device)
-    return Translator(network.to(device), codec, heads, origin)
+    model = GenerativeModel(network, None, heads)
+    assert model.drafter is not None
+    return model.model, model.drafter

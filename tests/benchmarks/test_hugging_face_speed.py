@@ -50,7 +50,8 @@ def finished(modules, folder, family):
     for seed, name in enumerate(("base", "draft")):
         make = getattr(small, family, small.causal)
         make(folder / name, seed=seed)
-    network, codec, _, origin = read_base(f"hf:{folder / 'base'}")
+    found = read_base(f"hf:{folder / 'base'}")
+    network, codec, origin = found.network, found.codec, found.origin
     if family == "llama":
         codec = with_template(codec, "translate: {source} =")
     torch.manual_seed(0)
@@ -114,7 +115,8 @@ def test_rows_that_end_by_themselves_and_rows_at_the_limit(modules, text, family
     """The end token is made likelier: rows end at once, in their middle, and at the limit."""
     model = finished(modules, tmp_path, family)
     before = measured(modules, model, text, batch_sizes=[2])
-    network, codec, _, origin = read_base(f"hf:{tmp_path / 'base'}")
+    found = read_base(f"hf:{tmp_path / 'base'}")
+    network, codec, origin = found.network, found.codec, found.origin
     with torch.no_grad():
         if family == "marian":
             network.model.final_logits_bias[:, network.eos_id] += 4
@@ -143,7 +145,8 @@ def test_what_cannot_be_measured_is_refused(modules, text, tmp_path):
     (tmp_path / "short").write_text("one line\n")
     with pytest.raises(InputError, match="short"):
         measured(modules, model, {**text, "reference": tmp_path / "short"})
-    network, codec, _, origin = read_base(f"hf:{tmp_path / 'base'}")
+    found = read_base(f"hf:{tmp_path / 'base'}")
+    network, codec, origin = found.network, found.codec, found.origin
     Translator(network, codec, None, origin).save(tmp_path / "bare", {})
     with pytest.raises(InputError, match="is no Hugging Face base with block heads"):
         measured(modules, tmp_path / "bare", text)

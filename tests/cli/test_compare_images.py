@@ -23,8 +23,7 @@ from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.metrics.images import ssim
 from lightning_bpd.models import ImageArchitecture, ImageTransformer
-from lightning_bpd.saved.finished_model import Parts, read_folder, write_folder
-from lightning_bpd.saved.translation import block_decoder
+from lightning_bpd.saved.finished_model import GenerativeModel, read_folder
 
 ROWS = 7
 
@@ -39,8 +38,8 @@ def write_model(folder: Path, codec: ImageCodec) -> Path:
     network = ImageTransformer(shape)
     heads = BlockHeads(16, HeadShape(block_size=4, d_hidden=8))
     training = {"regime": "frozen", "data": "gold", "seed": 3}
-    write_folder(Parts(network, codec, heads), folder / "heads" / "model", {"training": training})
-    write_folder(Parts(network, codec), folder / "base" / "model", {"training": {"regime": "base"}})
+    GenerativeModel(network, codec, heads).save(folder / "heads" / "model", {"training": training})
+    GenerativeModel(network, codec).save(folder / "base" / "model", {"training": {"regime": "base"}})
     return folder
 
 
@@ -66,7 +65,7 @@ def test_numbers_add_up_and_make_a_report(folder, tmp_path, capsys):
     assert not any("bleu" in key for key in (*measured, *measured["arms"][0], *measured["settings"]))
     truths = Digits().references("validation")[[place * 197 // ROWS for place in range(ROWS)]]
     parts = read_folder(model)
-    p_1, drafter = block_decoder(parts.network.eval(), parts.heads.eval())
+    p_1, drafter = parts.to("cpu").model, parts.drafter
     tokens = torch.from_numpy(parts.codec.source_tokens(truths))
     source = TokenRows(tokens, torch.full((ROWS,), 16))
     plain = greedy(p_1, source)

@@ -11,7 +11,7 @@ from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules import DemoText
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.saved.finished_model import Parts, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel
 from lightning_bpd.saved.translation import Translator
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 
@@ -94,7 +94,7 @@ def test_heads_go_on_a_finished_model_of_images(build, tmp_path, file):
         *(codec.height, codec.width, codec.channels, codec.levels, codec.factor),
         *(8, 2, 1, 1, 8),  # width, attention heads, layers and feed-forward
     )
-    write_folder(Parts(ImageTransformer(shape), codec), tmp_path / "base", {})
+    GenerativeModel(ImageTransformer(shape), codec).save(tmp_path / "base", {})
     configs = ("--config", str(CONFIGS / data), "--config", str(CONFIGS / file))
     command_line = build(*configs, "--model.base", str(tmp_path / "base"))
     assert isinstance(command_line.model, kind)

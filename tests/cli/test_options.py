@@ -24,7 +24,7 @@ from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.saved.finished_model import Parts, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel
 
 
 def function_of(command):
@@ -73,10 +73,10 @@ def models(tmp_path_factory):
     sizes = {"d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 16}
     network = EncoderDecoder(Architecture(**sizes), 280, 280, tokenizer.bos_id, tokenizer.eos_id)
     heads = BlockHeads(16, HeadShape(4, 8))
-    write_folder(Parts(network, TextCodec(tokenizer, tokenizer), heads), folder / "text", {})
+    GenerativeModel(network, TextCodec(tokenizer, tokenizer), heads).save(folder / "text", {})
     shape = ImageArchitecture(height=6, width=6, channels=3, levels=32, scale=2, **sizes, local_block=16)
     codec = ImageCodec(height=6, width=6, channels=3, levels=32, factor=2)
-    write_folder(Parts(ImageTransformer(shape), codec, heads), folder / "images", {})
+    GenerativeModel(ImageTransformer(shape), codec, heads).save(folder / "images", {})
     return folder
 
 

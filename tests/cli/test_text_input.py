@@ -19,6 +19,8 @@ from lightning_bpd.codecs.text_lines import read_lines
 from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules import ParallelText
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.models import Architecture, EncoderDecoder
+from lightning_bpd.saved.finished_model import GenerativeModel
 
 TEXT = ["a b", "", "c\u2028d\x85e\x0bf\x0cg\x1ch", "i\rj", "k\0l", "für 你好 \U0001f600", "last"]
 PLAIN = "".join(f"{line}\n" for line in TEXT).encode()
@@ -105,8 +107,8 @@ def read_by_certify(path, tmp_path, monkeypatch):
 def read_by_distill(path, tmp_path, monkeypatch):
     """All that it does with the corpus before it decodes: it is hashed, counted, looked at, encoded."""
     read = []
-    parts = (None, TextCodec(TOKENIZER, TOKENIZER), None, None)
-    monkeypatch.setattr(distill.finished_model, "read_folder", lambda _: parts)
+    model = GenerativeModel(None, TextCodec(TOKENIZER, TOKENIZER))
+    monkeypatch.setattr(distill.finished_model, "read_folder", lambda _: model)
     monkeypatch.setattr(distill.finished_model, "fingerprint", lambda _: "0")
     monkeypatch.setattr(distill, "longest_source", lambda _: None)
     monkeypatch.setattr(distill, "make_parts", lambda *_: None)
@@ -126,15 +128,14 @@ def read_by_distill(path, tmp_path, monkeypatch):
 def read_by_compare(path, tmp_path, monkeypatch):
     pairs = []
 
-    def measured(_, sources, references):
+    def measured(_, sources, references, *others, **settings):
         pairs.extend(zip(sources, references, strict=True))
         raise StoppedError
 
-    monkeypatch.setattr(compare, "make_translator", lambda *_: None)
-    monkeypatch.setattr(
-        compare, "read_base", lambda _: SimpleNamespace(codec=TextCodec(TOKENIZER, TOKENIZER))
-    )
-    monkeypatch.setattr(compare, "text_subject", measured)
+    codec = TextCodec(TOKENIZER, TOKENIZER)
+    network = EncoderDecoder(Architecture(8, 2, 1, 1, 8), TOKENIZER.vocab_size, TOKENIZER.vocab_size, 2, 3)
+    monkeypatch.setattr(compare, "read_base", lambda _: GenerativeModel(network, codec))
+    monkeypatch.setattr(compare, "compare_decoders", measured)
     with pytest.raises(StoppedError):
         compare.compare("model", path, output=str(tmp_path / "out"), device="cpu")
     return [f"{first}\t{second}" for first, second in pairs]

@@ -15,7 +15,7 @@ from lightning_bpd.decoding import greedy
 from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.saved.finished_model import Parts, read_folder, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel, read_folder
 
 CODEC = ImageCodec(height=6, width=6, channels=3, levels=32, factor=2)
 
@@ -28,7 +28,9 @@ def model(tmp_path_factory):
         height=6, width=6, channels=3, levels=32, scale=2, d_model=16, heads=2, encoder_layers=1, decoder_layers=1,
         feed_forward=32, dropout=0.0, local_block=16,
     )  # fmt: skip
-    write_folder(Parts(ImageTransformer(shape), CODEC, BlockHeads(16, HeadShape(4, 8))), folder / "model", {})
+    GenerativeModel(ImageTransformer(shape), CODEC, BlockHeads(16, HeadShape(4, 8))).save(
+        folder / "model", {}
+    )
     return folder / "model"
 
 
@@ -82,7 +84,7 @@ def test_what_cannot_be_done(model, inputs, tmp_path):
     size = tokenizer.vocab_size
     shape = Architecture(d_model=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=32)
     network = EncoderDecoder(shape, size, size, tokenizer.bos_id, tokenizer.eos_id)
-    write_folder(Parts(network, TextCodec(tokenizer, tokenizer)), tmp_path / "text", {})
+    GenerativeModel(network, TextCodec(tokenizer, tokenizer)).save(tmp_path / "text", {})
     for folder, options, words in (
         (tmp_path / "text", {}, "is a model of text, which enlarges no images"),
         (model, {"decoder": "blockwise", "block_size": 5}, "larger than the 4"),

@@ -20,7 +20,7 @@ from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.saved.finished_model import Parts, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel
 from tools.demo_corpus.sentences import sentence_pairs
 
 sys.path.append(str(Path(__file__).parents[1] / "hugging_face"))
@@ -64,14 +64,13 @@ def write_artefacts(folder: Path) -> Path:
     network.output_bias[tokenizer.eos_id] = 1.0
     heads = BlockHeads(8, HeadShape(3, 8))
     metrics = {"training": {"regime": "frozen", "data": "gold", "seed": 1}}
-    write_folder(Parts(network, TextCodec(tokenizer, tokenizer), heads), folder / "text", metrics)
+    GenerativeModel(network, TextCodec(tokenizer, tokenizer), heads).save(folder / "text", metrics)
     image_shape = ImageArchitecture(
         height=4, width=4, channels=3, levels=16, scale=2, d_model=8, heads=2, encoder_layers=1, decoder_layers=1,
         feed_forward=8, local_block=8,
     )  # fmt: skip
     codec = ImageCodec(height=4, width=4, channels=3, levels=16, factor=2)
-    write_folder(
-        Parts(ImageTransformer(image_shape), codec, BlockHeads(8, HeadShape(3, 8))),
+    GenerativeModel(ImageTransformer(image_shape), codec, BlockHeads(8, HeadShape(3, 8))).save(
         folder / "images",
         metrics,
     )

@@ -190,7 +190,7 @@ def test_long_prompts_are_counted_and_said(llama, tmp_path, caplog):
     assert "1 longer than 20 tokens cut" in caplog.text
     prompts = [text.codec.source.tokenizer.decode(text.validation_corpus.source[row]) for row in range(2)]
     assert all(prompt.endswith("? Assistant:") for prompt in prompts)
-    network, *_ = read_base(f"hf:{llama}")
+    network = read_base(f"hf:{llama}").network
     caplog.clear()
     (batch,) = Translator(network, text.codec).batches([record["prompt"], "?"], 2, 20)
     assert "1 lines were cut to 20 source tokens" in caplog.text

@@ -18,7 +18,7 @@ from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError, Proposal
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.saved.finished_model import Parts, read_base, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel, read_base
 from lightning_bpd.saved.generation import make_generation
 from lightning_bpd.saved.translation import Translator
 
@@ -84,11 +84,12 @@ def vary(folder: Path, kind: Any) -> None:
 
 
 def finished(folder: Path, base: str, block_size: int = 8, seed: int = 0, **shape: Any) -> Path:
-    network, codec, _, origin = read_base(base)
+    found = read_base(base)
+    network, codec, origin = found.network, found.codec, found.origin
     torch.manual_seed(seed)
     heads = BlockHeads(network.output_weight.size(1), HeadShape(block_size=block_size, d_hidden=8, **shape))
     torch.nn.init.normal_(heads.output_weight)
-    write_folder(Parts(network, codec, heads, origin), folder, {})
+    GenerativeModel(network, codec, heads, origin).save(folder, {})
     return folder
 
 
@@ -226,9 +227,10 @@ def test_calls_are_as_few_as_proposals_are_right(case):
 
 def test_heads_of_a_folder_are_what_proposes(marian, tmp_path):
     """A model that repeats one token, and heads that begin as the model itself: all that they propose is right."""
-    network, codec, _, origin = read_base(f"hf:{marian}")
+    found = read_base(f"hf:{marian}")
+    network, codec, origin = found.network, found.codec, found.origin
     heads = BlockHeads(network.output_weight.size(1), HeadShape(block_size=4, d_hidden=8))
-    write_folder(Parts(network, codec, heads, origin), tmp_path / "finished", {})
+    GenerativeModel(network, codec, heads, origin).save(tmp_path / "finished", {})
     model = kind_of("marian").from_pretrained(marian)
     tokenizer = transformers.AutoTokenizer.from_pretrained(marian)
     inputs = tokenizer(LINES[2:], return_tensors="pt", padding=True)
@@ -413,8 +415,9 @@ def test_a_wrong_base_is_refused_by_name(case, tmp_path, corpus):
     learned = finished(tmp_path / "learned", f"hf:{base},dtype=float64", 2, first_head="learned")
     with pytest.raises(InputError, match="have a first one of their own"):
         lightning_bpd.blockwise(learned, case.model)
-    network, codec, _, origin = read_base(f"hf:{base}")
-    write_folder(Parts(network, codec, None, origin), tmp_path / "headless", {})
+    found = read_base(f"hf:{base}")
+    network, codec, origin = found.network, found.codec, found.origin
+    GenerativeModel(network, codec, None, origin).save(tmp_path / "headless", {})
     with pytest.raises(InputError, match="has no block heads of a Hugging Face model"):
         lightning_bpd.blockwise(tmp_path / "headless", narrow)
     with pytest.raises(InputError, match="has no block heads, which generate needs: use translate"):

@@ -40,7 +40,8 @@ def test_rows_are_those_of_the_models_own_tokenizer(family, tmp_path):
     folder = make(tmp_path / family) if make else small_models.causal(tmp_path / family, family)
     languages = dict(zip(("src_lang", "tgt_lang"), LANGUAGES.get(family, ()), strict=False))
     reference = ",".join([f"hf:{folder}", *(f"{name}={code}" for name, code in languages.items())])
-    network, codec, _, _ = read_base(reference)
+    base = read_base(reference)
+    network, codec = base.network, base.codec
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **languages)
     assert rows(codec.source, LINES) == tokenizer(LINES).input_ids
     labels = tokenizer(text_target=TARGETS, add_special_tokens=False).input_ids
@@ -72,7 +73,7 @@ def test_pieces_are_what_each_token_adds(t5):
 
 def test_weights_are_of_the_type_that_is_asked_for(t5):
     for name in ("float32", "bfloat16", "float64"):
-        network, *_ = read_base(f"hf:{t5},dtype={name}")
+        network = read_base(f"hf:{t5},dtype={name}").network
         assert network.output_weight.dtype == getattr(torch, name)
         assert not network.model.training
 
@@ -190,7 +191,8 @@ def test_several_end_tokens(llama, tmp_path):
     path = folder / "generation_config.json"
     settings = json.loads(path.read_text())
     path.write_text(json.dumps(settings | {"eos_token_id": [1, 5]}))
-    network, codec, _, _ = read_base(f"hf:{folder}")
+    base = read_base(f"hf:{folder}")
+    network, codec = base.network, base.codec
     assert network.eos_id == codec.target.eos_id == 1, "the tokenizer's own"
     path.write_text(json.dumps(settings | {"eos_token_id": [4, 5]}))
     with pytest.raises(InputError, match=r"end tokens"):

@@ -21,7 +21,7 @@ from lightning_bpd.adapters import Reference, generation, load_tokenizer
 from lightning_bpd.codecs.hugging_face import make_codec, open_codec
 from lightning_bpd.drafters import BlockHeads, HeadDrafter, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, TokenRows
-from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, read_base, write_folder
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, read_base
 from lightning_bpd.saved.translation import load_checkpoint
 from lightning_bpd.training import FrozenBaseHeadDistillation, JointFineTuning
 
@@ -82,7 +82,7 @@ def test_checkpoints_of_other_versions(t5, corpus, tmp_path):
 @pytest.mark.parametrize("place", ["lightning_bpd.saved.finished_model.model_card", "os.replace"])
 def test_a_folder_that_cannot_be_written_leaves_nothing_behind(t5, tmp_path, monkeypatch, place, failure):
     parts = read_base(f"hf:{t5}")
-    write_folder(parts, tmp_path / "model", {"number": 1})
+    parts.save(tmp_path / "model", {"number": 1})
 
     def fail(*args):
         raise failure
@@ -91,14 +91,14 @@ def test_a_folder_that_cannot_be_written_leaves_nothing_behind(t5, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(place, fail)
         with pytest.raises(InputError if wrapped else type(failure)):
-            write_folder(parts, tmp_path / "model", {"number": 2})
+            parts.save(tmp_path / "model", {"number": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert json.loads((tmp_path / "model/metrics.json").read_text()) == {"number": 1}
 
 
 def test_a_folder_whose_successor_cannot_take_its_place_stays(t5, tmp_path, monkeypatch):
     parts = read_base(f"hf:{t5}")
-    write_folder(parts, tmp_path / "model", {"number": 1})
+    parts.save(tmp_path / "model", {"number": 1})
     replace = shutil.os.replace
     calls = []
 
@@ -111,7 +111,7 @@ def test_a_folder_whose_successor_cannot_take_its_place_stays(t5, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", fail_second)
         with pytest.raises(InputError, match="model cannot be written as a folder: No space"):
-            write_folder(parts, tmp_path / "model", {"number": 2})
+            parts.save(tmp_path / "model", {"number": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert json.loads((tmp_path / "model/metrics.json").read_text()) == {"number": 1}
 
@@ -119,7 +119,7 @@ def test_a_folder_whose_successor_cannot_take_its_place_stays(t5, tmp_path, monk
 def test_a_link_to_nowhere_is_no_place_for_a_model(t5, tmp_path):
     (tmp_path / "model").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"model cannot be written as a folder: Not a directory"):
-        write_folder(read_base(f"hf:{t5}"), tmp_path / "model", {})
+        read_base(f"hf:{t5}").save(tmp_path / "model", {})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -141,7 +141,7 @@ def test_one_of_several_end_tokens(llama, tmp_path, caplog):
     assert parts.network.eos_id == parts.codec.target.eos_id == 5
     assert not caplog.records
     # A base that was trained keeps the choice.
-    write_folder(parts._replace(origin=None), tmp_path / "model", {})
+    dataclasses.replace(parts, origin=None).save(tmp_path / "model", {})
     assert load(tmp_path / "model").network.eos_id == 5
     assert not caplog.records
     # One that generation_config does not name may be meant too.
@@ -203,7 +203,7 @@ def test_stored_models_that_name_the_target_language_alone_are_read(family, code
     parts = read_base(whole)
     settings = dataclasses.replace(parts.codec.source.settings, src_lang=None)
     codec = make_codec(parts.codec.source.tokenizer, settings)
-    write_folder(parts._replace(codec=codec, origin=None), tmp_path / "joint", {})
+    dataclasses.replace(parts, codec=codec, origin=None).save(tmp_path / "joint", {})
     assert load(tmp_path / "joint").network.bos_id == before.network.bos_id
 
 
@@ -213,7 +213,7 @@ def base_of(finished, reference):
 
 def test_what_is_written_holds_no_leave_to_run_code(t5, tmp_path):
     parts = read_base(f"hf:{t5},trust_remote_code=true")
-    write_folder(parts._replace(origin=None), tmp_path / "model", {})
+    dataclasses.replace(parts, origin=None).save(tmp_path / "model", {})
     assert "trust" not in (tmp_path / "model/base/generation_config.json").read_text()
 
 

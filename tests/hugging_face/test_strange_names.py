@@ -9,7 +9,7 @@ from strange_names import NO_TEXT, STRANGE
 from lightning_bpd.adapters import parse_reference, tokenizer_files, tokenizer_of_files
 from lightning_bpd.codecs.hugging_face import open_codec
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.saved.finished_model import Parts, read_base, read_folder, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel, read_base, read_folder
 
 INSIDE = "does not lead to a file inside it"
 
@@ -43,8 +43,9 @@ def test_tokenizer_files_in_a_checkpoint(t5, name):
 
 
 def test_a_base_inside_a_finished_model(t5, tmp_path):
-    network, codec, _, _ = read_base(f"hf:{t5}")
-    write_folder(Parts(network, codec), tmp_path / "model", {})
+    base = read_base(f"hf:{t5}")
+    network, codec = base.network, base.codec
+    GenerativeModel(network, codec).save(tmp_path / "model", {})
     assert read_folder(tmp_path / "model").codec.parts() == codec.parts()
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["base"]["inside"]

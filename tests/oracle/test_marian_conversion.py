@@ -21,9 +21,9 @@ from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import TokenRows
 from lightning_bpd.models import EncoderDecoder
-from lightning_bpd.saved.finished_model import Parts, read_base, read_folder, write_folder
+from lightning_bpd.saved.finished_model import GenerativeModel, read_base, read_folder
 from lightning_bpd.saved.marian import SUPPRESSED, read_marian
-from lightning_bpd.saved.translation import Translator, block_decoder
+from lightning_bpd.saved.translation import Translator
 
 # Sums are taken in another order, nothing else.
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
@@ -88,7 +88,7 @@ def test_blockwise_equals_greedy_equals_generate(tmp_path, kind):
         assert greedy(ours, source, 8).rows() == expected
         torch.manual_seed(seed)
         heads = BlockHeads(ours.architecture.d_model, HeadShape(block_size=6, d_hidden=8)).double()
-        drafters = block_decoder(ours, heads)[1], Knowing(ours, source, 8, wrong=0.3)
+        drafters = GenerativeModel(ours, None, heads).drafter, Knowing(ours, source, 8, wrong=0.3)
         for block_size in (1, 2, 3, 6):
             for drafter in drafters:
                 result = blockwise(ours, drafter, source, block_size, Exact(), 8)
@@ -191,7 +191,7 @@ def test_heads_of_the_base_come_along(tmp_path, inside, capsys):
     torch.manual_seed(0)
     heads = BlockHeads(parts.network.architecture.d_model, HeadShape(block_size=3, d_hidden=8))
     origin = None if inside else parts.origin
-    write_folder(Parts(parts.network, parts.codec, heads, origin), tmp_path / "theirs", {})
+    GenerativeModel(parts.network, parts.codec, heads, origin).save(tmp_path / "theirs", {})
     main(["convert", "--model", str(tmp_path / "theirs"), "--output", str(tmp_path / "ours")])
     assert "block heads for up to 3 tokens" in capsys.readouterr().err
     theirs, ours = (read_folder(tmp_path / name) for name in ("theirs", "ours"))

@@ -16,8 +16,8 @@ from lightning_bpd.decoding import DecodingOptions, blockwise, greedy
 from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, ImageArchitecture
-from lightning_bpd.saved.finished_model import fingerprint, read_checkpoint, read_folder, write_folder
-from lightning_bpd.saved.translation import block_decoder, load
+from lightning_bpd.saved.finished_model import fingerprint, read_checkpoint, read_folder
+from lightning_bpd.saved.translation import load
 from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 
 SHAPE = ImageArchitecture(
@@ -47,7 +47,7 @@ def base(tmp_path_factory):
     assert 0.8 < width / height < 1.3
     assert {"val/loss", "val/bits_per_dimension", "val/psnr", "val/ssim"} <= set(metrics)
     assert metrics["val/bits_per_dimension"] == pytest.approx(metrics["val/loss"] / torch.tensor(2.0).log())
-    write_folder(read_checkpoint(folder / "base.ckpt"), folder / "model", {})
+    read_checkpoint(folder / "base.ckpt").save(folder / "model", {})
     return folder / "model"
 
 
@@ -65,10 +65,10 @@ def test_heads_on_a_frozen_base_and_together(base, tmp_path):
         assert metrics["val/k4_minimum-2/mean_accepted_block_size"] >= 2
         found[name] = read_checkpoint(tmp_path / f"{name}.ckpt")
     assert fingerprint(found["frozen"].network) == untouched != fingerprint(found["joint"].network)
-    write_folder(found["joint"], tmp_path / "model", {})
+    found["joint"].save(tmp_path / "model", {})
     parts = read_folder(tmp_path / "model")
     assert parts.codec == Digits().codec
-    model, drafter = block_decoder(parts.network.eval(), parts.heads.eval())
+    model, drafter = parts.to("cpu").model, parts.drafter
     data = Digits(batch_size=5)
     data.setup("test")
     batch = next(iter(data.test_dataloader()))
