@@ -51,7 +51,7 @@ from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.tracking.weights_and_biases import wandb_logger
-from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
+from lightning_bpd.training import DecoderTraining
 from lightning_bpd.training.step_loss import close_connections
 
 logger = logging.getLogger(__name__)
@@ -202,10 +202,9 @@ class CommandLine(LightningCLI):
 
     def after_fit(self) -> None:
         """Make the finished model and say what was reached."""
-        trained = (BaseTraining, FrozenBaseHeadDistillation, JointFineTuning)
         # The other ranks end here: from now on none may be waited for.
         close_connections()
-        if isinstance(self.model, trained) and self._writes():
+        if isinstance(self.model, DecoderTraining) and self._writes():
             finish(self.trainer, Console())
         if self._writes():
             mark_finished(self.folder, self._options()["trainer"])

@@ -34,7 +34,6 @@ from lightning_bpd.saved.finished_model import GenerativeModel, read_checkpoint
 from lightning_bpd.saved.translation import Translator
 from lightning_bpd.tracking.curves import draw_curves
 from lightning_bpd.tracking.provenance import provenance
-from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
 
 logger = logging.getLogger(__name__)
 
@@ -125,11 +124,9 @@ def _show_images(
     draw_panels(panels, folder / "panels.png", title)
 
 
-def training_summary(module: pl.LightningModule, data: Any) -> dict[str, Any]:
+def training_summary(module: Any, data: Any) -> dict[str, Any]:
     """How a model was trained, in the words of the paper's tables: regime, data and seed."""
-    regimes = {BaseTraining: "base", FrozenBaseHeadDistillation: "frozen", JointFineTuning: "joint"}
-    (regime,) = (regime for kind, regime in regimes.items() if isinstance(module, kind))
-    return {"regime": regime, "data": data.mix, "seed": module.seed}
+    return {"regime": module.regime, "data": data.mix, "seed": module.seed}
 
 
 def results(last: dict[str, Any], best: dict[str, Any]) -> Table:

@@ -1,7 +1,8 @@
 """LightningModules."""
 
-from lightning_bpd.training.base import BaseTraining
-from lightning_bpd.training.frozen import FrozenBaseHeadDistillation
+from lightning_bpd.training.autoregressive import BaseTraining
+from lightning_bpd.training.frozen_heads import FrozenBaseHeadDistillation
 from lightning_bpd.training.joint import JointFineTuning
+from lightning_bpd.training.module import DecoderTraining
 
-__all__ = ["BaseTraining", "FrozenBaseHeadDistillation", "JointFineTuning"]
+__all__ = ["BaseTraining", "DecoderTraining", "FrozenBaseHeadDistillation", "JointFineTuning"]

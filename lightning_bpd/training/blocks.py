@@ -6,20 +6,25 @@ import dataclasses
 import logging
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_bpd.drafters import BlockHeads, HeadLosses, HeadShape
-from lightning_bpd.interfaces import InputError
-from lightning_bpd.models import EncoderDecoder, ImageTransformer
-from lightning_bpd.saved.finished_model import Parts
+from lightning_bpd.decoding import DecodingOptions
+from lightning_bpd.drafters import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
+from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
+from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
+from lightning_bpd.saved.finished_model import Parts, fingerprint, read_base
 from lightning_bpd.saved.network import LoraShape, longest_source
-from lightning_bpd.training.optimisation import narrow_types
-from lightning_bpd.training.scoring import TrainingData
+from lightning_bpd.saved.translation import block_decoder
+from lightning_bpd.training.drift import BaseDrift
+from lightning_bpd.training.module import DecoderTraining, Stage
+from lightning_bpd.training.optimisation import Schedule, narrow_types
+from lightning_bpd.training.scoring import HeadScores, TrainingData
 
 if TYPE_CHECKING:
     from lightning_bpd.adapters import ModelAdapter
@@ -113,23 +118,113 @@ def weights_of_heads(head_weights: Sequence[float] | None, block_size: int, trai
     return weights
 
 
-def log_training(
-    module: pl.LightningModule, losses: HeadLosses, heads: range, weights: Tensor | None
-) -> None:
-    """Log the loss, and the mean loss and accuracy of each head that was trained.
+class HeadTraining(DecoderTraining):
+    """Trains block heads on a base, and the base with them where the objective says so.
 
     Args:
-        module: The module that trains.
-        losses: Of these heads over a micro-batch.
-        heads: Numbers of the heads.
-        weights: [n], of these heads; a head with weight 0 was not trained. None if all count alike.
+        base: Path of the base, or the shape of a new network.
+        heads: The shape of the heads.
+        loss: Whether a micro-batch trains one head or all.
+        optimizer: Optimiser with its peak learning rate.
+        schedule: Learning rate after the warm-up.
+        warmup_steps: Optimiser steps of linear warm-up.
+        decode: How outputs are searched for when they are scored.
     """
-    module.log("train/loss", losses.loss.detach(), prog_bar=True)
-    counts = losses.counts.clamp(min=1)
-    for index, head in enumerate(heads):
-        if weights is None or weights[index] > 0:
-            module.log(f"train/head_{head}/loss", losses.sums[index] / counts[index])
-            module.log(f"train/head_{head}/accuracy", losses.correct[index] / counts[index])
+
+    trained_heads: range
+    """numbers of the heads that can be trained"""
+    head_weights: Tensor | None
+    """of heads 1..k, float32 [k]; None if all count alike"""
+    temperature: float | None = None
+    """of the base's distribution, if heads learn that; None if they learn the data's tokens"""
+
+    def __init__(
+        self,
+        base: str | Architecture | ImageArchitecture,
+        heads: HeadShape,
+        loss: LossKind,
+        optimizer: OptimizerCallable,
+        schedule: Schedule,
+        warmup_steps: int,
+        decode: DecodingOptions,
+    ) -> None:
+        super().__init__(optimizer, schedule, warmup_steps, decode, heads.block_size)
+        self.base = base
+        self.shape = heads
+        self.loss: LossKind = loss
+        self.parts: Parts | None = None
+        self.drift: BaseDrift | None = None
+        if isinstance(base, str):
+            self.parts = read_base(base)
+            self.network = self.parts.network
+            self.fingerprint = fingerprint(self.network)
+            self.heads = build_heads(self.parts, heads, self.seed)
+        self.head_scores = HeadScores(heads.block_size)
+
+    def block_decoder(self) -> tuple[SequenceModel[Any], HeadDrafter]:
+        """p_1 and the drafter."""
+        assert self.network is not None
+        assert self.heads is not None
+        return block_decoder(self.network, self.heads)
+
+    decoder = block_decoder
+
+    def setup(self, stage: str) -> None:
+        """Check that the data fits the base, as well."""
+        super().setup(stage)
+        check_averaging(self.trainer, frozen_base=self.frozen_base is not None)
+        if self.parts is not None:
+            check_vocabulary(self.parts, self.data, str(self.base))
+            check_lengths(self.parts.network, self.data, str(self.base))
+            check_teacher(self.fingerprint, str(self.base), self.data)
+
+    def choose_candidates(self) -> None:
+        """Let heads with candidates propose the most frequent target tokens."""
+        assert self.network is not None
+        assert self.heads is not None
+        self.heads.choose_candidates(self.data.target_counts(), self.network.output_bias)
+
+    def summed_loss(self, batch: ParallelBatch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Weighted mean of the heads' losses times the number of target tokens, and this number."""
+        heads, weights = heads_of_step(
+            self.loss, self.trained_heads, self.head_weights, self.seed, self.current_epoch, batch_idx
+        )
+        tokens = batch.target.lengths.sum()
+        losses = self._losses(batch, self.hidden(batch), heads, weights, self.temperature, tokens)
+        self.log("train/loss", losses.loss.detach(), prog_bar=True)
+        counts = losses.counts.clamp(min=1)
+        for index, head in enumerate(heads):
+            # A head with weight 0 was not trained.
+            if weights is None or weights[index] > 0:
+                self.log(f"train/head_{head}/loss", losses.sums[index] / counts[index])
+                self.log(f"train/head_{head}/accuracy", losses.correct[index] / counts[index])
+        return losses.loss * tokens, tokens
+
+    def measure(self, stage: Stage, batch: ParallelBatch) -> dict[int, Any]:
+        """Log each head's teacher-forced loss, the quality of outputs, and how far p_1 has moved."""
+        hidden = self.hidden(batch)
+        losses = self._losses(batch, hidden, range(1, self.shape.block_size + 1))
+        outputs = self.score(stage, batch, losses.sums[0], losses.counts[0])
+        self.head_scores.update(self, stage, losses)
+        if self.drift is not None:
+            self.drift.update(self, stage, batch, self.block_decoder()[0], hidden)
+        return outputs
+
+    def _losses(
+        self,
+        batch: ParallelBatch,
+        hidden: Tensor,
+        heads: range,
+        weights: Tensor | None = None,
+        temperature: float | None = None,
+        divisor: Tensor | None = None,
+    ) -> HeadLosses:
+        assert self.network is not None
+        assert self.heads is not None
+        weight, bias = self.network.output_weight, self.network.output_bias
+        return head_losses(
+            self.heads, hidden, weight, batch.target, heads, weights, temperature, bias=bias, divisor=divisor
+        )
 
 
 def check_averaging(trainer: pl.Trainer, frozen_base: bool) -> None:
