@@ -104,7 +104,7 @@ def test_two_ranks_validate_to_the_last_digit(two_ranks_and_one):
     """51 rows: an odd number, which a padding sampler would get wrong."""
     (one,) = records(two_ranks_and_one / "validate one")
     first, second = records(two_ranks_and_one / "validate two")
-    assert one["metrics"].keys() == {"val/loss", "val/perplexity", "val/bleu"}
+    assert one["metrics"].keys() == {"val/loss", "val/perplexity", "val/bleu", "val/chrf"}
     assert one["metrics"] == first["metrics"] == second["metrics"]
 
 
