@@ -1,1 +1,1 @@
-"""What tokens mean: text, image levels; tokenizers and their files."""
+"""Codecs, which give tokens a meaning: text, image levels; tokenizers and their files."""

@@ -1,4 +1,4 @@
-"""What the tokens of a model mean: text, or intensities (floor 2)."""
+"""The meaning of a model's tokens: text, or intensities (floor 2)."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Turns tokens into what people look at, and says how good that is."""
+    """Turns tokens into text or images, and measures their quality."""
 
     kind: ClassVar[str]
-    """in a word, for messages: text, images"""
+    """name for messages: text, images"""
     remedy: ClassVar[str]
-    """what to do where a model and data do not have the same one"""
+    """advice for messages if the codecs of a model and its data differ"""
     ordinal: ClassVar[bool]
-    """whether tokens are values that have an order, which rules of acceptance may compare"""
+    """whether tokens are values with an order, which acceptance rules may compare"""
 
     def decode(self, rows: Sequence[Sequence[int]]) -> Sequence[Any]:
-        """What rows of tokens, end token included or not, stand for; one a row."""
+        """Return one text or image for each row of tokens, with or without its end token."""
 
     def pieces(self, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """Each of ``tokens``, which come after ``prefix``, in a word: what people recognise it by."""
+        """Return a short readable label for each of ``tokens``, which come after ``prefix``."""
 
     def quality(self) -> dict[str, Metric]:
-        """New metrics by name, each updated with outputs and references and exact on any number of ranks."""
+        """Make metrics of quality by name, updated with outputs and references, exact on any number of ranks."""
 
     def likelihood(self) -> dict[str, Metric]:
-        """New metrics by name of p_1's teacher-forced loss, each updated with its sum in nats and how many targets."""
+        """Make metrics of p_1's teacher-forced loss by name, updated with its sum in nats and the number of targets."""
 
     def signature(self) -> str | None:
-        """How the quality is computed, in the words of the library that does it."""
+        """Describe how the quality is computed, as the library describes it."""
 
     def parts(self) -> Mapping[str, str]:
-        """Fingerprints of what must be the same for two codecs to be the same, by name."""
+        """Return fingerprints by name; two codecs are equal if all their fingerprints are."""
 
     def describe(self) -> dict[str, Any]:
-        """What rebuilds it, for a checkpoint: plain data and tensors of bytes."""
+        """Return the data from which the codec can be rebuilt, for a checkpoint: plain data and tensors of bytes."""
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write its files into a finished model's folder; returns what the folder's config.json says of it."""
+        """Write the codec's files into a finished model's folder; return its part of the folder's config.json."""
 
 
 def check_decoding(options: DecodingOptions, trained: int | None, codec: Codec) -> DecodingOptions:
-    """The options, if they fit the tokens and the heads.
+    """Return the options, if they fit the tokens and the heads.
 
     Args:
-        options: How a model is to be decoded.
+        options: Options for decoding a model.
         trained: The largest block that the model's heads propose; None for a model without heads.
-        codec: What its tokens mean.
+        codec: The codec of the model.
 
     Raises:
-        InputError: Blockwise decoding without heads, a block larger than they were trained for, or an acceptance rule
-            for values that have an order where tokens have none.
+        InputError: Blockwise decoding has no heads, a block is larger than the heads were trained for, or an
+            acceptance rule compares tokens that have no order.
     """
     if options.decoder != "blockwise":
         return options
@@ -73,7 +73,7 @@ def check_decoding(options: DecodingOptions, trained: int | None, codec: Codec) 
         )
     if parse_acceptance(options.acceptance).ordinal and not codec.ordinal:
         raise InputError(
-            f"acceptance {options.acceptance!r} compares values that have an order, such as intensities, and the "
-            f"tokens of {codec.kind} have none: choose exact, top-N or minimum-N"
+            f"acceptance {options.acceptance!r} compares values that have an order, such as intensities, but the "
+            f"tokens of {codec.kind} have no order: choose exact, top-N or minimum-N"
         )
     return options

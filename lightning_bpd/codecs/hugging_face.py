@@ -1,6 +1,6 @@
-"""Hugging Face models as bases: what their tokens mean, and what a finished model's folder says of them (floor 2).
+"""Hugging Face models as bases: their codec, and their description in a finished model's folder (floor 2).
 
-``transformers`` is loaded by what needs it alone, and its absence is an InputError that says what to install.
+Functions that need ``transformers`` load it themselves. If it is missing, an InputError says what to install.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PREFIX = "hf:"
 REMEDY = "fetch or save the model again"
-# Where a finished model keeps a base that was trained together with its heads.
+# The subfolder of a finished model for a base that was trained together with its heads.
 BASE_FOLDER = "base"
 
 
@@ -37,45 +37,45 @@ def is_reference(path: object) -> bool:
 
 @dataclass(frozen=True)
 class HuggingFaceCodec:
-    """Text as the tokens of a Hugging Face model's own tokenizer (a Codec)."""
+    """Text as tokens of a Hugging Face model's tokenizer (a Codec)."""
 
     source: ModelTokenizer
     target: ModelTokenizer
     bleu_tokenizer: str = "13a"
-    """what sacreBLEU cuts text with"""
+    """sacreBLEU's tokenizer"""
     kind: ClassVar[str] = "text"
     remedy: ClassVar[str] = "let data.tokenizer name the same model as model.base, or leave it out"
     ordinal: ClassVar[bool] = False
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each target row."""
+        """Return the text of each target row."""
         return self.target.decode(rows)
 
     def pieces(self, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """What each token adds to the text of those before it; ``▁`` is a space, ``</s>`` the end token."""
+        """Return the text that each token adds; ``▁`` is a space, ``</s>`` the end token."""
         return text_pieces(self.target, prefix, tokens)
 
     def quality(self) -> dict[str, Metric]:
-        """BLEU and chrF."""
+        """Make BLEU and chrF."""
         return text_quality(self.bleu_tokenizer)
 
     def likelihood(self) -> dict[str, Metric]:
-        """Perplexity."""
+        """Make perplexity."""
         return text_likelihood()
 
     def signature(self) -> str:
-        """sacreBLEU's, of BLEU."""
+        """Return sacreBLEU's signature of BLEU."""
         return text_signature(self.bleu_tokenizer)
 
     def parts(self) -> Mapping[str, str]:
-        """What tells the tokenizers of both sides apart from others; prompts may be made of text in any way."""
+        """Return the sizes and fingerprints of both tokenizers; prompt templates do not count."""
         return {
             f"{name} tokenizer": f"{side.vocab_size} tokens, fingerprint {side.identity}"
             for name, side in (("source", self.source), ("target", self.target))
         }
 
     def describe(self) -> dict[str, Any]:
-        """The bytes of the tokenizer's files, how text becomes rows, and fingerprints."""
+        """Return the bytes of the tokenizer's files, the settings of rows, and fingerprints."""
         from lightning_bpd.adapters import tokenizer_files
 
         files = tokenizer_files(self.source.tokenizer)
@@ -93,7 +93,7 @@ class HuggingFaceCodec:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> HuggingFaceCodec:
-        """The inverse of ``describe``."""
+        """Make the codec from the output of ``describe``."""
         from lightning_bpd.adapters import RowSettings, tokenizer_of_files
 
         stored = description["hugging_face_tokenizer"]
@@ -104,12 +104,12 @@ class HuggingFaceCodec:
         )
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """The tokenizer's files, as ``save_pretrained`` writes them."""
+        """Write the tokenizer's files by ``save_pretrained``; return ``config()``."""
         self.source.tokenizer.save_pretrained(folder)
         return self.config()
 
     def config(self) -> dict[str, Any]:
-        """What a finished model's config.json says of it."""
+        """Return the codec's part of a finished model's config.json."""
         return {
             "hugging_face_tokenizer": {
                 "settings": dataclasses.asdict(self.source.settings),
@@ -120,7 +120,7 @@ class HuggingFaceCodec:
 
 
 def make_codec(tokenizer: Any, settings: Any, bleu_tokenizer: str = "13a") -> HuggingFaceCodec:
-    """The codec of a tokenizer (as transformers gives it) and RowSettings."""
+    """Make the codec of a tokenizer of transformers and RowSettings."""
     from lightning_bpd.adapters import ModelTokenizer
 
     return HuggingFaceCodec(
@@ -131,7 +131,7 @@ def make_codec(tokenizer: Any, settings: Any, bleu_tokenizer: str = "13a") -> Hu
 
 
 def with_template(codec: HuggingFaceCodec, template: str) -> HuggingFaceCodec:
-    """The same codec for prompts that are made of source lines otherwise; see adapters.RowSettings.
+    """Return a copy of the codec with another prompt template; see adapters.RowSettings.
 
     Raises:
         InputError: The codec is not a decoder-only model's, or the template cannot be used.
@@ -153,13 +153,13 @@ def with_template(codec: HuggingFaceCodec, template: str) -> HuggingFaceCodec:
 
 
 def open_codec(reference: str) -> HuggingFaceCodec:
-    """What the tokens of a Hugging Face model mean; its weights are not read.
+    """Load the codec of a Hugging Face model, without its weights.
 
     Args:
         reference: ``hf:NAME_OR_FOLDER``, and options.
 
     Raises:
-        InputError: There is no such model, or it has no tokenizer; or the target language is named alone.
+        InputError: There is no such model, it has no tokenizer, or only its target language is named.
     """
     from lightning_bpd import adapters
 
@@ -173,10 +173,10 @@ def open_codec(reference: str) -> HuggingFaceCodec:
 
 
 def open_network(reference: str) -> ModelAdapter:
-    """A Hugging Face model as a network.
+    """Load a Hugging Face model as a network.
 
     Raises:
-        InputError: It cannot be loaded, or cannot be a base; the message says what is missing.
+        InputError: The model cannot be loaded, or cannot be a base; the message says what is missing.
     """
     from lightning_bpd import adapters
 
@@ -187,14 +187,14 @@ def open_network(reference: str) -> ModelAdapter:
 def write_base(
     network: ModelAdapter, codec: HuggingFaceCodec, origin: str | None, fingerprint: str, folder: Path
 ) -> dict[str, Any]:
-    """What config.json says of base and tokenizer; those that lie nowhere else are written into ``folder / "base"``.
+    """Return the description of base and tokenizer for config.json; write a trained base into ``folder / "base"``.
 
     Args:
         network: The base.
-        codec: Its tokens.
-        origin: The reference that the base was read from and still equals; None where it was trained since.
-        fingerprint: Of its weights.
-        folder: The finished model's.
+        codec: The base's codec.
+        origin: The reference of the base, if the base still equals it; None if the base was trained since.
+        fingerprint: Fingerprint of the base's weights.
+        folder: The finished model's folder.
     """
     from lightning_bpd import adapters
 
@@ -216,25 +216,25 @@ def write_base(
 
 
 def refuse_own_code(network: ModelAdapter, codec: HuggingFaceCodec, reference: str) -> None:
-    """Raise InputError if a base is to be trained whose finished model could not be read without code of its own."""
+    """Raise InputError if a model trained from this base could not be loaded without the base's own code."""
     from lightning_bpd import adapters
 
     adapters.refuse_own_code(network, codec.source.tokenizer, reference)
 
 
 def name_of(reference: str) -> str:
-    """The folder or the hub's name in a reference."""
+    """Return the folder, or the name on the hub, in a reference."""
     from lightning_bpd import adapters
 
     return adapters.parse_reference(reference).name
 
 
 def stored_reference(reference: str, moved: str | None = None) -> str:
-    """A reference that a file holds, without leave to run code: that is for the user to give, not for the file.
+    """Return a reference stored in a file, without permission to run code: only the user may give it.
 
     Args:
-        reference: What the file holds.
-        moved: Where the model is now, if it has moved; what options this gives hold, and the stored ones else.
+        reference: The stored reference.
+        moved: The model's new reference, if it has moved; its options override the stored ones.
     """
     from lightning_bpd import adapters
 
@@ -246,19 +246,19 @@ def stored_reference(reference: str, moved: str | None = None) -> str:
 
 
 def weight_type(reference: str) -> torch.dtype:
-    """The type that the weights of a referenced model are loaded in."""
+    """Return the dtype of a referenced model's weights."""
     from lightning_bpd import adapters
 
     return getattr(torch, adapters.parse_reference(reference).dtype)
 
 
 def base_reference(folder: Path, config: Mapping[str, Any], moved: str | None = None) -> str:
-    """Where the base of a finished model is; one inside its folder is named with it. Its code is not trusted.
+    """Return the reference of a finished model's base, inside the model's folder or elsewhere, without trust in code.
 
     Args:
-        folder: The finished model's.
-        config: Its configuration.
-        moved: Where its base is now, if it has moved.
+        folder: The finished model's folder.
+        config: The finished model's configuration.
+        moved: The base's new reference, if it has moved.
     """
     from lightning_bpd import adapters
 
@@ -270,15 +270,15 @@ def base_reference(folder: Path, config: Mapping[str, Any], moved: str | None = 
 
 
 def read_codec(folder: Path, config: Mapping[str, Any], reference: str | None = None) -> HuggingFaceCodec:
-    """The codec of a finished model.
+    """Load the codec of a finished model.
 
     Args:
-        folder: The finished model's.
-        config: Its configuration.
-        reference: Where its base is now, if it has moved.
+        folder: The finished model's folder.
+        config: The finished model's configuration.
+        reference: The base's new reference, if it has moved.
 
     Raises:
-        InputError: The tokenizer is another one than the heads were trained with.
+        InputError: The tokenizer is not the one that the heads were trained with.
     """
     from lightning_bpd import adapters
 
@@ -287,24 +287,24 @@ def read_codec(folder: Path, config: Mapping[str, Any], reference: str | None = 
     tokenizer = adapters.load_tokenizer(adapters.parse_reference(where))
     settings = adapters.RowSettings(**stored["settings"])
     codec = make_codec(tokenizer, settings, config.get("bleu_tokenizer", "13a"))
-    for name, own in stored["fingerprints"].items():
-        if codec.parts()[name] != own:
+    for name, fingerprint in stored["fingerprints"].items():
+        if codec.parts()[name] != fingerprint:
             raise InputError(
-                f"the model in {folder} was trained with another {name} ({own}) than {where} has "
+                f"the model in {folder} was trained with another {name} ({fingerprint}) than {where} has "
                 f"({codec.parts()[name]}): name the base that it was trained on"
             )
     return codec
 
 
 def describe_network(network: ModelAdapter) -> dict[str, Any]:
-    """What rebuilds the network, weights aside, as plain data."""
+    """Return the plain data from which ``rebuild_network`` makes the network again, without its weights."""
     from lightning_bpd import adapters
 
     return {"hugging_face": adapters.describe_adapter(network)}
 
 
 def rebuild_network(config: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> ModelAdapter:
-    """The inverse of ``describe_network``, with its weights."""
+    """Make the network from the output of ``describe_network`` and its weights."""
     from lightning_bpd import adapters
 
     return adapters.rebuild_adapter(config["hugging_face"], weights, where)

@@ -1,4 +1,4 @@
-"""Images as tokens: one token an intensity, row by row, the channels of a pixel side by side (floor 2).
+"""Images as tokens: one token per intensity, row by row, the channels of a pixel side by side (floor 2).
 
 Shapes: N images, H height, W width, C channels (1 grey, 3 red, green and blue); h and w are H and W over the factor.
 """
@@ -28,22 +28,22 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """Super-resolution as tokens: small images in, large ones out (a Codec).
+    """Super-resolution as tokens, from small images to large ones (a Codec).
 
     Raises:
         InputError: The sizes fit no image.
     """
 
     height: int
-    """of the large image, in pixels"""
+    """height of the large image, in pixels"""
     width: int
-    """of the large image, in pixels"""
+    """width of the large image, in pixels"""
     channels: int = 3
     """1 for grey, 3 for red, green and blue"""
     levels: int = 256
-    """intensities that are told apart, 2 to 256"""
+    """number of distinct intensities, 2 to 256"""
     factor: int = 4
-    """how many times as high and as wide the large image is"""
+    """height and width of the large image over those of the small one"""
     kind: ClassVar[str] = "images"
     remedy: ClassVar[str] = "give the data the model's own height, width, channels, levels and factor"
     ordinal: ClassVar[bool] = True
@@ -78,49 +78,49 @@ class ImageCodec:
 
     @property
     def start_id(self) -> int:
-        """The start token, one past the levels; no image contains it, and no model gives it."""
+        """The start token, one past the levels; no image and no model's output contains it."""
         return self.levels
 
     def small(self, images: Images) -> Images:
-        """What a model sees of large images: uint8 [N, H, W, C] to uint8 [N, h, w, C]."""
+        """Make the small images that a model sees: uint8 [N, H, W, C] to uint8 [N, h, w, C]."""
         self._check(images)
         return area_downsample(images, self.factor)
 
     def source_tokens(self, images: Images) -> Tokens:
-        """The tokens of ``small``: large images, uint8 [N, H, W, C], to int64 [N, h * w * C]."""
+        """Turn large images, uint8 [N, H, W, C], into tokens of their small images, int64 [N, h * w * C]."""
         return images_to_tokens(self.small(images), self.levels)
 
     def target_tokens(self, images: Images) -> Tokens:
-        """Large images, uint8 [N, H, W, C], to int64 [N, H * W * C]."""
+        """Turn large images, uint8 [N, H, W, C], into tokens, int64 [N, H * W * C]."""
         self._check(images)
         return images_to_tokens(images, self.levels)
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[Images]:
-        """The large image of each row of H * W * C tokens, uint8 [H, W, C].
+        """Return the large image of each row of H * W * C tokens, uint8 [H, W, C].
 
-        Raises InputError for other tokens, or another number of them.
+        Raises InputError for other tokens, or another number of tokens.
         """
         if not len(rows):
             return []
         for row in rows:
             if len(row) != self.target_length:
                 raise InputError(
-                    f"a row of {len(row)} tokens is no image: {self.height} x {self.width} pixels of {self.channels}"
-                    f" channels take {self.target_length}"
+                    f"a row of {len(row)} tokens is not an image: {self.height} x {self.width} pixels of"
+                    f" {self.channels} channels take {self.target_length}"
                 )
         return list(tokens_to_images(np.asarray(rows, dtype=np.int64), self.shape, self.levels))
 
     def pieces(self, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """Each level in figures; of colours with the initial of the channel: ``r200``, ``g13``, ``b0``."""
+        """Return each level as a number; in colour images after the channel's initial: ``r200``, ``g13``, ``b0``."""
         initials = "rgb" if self.channels == 3 else ("",)
         return [
-            f"{initials[place % self.channels]}{token}"
-            for place, token in enumerate(tokens, start=len(prefix))
+            f"{initials[position % self.channels]}{token}"
+            for position, token in enumerate(tokens, start=len(prefix))
         ]
 
     def quality(self) -> dict[str, Metric]:
-        """Peak signal-to-noise ratio in decibels; and structural similarity, unless images are too small for it."""
-        # Not above: tokens need no metrics, and would wait for what they import.
+        """Make peak signal-to-noise ratio in decibels, and structural similarity if images are large enough."""
+        # Imported here, because the imports of metrics are slow and tokens do not need them.
         from lightning_bpd.metrics.images import SMALLEST_SSIM_SIDE, PeakSignalToNoise, StructuralSimilarity
 
         metrics: dict[str, Metric] = {"psnr": PeakSignalToNoise()}
@@ -129,38 +129,38 @@ class ImageCodec:
         return metrics
 
     def likelihood(self) -> dict[str, Metric]:
-        """Bits per dimension."""
+        """Make bits per dimension."""
         from lightning_bpd.metrics.images import BitsPerDimension
 
         return {"bits_per_dimension": BitsPerDimension()}
 
     def signature(self) -> str:
-        """How PSNR and SSIM are computed."""
+        """Describe how PSNR and SSIM are computed."""
         from lightning_bpd.metrics.images import image_quality_signature
 
         return image_quality_signature()
 
     def parts(self) -> Mapping[str, str]:
-        """The sizes, which are all there is to it."""
+        """Return the sizes, which fully describe the codec."""
         sizes = f"{self.height} x {self.width} x {self.channels}, {self.levels} levels, factor {self.factor}"
         return {"image size": sizes}
 
     def describe(self) -> dict[str, Any]:
-        """The sizes by name, and as ``parts`` gives them."""
+        """Return the sizes by name, and the output of ``parts``."""
         return {"images": asdict(self), "fingerprints": dict(self.parts())}
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> ImageCodec:
-        """The inverse of ``describe``."""
+        """Make the codec from the output of ``describe``."""
         return from_plain(cls, description["images"])
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """The sizes by name; no file is needed."""
+        """Return the sizes by name; write no file."""
         return {"images": asdict(self)}
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any]) -> ImageCodec:
-        """The inverse of ``write``."""
+        """Read a codec that ``write`` wrote."""
         return cls.from_description(config)
 
     def _check(self, images: Images) -> None:
@@ -173,64 +173,64 @@ class ImageCodec:
 
 
 def to_png(image: Images) -> bytes:
-    """An image, uint8 [H, W, C], as a PNG file."""
+    """Encode an image, uint8 [H, W, C], as the bytes of a PNG file."""
     content = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(content, format="PNG")
     return content.getvalue()
 
 
 def quantise(images: Images, levels: int) -> Images:
-    """Intensities to the nearest of evenly spaced levels: uint8 0..255 to uint8 0..levels - 1, any shape.
+    """Round intensities to evenly spaced levels: uint8 0..255 to uint8 0..levels - 1, any shape.
 
     Black is level 0 and white the last one. With 256 levels nothing changes.
     """
     _check_levels(levels)
-    # Integers alone: (value * (levels - 1) / 255), rounded half up.
+    # value * (levels - 1) / 255, rounded half up, in integers.
     table = (np.arange(256) * (levels - 1) * 2 + 255) // 510
     return table.astype(np.uint8)[_bytes(images)]
 
 
 def dequantise(quantised: NDArray[np.integer], levels: int) -> Images:
-    """The inverse of ``quantise``: levels of any shape and integer type to intensities, uint8 0..255.
+    """Turn levels of any shape and integer type into intensities, uint8 0..255.
 
-    ``quantise`` gives exactly the same levels back. Raises InputError for a level that there is not.
+    ``quantise`` turns the intensities into the same levels again. Raises InputError for an unknown level.
     """
     _check_levels(levels)
     quantised = np.asarray(quantised)
     if quantised.size and not (quantised.min() >= 0 and quantised.max() < levels):
         raise InputError(
-            f"tokens from {quantised.min()} to {quantised.max()} are no intensities: with {levels} levels these go"
-            f" from 0 to {levels - 1}"
+            f"tokens from {quantised.min()} to {quantised.max()} are not intensities: {levels} levels go from 0 to"
+            f" {levels - 1}"
         )
     table = (np.arange(levels) * 510 + levels - 1) // (2 * (levels - 1))
     return table.astype(np.uint8)[quantised]
 
 
 def images_to_tokens(images: Images, levels: int) -> Tokens:
-    """Uint8 [N, H, W, C] to int64 [N, H * W * C]: rows from the top, pixels from the left, a pixel's channels together.
+    """Turn images, uint8 [N, H, W, C], into tokens, int64 [N, H * W * C]: the level of each intensity.
 
-    A token is the level of its intensity.
+    Rows come from the top, pixels from the left, and a pixel's channels together.
     """
     _check_images(images)
     return quantise(images, levels).reshape(len(images), math.prod(images.shape[1:])).astype(np.int64)
 
 
 def tokens_to_images(tokens: NDArray[np.integer], shape: tuple[int, int, int], levels: int) -> Images:
-    """The inverse of ``images_to_tokens``: [N, H * W * C] to uint8 [N, H, W, C], for ``shape`` H, W, C.
+    """Turn tokens [N, H * W * C] into images, uint8 [N, H, W, C], for ``shape`` H, W, C.
 
-    Raises InputError for another number of tokens, or for tokens that are no levels.
+    Raises InputError for another number of tokens, or for tokens that are not levels.
     """
     tokens = np.asarray(tokens)
     length = math.prod(shape)
     if tokens.ndim != 2 or tokens.shape[1] != length:
         raise InputError(
-            f"tokens of shape {_sizes(tokens.shape)} are no images of {_sizes(shape)}: a row must hold {length}"
+            f"tokens of shape {_sizes(tokens.shape)} are not images of {_sizes(shape)}: a row must hold {length} tokens"
         )
     return dequantise(tokens, levels).reshape(len(tokens), *shape)
 
 
 def area_downsample(images: Images, factor: int) -> Images:
-    """The mean of each square of ``factor`` x ``factor`` pixels, channel by channel, rounded half up.
+    """Average each square of ``factor`` x ``factor`` pixels, channel by channel, rounded half up.
 
     Uint8 [N, H, W, C] to uint8 [N, H / factor, W / factor, C]. Raises InputError unless both sides are multiples.
     """
@@ -243,9 +243,9 @@ def area_downsample(images: Images, factor: int) -> Images:
 
 
 def centre_crop(images: Images, height: int, width: int) -> Images:
-    """The middle of each image, uint8 [N, H, W, C] to a view [N, height, width, C].
+    """Crop the middle of each image, uint8 [N, H, W, C] to a view [N, height, width, C].
 
-    Where what is cut off is odd, the pixel more is cut at the bottom or right. Raises InputError for smaller images.
+    An odd pixel is cut at the bottom or right. Raises InputError for smaller images.
     """
     _check_images(images)
     if not (0 < height <= images.shape[1] and 0 < width <= images.shape[2]):
@@ -274,14 +274,14 @@ def _check_images(images: Images) -> None:
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise InputError(
             f"an array of shape {_sizes(images.shape)} holds no images: it must be N x height x width x channels, with"
-            " 1 channel or 3"
+            " 1 or 3 channels"
         )
 
 
 def _bytes(images: Images) -> Images:
     if images.dtype != np.uint8:
         raise InputError(
-            f"intensities of type {images.dtype}: they must be uint8, 0 to 255; convert the array"
+            f"intensities have type {images.dtype}: they must be uint8, 0 to 255; convert the array"
         )
     return images
 

@@ -1,4 +1,4 @@
-"""Marian's tokenizers: a SentencePiece model cuts text, and a vocabulary of its own numbers the pieces (floor 2)."""
+"""Marian's tokenizers: a SentencePiece model splits text, and a separate vocabulary numbers the pieces (floor 2)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import sentencepiece
 from lightning_bpd.codecs.tokenizers import one_line
 from lightning_bpd.interfaces import InputError
 
-# A language that a line begins with, such as >>deu<<.
+# The language at the beginning of a line, such as >>deu<<.
 _LANGUAGE = re.compile(r">>.*?<<", re.DOTALL)
 _BEFORE_CLEANING = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 @dataclass(frozen=True)
 class MarianPieces:
-    """What a Marian tokenizer is made of, one side of text.
+    """The parts of a Marian tokenizer, for one side of text.
 
     Args:
         sentencepiece: The content of ``source.spm`` or ``target.spm``.
         pieces: The vocabulary in the order of its ids.
         end: The piece that ends a row.
-        unknown: The piece that stands for all that the vocabulary lacks.
+        unknown: The piece for text that the vocabulary lacks.
         padding: The piece that pads rows; decoding starts from it.
         clean_up: Whether decoded text loses the spaces before English punctuation.
     """
@@ -43,16 +43,16 @@ class MarianPieces:
 
 
 class MarianTokenizer:
-    """Text to token ids and back, as transformers' MarianTokenizer does (a TextSide).
+    """Turns text into token ids and back, as transformers' MarianTokenizer does (a TextSide).
 
-    A line may begin with a language such as ``>>deu<<``, which is one token. The names of special pieces elsewhere in
-    a line are ordinary text.
+    A line may begin with a language such as ``>>deu<<``, which is one token. Names of special pieces in other positions
+    of a line are ordinary text.
 
     Args:
         made_of: The SentencePiece model and the vocabulary.
 
     Raises:
-        InputError: The bytes are no SentencePiece model, or the vocabulary lacks a special piece.
+        InputError: The bytes are not a SentencePiece model, or the vocabulary lacks a special piece.
     """
 
     vocab_size: int
@@ -70,11 +70,11 @@ class MarianTokenizer:
     def __init__(self, made_of: MarianPieces) -> None:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=made_of.sentencepiece)
-            # Empty bytes are taken for a model that is to come.
-            whole = self._processor.vocab_size() > 0
+            # SentencePiece accepts empty bytes as a model that is loaded later.
+            loaded = self._processor.vocab_size() > 0
         except RuntimeError:
-            whole = False
-        if not whole:
+            loaded = False
+        if not loaded:
             raise InputError("not a SentencePiece model")
         self.made_of = made_of
         self._ids = {piece: number for number, piece in enumerate(made_of.pieces)}
@@ -92,14 +92,14 @@ class MarianTokenizer:
 
     @property
     def content(self) -> bytes:
-        """All that it is made of, as JSON; the inverse of ``from_content``."""
+        """The tokenizer's parts as JSON, which ``from_content`` reads."""
         settings = asdict(self.made_of)
         settings["sentencepiece"] = base64.b64encode(self.made_of.sentencepiece).decode()
         return json.dumps(settings, ensure_ascii=False, indent=0).encode()
 
     @classmethod
     def from_content(cls, content: bytes) -> MarianTokenizer:
-        """The tokenizer that ``content`` describes. Raises InputError if it describes none."""
+        """Make the tokenizer that ``content`` describes. Raises InputError if it describes none."""
         try:
             settings = json.loads(content)
             model = base64.b64decode(settings.pop("sentencepiece"), validate=True)
@@ -110,7 +110,7 @@ class MarianTokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> MarianTokenizer:
-        """The tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
+        """Load the tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
         try:
             return cls.from_content(Path(path).read_bytes())
         except OSError as error:
@@ -123,7 +123,7 @@ class MarianTokenizer:
         Path(path).write_bytes(self.content)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """The token ids of each line, without start or end token. An empty line has none."""
+        """Return the token ids of each line, without start or end token; none for an empty line."""
         languages = [found[0] if (found := _LANGUAGE.match(line)) else "" for line in lines]
         texts = [line[len(language) :] for line, language in zip(lines, languages, strict=True)]
         rows = self._processor.encode(texts, out_type=str, num_threads=-1)
@@ -133,7 +133,7 @@ class MarianTokenizer:
         ]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row of token ids, always one line, without end, padding and unknown tokens.
+        """Return the text of each row of token ids, always one line, without end, padding and unknown tokens.
 
         Raises IndexError for an id outside the vocabulary.
         """
@@ -147,7 +147,7 @@ class MarianTokenizer:
         ]
 
     def _cleaned(self, text: str) -> str:
-        # A piece that the SentencePiece model does not know comes back as it is, its space too.
+        # The SentencePiece model returns an unknown piece unchanged, with its ▁.
         text = text.replace("▁", " ").strip()
         if self.made_of.clean_up:
             for spaced in _BEFORE_CLEANING:

@@ -1,4 +1,4 @@
-"""Text on both sides: two tokenizers, or one for both, and BLEU (floor 2)."""
+"""Text on both sides: a tokenizer for each side or one for both, and BLEU (floor 2)."""
 
 from __future__ import annotations
 
@@ -29,47 +29,47 @@ class TextCodec:
 
     source: StoredTokenizer
     target: StoredTokenizer
-    """the same object as ``source`` where the vocabulary is joint"""
+    """the object of ``source`` if the vocabulary is joint"""
     bleu_tokenizer: str = "13a"
-    """what sacreBLEU cuts text with"""
+    """sacreBLEU's tokenizer"""
     kind: ClassVar[str] = "text"
     remedy: ClassVar[str] = "let data.tokenizer name the tokenizer in the model's folder"
     ordinal: ClassVar[bool] = False
 
     @property
     def sides(self) -> dict[str, StoredTokenizer]:
-        """The tokenizers by the side that they are for."""
+        """The tokenizers by side."""
         return {"source": self.source, "target": self.target}
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each target row."""
+        """Return the text of each target row."""
         return self.target.decode(rows)
 
     def pieces(self, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """What each token adds to the text of those before it; ``▁`` is a space, ``</s>`` the end token."""
+        """Return the text that each token adds; ``▁`` is a space, ``</s>`` the end token."""
         return text_pieces(self.target, prefix, tokens)
 
     def quality(self) -> dict[str, Metric]:
-        """BLEU and chrF."""
+        """Make BLEU and chrF."""
         return text_quality(self.bleu_tokenizer)
 
     def likelihood(self) -> dict[str, Metric]:
-        """Perplexity."""
+        """Make perplexity."""
         return text_likelihood()
 
     def signature(self) -> str:
-        """sacreBLEU's, of BLEU."""
+        """Return sacreBLEU's signature of BLEU."""
         return text_signature(self.bleu_tokenizer)
 
     def parts(self) -> Mapping[str, str]:
-        """Both tokenizers' fingerprints."""
+        """Return the sizes and fingerprints of both tokenizers."""
         return {
             f"{side} tokenizer": f"{tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint}"
             for side, tokenizer in self.sides.items()
         }
 
     def describe(self) -> dict[str, Any]:
-        """The tokenizers' bytes, and their fingerprints."""
+        """Return the tokenizers' bytes and fingerprints."""
         return {
             "tokenizers": {
                 side: torch.frombuffer(bytearray(to_bytes(tokenizer)), dtype=torch.uint8)
@@ -81,14 +81,14 @@ class TextCodec:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> TextCodec:
-        """The inverse of ``describe``."""
+        """Make the codec from the output of ``describe``."""
         source, target = (
             from_bytes(description["tokenizers"][side].numpy().tobytes()) for side in ("source", "target")
         )
         return cls(source, target, description.get("bleu_tokenizer", "13a"))
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """One file for a tokenizer of both sides, or one for each: ``source`` and ``target``."""
+        """Write one file for a tokenizer of both sides, or one file for each: ``source`` and ``target``."""
         joint = self.source.fingerprint == self.target.fingerprint
         names = {"target": file_name(self.target, "tokenizer" if joint else "target")}
         self.target.save(folder / names["target"])
@@ -99,7 +99,7 @@ class TextCodec:
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any]) -> TextCodec:
-        """The inverse of ``write``."""
+        """Read a codec that ``write`` wrote."""
         names = config["tokenizers"]
         target = load_tokenizer(path_inside(folder, names["target"]))
         source = load_tokenizer(path_inside(folder, names["source"])) if "source" in names else target
@@ -107,36 +107,36 @@ class TextCodec:
 
 
 def text_pieces(side: TextSide, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
-    """What each token adds to the text of those before it; ``▁`` is a space, ``</s>`` the end token."""
+    """Return the text that each token adds; ``▁`` is a space, ``</s>`` the end token."""
     row = [*prefix, *tokens]
     before, *texts = side.decode([row[:length] for length in range(len(prefix), len(row) + 1)])
-    found = []
+    pieces = []
     for token, text in zip(tokens, texts, strict=True):
-        # A character may be several tokens; until it is whole, U+FFFD stands in its place.
+        # A character may be several tokens; until it is complete, the text holds U+FFFD instead.
         added = text.removeprefix(before.rstrip("\ufffd")).replace(" ", "▁")
-        # Start and padding have no text.
-        found.append("</s>" if token == side.eos_id else added or f"<{token}>")
+        # Start and padding tokens have no text.
+        pieces.append("</s>" if token == side.eos_id else added or f"<{token}>")
         before = text
-    return found
+    return pieces
 
 
 def text_quality(bleu_tokenizer: str) -> dict[str, Metric]:
-    """BLEU and chrF."""
-    # Not above: translating needs no metrics, and would wait for what they import.
+    """Make BLEU and chrF."""
+    # Imported here, because the imports of metrics are slow and translating does not need them.
     from lightning_bpd.metrics import CorpusBleu, CorpusChrf
 
     return {"bleu": CorpusBleu(bleu_tokenizer), "chrf": CorpusChrf()}
 
 
 def text_likelihood() -> dict[str, Metric]:
-    """Perplexity."""
+    """Make perplexity."""
     from lightning_bpd.metrics import Perplexity
 
     return {"perplexity": Perplexity()}
 
 
 def text_signature(bleu_tokenizer: str) -> str:
-    """sacreBLEU's, of BLEU."""
+    """Return sacreBLEU's signature of BLEU."""
     from lightning_bpd.metrics import bleu_signature
 
     return bleu_signature(bleu_tokenizer)

@@ -1,4 +1,4 @@
-"""Lines of text from files, standard input and pipes, by the same rules for every command (floor 2)."""
+"""Lines of text from files, standard input and pipes, with one set of rules for all commands (floor 2)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lightning_bpd.interfaces import InputError
 
 STANDARD_INPUT = "-"
 PACKED = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2"}
-"""what compressed files are called, and how they are compressed"""
+"""compression by the ending of a file's name"""
 
 _OPEN: dict[str, Any] = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
-# The third is long because text may well begin with BZh; no UTF-8 begins with one of the others.
+# The mark of bzip2 is long, because text may begin with BZh; no UTF-8 begins with one of the other marks.
 _MAGIC = {"gzip": (b"\x1f\x8b",), "xz": (b"\xfd7zXZ\0",)} | {
     "bzip2": tuple(
         b"BZh%d" % level + block for level in range(1, 10) for block in (b"1AY&SY", b"\x17rE8P\x90")
@@ -39,23 +39,23 @@ _OTHER_ENCODINGS = {
 }
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 20
-# Far beyond any sentence or conversation. Without it a small compressed file could fill the memory.
+# Bytes, far more than any sentence or conversation. Without a limit a small compressed file could fill the memory.
 _LONGEST_LINE = 1 << 26
 
 
 def read_lines(
     path: str | Path, on_bytes: Callable[[int], None] | None = None, name: str | None = None
 ) -> Iterator[str]:
-    """The lines of a text, as a stream in bounded memory.
+    """Read the lines of a text, as a stream in bounded memory.
 
     Only a line feed ends a line. A carriage return before it is dropped, and so is a byte order mark at the start of
-    the text; every other character, such as U+2028 or NUL, belongs to its line. The last line needs no line feed.
-    Text that is compressed by gzip, xz or bzip2 is recognised by its content.
+    the text. Every other character, such as U+2028 or NUL, belongs to its line. The last line needs no line feed.
+    The content shows whether text is compressed by gzip, xz or bzip2.
 
     Args:
         path: A file, a pipe, or ``-`` for standard input.
-        on_bytes: Called now and then with the number of bytes read since the last call, before decompression.
-        name: What messages call the text; its path by default.
+        on_bytes: Called repeatedly with the number of bytes read since the last call, before decompression.
+        name: Name of the text in messages; its path by default.
 
     Raises:
         InputError: The text cannot be read, is not UTF-8 (with the number of the line), or is damaged.
@@ -78,11 +78,11 @@ def read_lines(
 
 
 def _not_counted(_: int) -> None:
-    """Nobody watches the progress."""
+    """Ignore the progress."""
 
 
 def called(path: str | Path) -> str:
-    """What messages call a text."""
+    """Return the name of a text for messages."""
     return "standard input" if str(path) == STANDARD_INPUT else str(path)
 
 
@@ -93,9 +93,9 @@ def is_stream(path: str | Path) -> bool:
 
 
 def repeatable(path: str | Path) -> Path:
-    """A file to read any number of times: the path itself, or a copy of a stream.
+    """Return a file that can be read any number of times: the path itself, or a copy of a stream.
 
-    A process copies each stream once and deletes the copy at its end.
+    A process copies each stream once and deletes the copy when it ends.
 
     Raises:
         InputError: The stream cannot be read or copied.
@@ -136,12 +136,12 @@ def _raw_lines(path: str | Path, name: str, on_bytes: Callable[[int], None]) -> 
             start = stored.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
             by_name = PACKED.get(Path(path).suffix)
             packing = next((kind for kind, magic in _MAGIC.items() if start.startswith(magic)), by_name)
-            # A buffer around the decompressor as well: its own readline is several times slower.
+            # The decompressor has a buffer, too: its own readline is several times slower.
             handle = stored if packing is None else io.BufferedReader(_OPEN[packing](stored, "rb"), _BLOCK)
             for number, line in enumerate(iter(partial(handle.readline, _LONGEST_LINE), b""), start=1):
                 if len(line) == _LONGEST_LINE:
                     raise InputError(
-                        f"{name}, line {number}: longer than {_LONGEST_LINE >> 20} MiB, so this is no text"
+                        f"{name}, line {number}: longer than {_LONGEST_LINE >> 20} MiB, so this is not text"
                     )
                 if number == 1:
                     line = line.removeprefix(_BOM)
@@ -149,7 +149,7 @@ def _raw_lines(path: str | Path, name: str, on_bytes: Callable[[int], None]) -> 
     except FileNotFoundError:
         raise InputError(f"{name}: there is no such file") from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        # Errors of the operating system have a number, and those of decompressors have none.
+        # Errors of the operating system have a number; errors of decompressors have none.
         if packing is not None and getattr(error, "errno", None) is None:
             raise InputError(
                 f"{name}: damaged {packing} after line {number} ({error}); fetch the file again"
@@ -158,9 +158,9 @@ def _raw_lines(path: str | Path, name: str, on_bytes: Callable[[int], None]) -> 
 
 
 class _Counted(io.RawIOBase):
-    """The bytes of an open file; it reports how many were read, for a progress bar.
+    """The bytes of an open file, which reports the number of bytes read, for a progress bar.
 
-    The first read gives enough bytes to recognise compressed text, however slowly a pipe gives them.
+    The first read waits for enough bytes to recognise compressed text, even from a slow pipe.
     """
 
     def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers as bytes and as files, whichever of the two kinds they are (floor 2)."""
+"""Tokenizers of both kinds as bytes and as files (floor 2)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _MARIAN = ".marian.json"
 
 
 def file_name(tokenizer: StoredTokenizer, stem: str) -> str:
-    """What a file is called that holds the tokenizer, such as ``source.model`` of ``source``."""
+    """Return the name of the tokenizer's file, such as ``source.model`` for the stem ``source``."""
     return stem + (_MARIAN if isinstance(tokenizer, MarianTokenizer) else ".model")
 
 
 def load_tokenizer(path: Path | str) -> StoredTokenizer:
-    """The tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
+    """Load the tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
     return (MarianTokenizer if str(path).endswith(_MARIAN) else Tokenizer).load(path)
 
 
 def to_bytes(tokenizer: StoredTokenizer) -> bytes:
-    """All that a tokenizer is."""
+    """Return a tokenizer as bytes."""
     return tokenizer.content if isinstance(tokenizer, MarianTokenizer) else tokenizer.model_proto
 
 
 def from_bytes(content: bytes) -> StoredTokenizer:
-    """The inverse of ``to_bytes``. Raises InputError if they hold no tokenizer."""
+    """Make a tokenizer from the output of ``to_bytes``. Raises InputError if the bytes hold no tokenizer."""
     # No SentencePiece model begins with a brace.
     return MarianTokenizer.from_content(content) if content.startswith(b"{") else Tokenizer(content)

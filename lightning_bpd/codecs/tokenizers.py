@@ -1,4 +1,4 @@
-"""Text as tokens: a SentencePiece model held as its bytes, and how one is trained (floor 2)."""
+"""Text as tokens: a SentencePiece model, stored as bytes, and its training (floor 2)."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import sentencepiece
 
 from lightning_bpd.interfaces import InputError
 
-# All that str.splitlines() breaks at. Byte pieces can spell each of them, but a row is one line of output.
+# All line breaks of str.splitlines(). Byte pieces can form each of them, but a row is one line of output.
 _LINE_BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
-# Enough for any vocabulary. A sample of the lines beyond it keeps memory bounded.
+# Enough lines for any vocabulary. Longer text is sampled, which bounds memory.
 _SAMPLED_LINES = 2_000_000
 
 BleuTokenizer = Literal[
     "none", "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab", "spm", "flores101", "flores200", "spBLEU-1K"
 ]
-"""what sacreBLEU cuts text with; by the names that it gives them"""
+"""sacreBLEU's names of its tokenizers"""
 Normalization = Literal["identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf"]
 
 
 class TextSide(Protocol):
-    """What data and translation know of a tokenizer: one side of text as rows of tokens."""
+    """The interface of a tokenizer for data and translation: one side of text as rows of tokens."""
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest token id that there can be."""
+        """The largest possible token id plus one."""
 
     @property
     def bos_id(self) -> int:
-        """The start token; the end token's id where there is none."""
+        """The start token, or the end token if there is no start token."""
 
     @property
     def eos_id(self) -> int:
@@ -43,15 +43,15 @@ class TextSide(Protocol):
 
     @property
     def prefix(self) -> Sequence[int]:
-        """What stands before the text's own tokens in a row."""
+        """The tokens before the tokens of the text in a row."""
 
     @property
     def suffix(self) -> Sequence[int]:
-        """What stands after them."""
+        """The tokens after the tokens of the text in a row."""
 
     @property
     def keeps_end(self) -> bool:
-        """Whether a row that is too long loses the beginning of its text, not the end."""
+        """Whether a row that is too long loses the beginning of its text instead of its end."""
 
     @property
     def fingerprint(self) -> str:
@@ -59,46 +59,45 @@ class TextSide(Protocol):
 
     @property
     def unknown_id(self) -> int | None:
-        """The token that stands for text that the tokenizer does not know; None where there is none."""
+        """The token for text that the tokenizer does not know, or None."""
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """The token ids of each line, without what stands around them. An empty line has none."""
+        """Return the token ids of each line, without prefix and suffix; none for an empty line."""
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row of token ids, one line each, without start, end and padding tokens."""
+        """Return the text of each row of token ids, one line each, without start, end and padding tokens."""
 
 
 def whole_row(side: TextSide, tokens: Sequence[int], max_length: int) -> list[int]:
-    """The row of a line's ``tokens``, at most ``max_length`` long: as many of them as fit, and what stands around."""
-    most = max_length - len(side.prefix) - len(side.suffix)
-    first = max(len(tokens) - most, 0) if side.keeps_end else 0
-    row = [*side.prefix, *tokens[first : first + most], *side.suffix]
-    # No model reads a row of nothing.
+    """Make the row of a line's ``tokens``: prefix, as many tokens as fit into ``max_length``, and suffix."""
+    count = max_length - len(side.prefix) - len(side.suffix)
+    first = max(len(tokens) - count, 0) if side.keeps_end else 0
+    row = [*side.prefix, *tokens[first : first + count], *side.suffix]
+    # No model reads an empty row.
     return row or [side.bos_id]
 
 
 def one_line(text: str) -> str:
-    """The text with a space in the place of each line break."""
+    """Replace each line break by a space."""
     return _LINE_BREAK.sub(" ", text)
 
 
 class Tokenizer:
-    """A SentencePiece model: text to token ids and back.
+    """A SentencePiece model, which turns text into token ids and back.
 
-    It is nothing but the bytes of the model, so it can be pickled, copied, and stored inside other files.
+    The bytes of the model are its only state, so it can be pickled, copied, and stored inside other files.
 
     Args:
-        model_proto: the content of a SentencePiece ``.model`` file.
+        model_proto: The content of a SentencePiece ``.model`` file.
 
     Raises:
-        InputError: the bytes are no SentencePiece model, or the model has no end token.
-
+        InputError: The bytes are not a SentencePiece model, or the model has no end token.
     """
 
     model_proto: bytes
     vocab_size: int
     bos_id: int
-    """the start token; the end token's id where the model has no start token, as fairseq does"""
+    """the start token, or the end token if the model has no start token, as in fairseq"""
     eos_id: int
     """the end token"""
     prefix: tuple[int, ...] = ()
@@ -137,7 +136,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """The tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
+        """Load the tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
         try:
             model_proto = Path(path).read_bytes()
         except FileNotFoundError:
@@ -150,21 +149,21 @@ class Tokenizer:
             raise InputError(f"{path}: {error}") from None
 
     def save(self, path: Path | str) -> None:
-        """Write the model as a file that :meth:`load` and SentencePiece's own tools read."""
+        """Write the model as a file that :meth:`load` and SentencePiece's tools read."""
         Path(path).write_bytes(self.model_proto)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """The token ids of each line, without start or end token. An empty line has none.
+        """Return the token ids of each line, without start or end token; none for an empty line.
 
-        Raises TypeError for a line that is no text; a lone surrogate ("\\ud800") makes it so.
+        Raises TypeError for a line that is not text, such as a lone surrogate ("\\ud800").
         """
         return self._processor.encode(list(lines), num_threads=-1)
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row of token ids. Start, end and padding tokens are left out.
+        """Return the text of each row of token ids, without start, end and padding tokens.
 
-        The text is always one line: a line break that byte pieces spell becomes a space. Bytes that are no
-        UTF-8 become U+FFFD, the unknown token `` ⁇ ``. Raises IndexError for an id outside the vocabulary.
+        The text is always one line: a line break from byte pieces becomes a space. Bytes that are not UTF-8 become
+        U+FFFD, the unknown token `` ⁇ ``. Raises IndexError for an id outside the vocabulary.
         """
         if not len(rows):
             return []
@@ -175,15 +174,15 @@ class Tokenizer:
 
 
 def check_knows(tokenizer: TextSide, lines: Sequence[str], given: str, path: str) -> None:
-    """Raise InputError if a tokenizer was plainly made for other text than ``lines``.
+    """Raise InputError if a tokenizer was clearly made for other text than ``lines``.
 
     Args:
         tokenizer: The tokenizer.
         lines: The first lines of a text.
-        given: What the tokenizer is called in the message.
-        path: Where the lines are from.
+        given: Name of the tokenizer in the message.
+        path: Origin of the lines.
     """
-    # Other projects' vocabularies lack a character here and there. Half the tokens of unknown words may be spaces.
+    # Vocabularies of other projects lack a few characters. Half the tokens of unknown words may be spaces.
     tolerance = 0.0 if isinstance(tokenizer, Tokenizer) else 0.4
     with_text = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     rows = tokenizer.encode([line for _, line in with_text])
@@ -207,33 +206,32 @@ def train_tokenizer(
     normalization: Normalization = "identity",
     threads: int = 4,
 ) -> Tokenizer:
-    """Train a byte-pair encoding on ``lines`` that gives ordinary text back unchanged.
+    """Train a byte-pair encoding on ``lines`` that decodes ordinary text unchanged.
 
-    Without normalisation case, spacing and composition of characters are kept. Ids 0 to 3 are padding, unknown,
-    start and end. ``lines`` is read once, in bounded memory; of more than two million lines a sample is used,
-    and lines above 4192 bytes are passed over. The same lines give the same bytes.
+    Without normalization, case, spacing and composition of characters are kept. Ids 0 to 3 are padding, unknown,
+    start and end. ``lines`` is read once, in bounded memory. More than two million lines are sampled, and lines above
+    4192 bytes are skipped. Equal lines give equal bytes.
 
     Args:
-        lines: the text, any number of lines.
-        vocab_size: number of tokens, the four special ones and the 256 bytes included.
-        byte_fallback: spell characters that the text never showed as bytes. Without, they are unknown.
-        normalization: the SentencePiece rule for characters that look alike; ``identity`` leaves all as they are.
-        threads: used while the text is read. The number is stored in the model and so changes its
-            fingerprint (never its tokens); hence a constant by default, not the number of cores.
+        lines: The text, any number of lines.
+        vocab_size: Number of tokens, including the four special ones and the 256 bytes.
+        byte_fallback: Whether characters outside the training text become bytes; otherwise they are unknown.
+        normalization: SentencePiece's rule for similar characters; ``identity`` changes none.
+        threads: Threads that read the text. SentencePiece stores the number in the model, which changes the
+            fingerprint but never the tokens; so the default is a constant and not the number of cores.
 
     Raises:
-        InputError: no text, or more or fewer tokens asked for than the text supports.
-
+        InputError: There is no text, or ``vocab_size`` is too large or too small for the text.
     """
     sample = _sample(lines, _SAMPLED_LINES)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            # popped, so that no line is held twice
+            # Popped lines are not held twice.
             sentence_iterator=(sample.pop() for _ in range(len(sample))),
             model_writer=model,
             model_type="bpe",
-            vocab_size=max(vocab_size, 5),  # below 5 SentencePiece fails without saying what it needs
+            vocab_size=max(vocab_size, 5),  # below 5 SentencePiece's message does not name the least size
             byte_fallback=byte_fallback,
             normalization_rule_name=normalization,
             remove_extra_whitespaces=False,
@@ -251,19 +249,19 @@ def train_tokenizer(
 
 
 def _sample(lines: Iterable[str], size: int) -> list[str]:
-    """At most ``size`` lines, each equally likely. SentencePiece's own sample differs from run to run."""
+    """Draw at most ``size`` lines, each equally likely. SentencePiece's own sample differs from run to run."""
     random = Random(0)
     sample: list[str] = []
     for seen, line in enumerate(lines):
         if seen < size:
             sample.append(line)
-        elif (place := int(random.random() * (seen + 1))) < size:
-            sample[place] = line
+        elif (index := int(random.random() * (seen + 1))) < size:
+            sample[index] = line
     return sample
 
 
 def _explained(message: str, vocab_size: int) -> Exception:
-    """SentencePiece's message as one sentence that says which vocabulary size works."""
+    """Turn SentencePiece's message into one sentence that names a vocabulary size that works."""
     if found := re.search(r"Vocabulary size too high .* a value <= (\d+)", message):
         return InputError(
             f"a vocabulary of {vocab_size} is more than the training text supports; "

@@ -257,7 +257,7 @@ def test_closed_standard_input_and_endless_lines(tmp_path, monkeypatch):
         next(read_lines("-"))
     monkeypatch.setattr(text_lines, "_LONGEST_LINE", 1 << 20)
     (tmp_path / "bomb").write_bytes(gzip.compress(b"line\n" + b"a" * (1 << 22)))
-    with pytest.raises(InputError, match="bomb, line 2: longer than 1 MiB, so this is no text"):
+    with pytest.raises(InputError, match="bomb, line 2: longer than 1 MiB, so this is not text"):
         list(read_lines(tmp_path / "bomb"))
 
 

@@ -277,7 +277,9 @@ def test_wrong_settings_say_what_to_do(text, bases):
         frozen(bases[0], targets="distill", temperature=0.0)
     with pytest.raises(InputError, match="block_size 5 is larger than the 4 that the heads were trained for"):
         frozen(bases[0], decode=DecodingOptions("blockwise", block_size=5))
-    with pytest.raises(InputError, match=r"the tokens of text have none: choose exact, top-N or minimum-N"):
+    with pytest.raises(
+        InputError, match=r"the tokens of text have no order: choose exact, top-N or minimum-N"
+    ):
         frozen(bases[0], decode=DecodingOptions("blockwise", acceptance="distance-2"))
     for module in (frozen(bases[0]), joint(bases[0])):
         with pytest.raises(
