@@ -1,4 +1,4 @@
-"""From parts to a corpus: in the order of the original, without what is not worth learning from (floor 4)."""
+"""Join parts to a corpus in the original order, without hypotheses that are not worth training on (floor 4)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_bpd.distillation.plan import Job, Settings
 from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError
 
-# Why something was left out.
+# Reasons for leaving out a row or a hypothesis.
 REASONS = ("source without text", "source too long", "length limit", "no text", "length ratio")
 
 
@@ -30,21 +30,21 @@ def assemble(
     held_out: NDArray[np.bool_] | None = None,
     as_json: bool = False,
 ) -> dict[str, int]:
-    """Write the corpus, train and perhaps val, in the order of the original: two sides of lines, or JSON lines.
+    """Write the corpus (train, and val if rows are held out) in the original order, as two text files or JSON lines.
 
     Args:
-        folder: Where the parts are, all of them, and where the files go.
-        job: What was distilled.
+        folder: The folder of all parts, which also gets the files.
+        job: The job of the parts.
         sources: The source lines of the corpus, in order.
         languages: Endings of source files and target files.
-        max_length_ratio: Of the tokens of the longer side to those of the shorter, end tokens not counted, above
-            which a hypothesis is left out.
-        held_out: Which rows go into val and not into train, bool [N]; none if not given.
-        as_json: Whether sources of several lines are written as JSON.
+        max_length_ratio: A hypothesis is left out if the longer side has more tokens than this times those of the
+            shorter side, without end tokens.
+        held_out: Rows that go into val instead of train, bool [N]; none by default.
+        as_json: Whether to write JSON lines, for sources of several lines.
 
     Returns:
-        How many hypotheses were ``kept``, and how many rows or hypotheses were left out for each reason; where rows
-        are held out, also how many of those kept are ``held out``.
+        The number of ``kept`` hypotheses, and of rows or hypotheses left out for each reason. If rows are held out,
+        also the number of kept hypotheses that are ``held out``.
 
     Raises:
         InputError: A file cannot be written, or a part is damaged.
@@ -71,7 +71,7 @@ def assemble(
                             json.dumps(dict(zip(languages, contents, strict=True)), ensure_ascii=False)
                         ]
                     for file, content in zip(of_corpus, contents, strict=True):
-                        # A carriage return before a line feed is not read.
+                        # Readers drop one carriage return before a line feed, so such lines get another one.
                         file.write(f"{content}{chr(13) * content.endswith(chr(13))}\n".encode())
     except OSError as error:
         raise InputError(
@@ -82,16 +82,16 @@ def assemble(
 
 
 def rows_in_order(folder: Path, job: Job) -> Iterator[Row]:
-    """The rows of all parts in the order of the corpus, without all of them in memory."""
+    """Yield the rows of all parts in the order of the corpus, without holding all of them in memory."""
     begins = np.zeros(job.pairs, dtype=np.int64)
-    place = 0
+    offset = 0
     with tempfile.TemporaryFile(dir=folder) as together:
         for part in range(job.parts):
             body = read_body(folder, job, part)
             together.write(body)
             for line in body.splitlines(keepends=True):
-                begins[parse_row(line).row] = place
-                place += len(line)
+                begins[parse_row(line).row] = offset
+                offset += len(line)
         together.flush()
         with mmap.mmap(together.fileno(), 0, access=mmap.ACCESS_READ) as lines:
             for begin in begins.tolist():
@@ -102,7 +102,7 @@ def rows_in_order(folder: Path, job: Job) -> Iterator[Row]:
 def kept_texts(
     row: Row, settings: Settings, max_length_ratio: float, counts: MutableMapping[str, int]
 ) -> list[str]:
-    """What of a row is worth learning from; ``counts`` is told why the rest is not."""
+    """Return the hypotheses of a row that are worth training on; count the others by reason in ``counts``."""
     if not row.hypotheses:
         too_long = row.source_tokens >= settings.max_length
         counts["source too long" if too_long else "source without text"] += 1

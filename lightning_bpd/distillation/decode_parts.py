@@ -1,4 +1,4 @@
-"""The teacher at work: parts decoded by one process or several (floor 4)."""
+"""Decode parts with the teacher, in one process or several (floor 4)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lightning_bpd.faults import explain
 from lightning_bpd.interfaces import DecodeResult, InputError, TokenRows
 from lightning_bpd.saved.translation import Translator, load, pad
 
-# Seconds after which a process that waits looks whether the others still live.
+# Seconds after which a waiting process checks that the others are alive.
 _PATIENCE = 1.0
 
 
 class Work(NamedTuple):
-    """All that a process needs in order to make parts."""
+    """The inputs of a process that makes parts."""
 
     teacher: str
     """folder of the finished model"""
@@ -34,22 +34,22 @@ class Work(NamedTuple):
     """source tokens of the corpus, memory-mapped"""
     job: Job
     folder: Path
-    """where parts are written"""
+    """folder for the parts"""
 
 
 def make_parts(
     work: Work, parts: Sequence[int], devices: Sequence[str], progress: Callable[[int], None]
 ) -> None:
-    """Decode and write parts, in as many processes as there are devices.
+    """Decode and write parts, with one process for each device.
 
     Args:
-        work: What to make them of.
-        parts: Their numbers.
-        devices: One for each process, such as cuda:0; cpu any number of times. One is used in this process.
-        progress: Called with numbers of rows done.
+        work: The inputs of the processes.
+        parts: Numbers of the parts.
+        devices: One for each process, such as cuda:0; cpu any number of times. A single device needs no new process.
+        progress: Called with the number of rows decoded since the last call.
 
     Raises:
-        InputError: A part cannot be written, or a process was killed. Parts that were finished stay.
+        InputError: A part cannot be written, or a process was killed. Finished parts stay.
     """
     if len(devices) == 1:
         with _one_thread(devices[0]):
@@ -58,11 +58,11 @@ def make_parts(
                 make_part(translator, work, part, progress)
         return
     context = multiprocessing.get_context("spawn")
-    waiting, told = context.Queue(), context.Queue()
+    tasks, messages = context.Queue(), context.Queue()
     for task in [*parts, *[None] * len(devices)]:
-        waiting.put(task)
+        tasks.put(task)
     processes = [
-        context.Process(target=_run, args=(work, device, waiting, told, os.getpid()), daemon=True)
+        context.Process(target=_run, args=(work, device, tasks, messages, os.getpid()), daemon=True)
         for device in devices
     ]
     for process in processes:
@@ -71,7 +71,7 @@ def make_parts(
         ended = 0
         while ended < len(processes):
             try:
-                message = told.get(timeout=_PATIENCE)
+                message = messages.get(timeout=_PATIENCE)
             except queue.Empty:
                 _check_alive(processes)
                 continue
@@ -90,40 +90,40 @@ def make_parts(
 
 
 def _check_alive(processes: Sequence[Any]) -> None:
-    """Raise InputError if a process ended without a word, as the kernel ends it when memory is short."""
+    """Raise InputError if a process ended without a message, such as one that the kernel killed to free memory."""
     codes = [process.exitcode for process in processes]
-    # One that was interrupted by itself ends with 0; then somebody is missing when all have ended.
+    # An interrupted process ends with 0 and without its last message; so it is an error if all have ended.
     if any(code not in (None, 0) for code in codes) or None not in codes:
         raise InputError(
-            f"processes that decode ended with exit codes {codes}, perhaps for want of memory: finished parts are "
+            f"decoding processes ended with exit codes {codes}, perhaps for lack of memory: finished parts are "
             "kept; give the same command again, with fewer --processes"
         )
 
 
-def _run(work: Work, device: str, waiting: Any, told: Any, parent: int) -> None:
-    """A process of its own: takes parts until there are none."""
+def _run(work: Work, device: str, tasks: Any, messages: Any, parent: int) -> None:
+    """Make parts in a separate process until none are left."""
 
     def progress(rows: int) -> None:
         if os.getppid() != parent:
-            os._exit(1)  # Killed, it could not end its children.
-        told.put(rows)
+            os._exit(1)  # The parent was killed, and could not end this process.
+        messages.put(rows)
 
     try:
         with _one_thread(device):
             translator = open_teacher(work.teacher, work.job.settings, device)
-            while (part := waiting.get()) is not None:
+            while (part := tasks.get()) is not None:
                 make_part(translator, work, part, progress)
-        told.put(None)
+        messages.put(None)
     except KeyboardInterrupt:
-        pass  # Ctrl-C reaches all processes; the first one says so.
-    except Exception as error:  # whatever it is, the first process raises it
+        pass  # Ctrl-C reaches all processes, and the first one reports it.
+    except Exception as error:  # the first process raises any error
         message = explain(error)
-        told.put(("other", traceback.format_exc()) if message is None else ("input", message))
+        messages.put(("other", traceback.format_exc()) if message is None else ("input", message))
 
 
 @contextmanager
 def _one_thread(device: str) -> Any:
-    """On a CPU each process computes in one thread: sums then do not depend on the number of threads."""
+    """Compute in one thread on a CPU, so that sums do not depend on the number of threads."""
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
@@ -134,7 +134,7 @@ def _one_thread(device: str) -> Any:
 
 
 def open_teacher(folder: str, settings: Settings, device: str) -> Translator:
-    """The teacher, in the precision that it is to decode in."""
+    """Load the teacher in the precision of the settings."""
     translator = load(folder, device)
     translator.network.to(getattr(torch, settings.precision))
     return translator
@@ -159,7 +159,7 @@ def make_part(translator: Translator, work: Work, part: int, progress: Callable[
 
 
 def decode_batch(translator: Translator, source: TokenRows, settings: Settings) -> list[list[Hypothesis]]:
-    """The hypotheses of each source, best first."""
+    """Decode the hypotheses of each source, best first."""
     result: DecodeResult
     if settings.decoder == "greedy":
         result = greedy(translator.model, source, settings.extra_length)

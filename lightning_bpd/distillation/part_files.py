@@ -1,4 +1,4 @@
-"""Parts on disk: each a file that is whole or not there, and says which job and rows it is of (floor 4)."""
+"""Parts on disk: each is a complete file that names its job and its rows (floor 4)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Hypothesis(NamedTuple):
     tokens: int
     """end token included"""
     ended: bool
-    """False where the length limit ended it"""
+    """whether an end token, and not the length limit, ended it"""
     score: float | None
-    """beam search's: log-probability over length penalty"""
+    """score of beam search: log-probability over length penalty"""
 
 
 class Row(NamedTuple):
-    """What the teacher made of one row of the corpus."""
+    """The teacher's hypotheses for one row of the corpus."""
 
     row: int
     source_tokens: int
@@ -35,12 +35,12 @@ class Row(NamedTuple):
 
 
 def part_path(folder: Path, part: int) -> Path:
-    """Where a part is."""
+    """Return the path of a part."""
     return folder / PARTS / f"{part:06}.jsonl"
 
 
 def write_part(folder: Path, job: Job, part: int, rows: Sequence[Row]) -> None:
-    """Write a part: a line that says what it is, and a line a row.
+    """Write a part: a header line, and a line for each row.
 
     Raises:
         InputError: The disk is full, or the folder cannot be written.
@@ -59,10 +59,10 @@ def write_part(folder: Path, job: Job, part: int, rows: Sequence[Row]) -> None:
 
 
 def missing_parts(folder: Path, job: Job) -> list[int]:
-    """The parts that are still to be made.
+    """Return the numbers of the missing parts.
 
     Raises:
-        InputError: A part is damaged, or of another job.
+        InputError: A part is damaged, or belongs to another job.
     """
     return [part for part in range(job.parts) if not _is_there(folder, job, part)]
 
@@ -75,16 +75,16 @@ def _is_there(folder: Path, job: Job, part: int) -> bool:
 
 
 def parse_row(line: bytes) -> Row:
-    """A row from its line."""
+    """Parse the line of a row."""
     row, source_tokens, hypotheses = json.loads(line)
     return Row(row, source_tokens, [Hypothesis(*hypothesis) for hypothesis in hypotheses])
 
 
 def read_body(folder: Path, job: Job, part: int) -> bytes:
-    """A part's lines, one a row, once they have been found whole and of this job.
+    """Read a part's lines, one for each row, and check that they are complete and belong to this job.
 
     Raises:
-        InputError: They are not, or cannot be read.
+        InputError: The part cannot be read, is damaged, or belongs to another job.
     """
     path = part_path(folder, part)
     try:
@@ -97,7 +97,7 @@ def read_body(folder: Path, job: Job, part: int) -> bytes:
     except (ValueError, KeyError, TypeError, RecursionError):
         whole, key, number = False, job.key, part
     if not whole:
-        raise InputError(f"{path} is damaged or half written: remove that file, and it is made again")
+        raise InputError(f"{path} is damaged or incomplete: remove that file, and it is made again")
     if (key, number) != (job.key, part):
         raise InputError(
             f"{path} is part {number} of another distillation ({key}, this one is {job.key}): it was copied here; "

@@ -1,4 +1,4 @@
-"""What is to be distilled, cut into parts that can be made anywhere, in any order (floor 4)."""
+"""The plan of a distillation: parts that can be made on any machine, in any order (floor 4)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTS = "parts"
 
 @dataclass(frozen=True)
 class Settings:
-    """How the teacher's output is searched for. Each of them may change it, if only by rounding."""
+    """Settings of the teacher's decoding. Each of them may change the output, if only by rounding."""
 
     decoder: Literal["beam", "greedy"]
     beam: int
@@ -31,13 +31,13 @@ class Settings:
     """hypotheses kept of each source"""
     extra_length: int
     max_length: int
-    """source tokens, end token included, from which a row is left out"""
+    """number of source tokens, end token included, from which a row is left out"""
     precision: Literal["float32", "bfloat16"]
     batch_tokens: int
     """source tokens decoded together, padding included"""
     part_rows: int
     device: str
-    """its kind: cpu or cuda"""
+    """kind of device: cpu or cuda"""
 
     def __post_init__(self) -> None:
         if self.decoder not in ("beam", "greedy"):
@@ -46,7 +46,7 @@ class Settings:
             raise InputError(f"greedy decoding gives 1 hypothesis, not {self.best}: choose beam")
         if not 1 <= self.best <= self.beam:
             raise InputError(
-                f"of a beam of {self.beam} the best 1 to {self.beam} can be had, not {self.best}"
+                f"a beam of {self.beam} gives the best 1 to {self.beam} hypotheses, not {self.best}"
             )
         check_range(1, 1000, beam=self.beam)
         check_range(1, batch_tokens=self.batch_tokens, part_rows=self.part_rows)
@@ -56,7 +56,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """A teacher, a corpus and settings: all that decides what is written."""
+    """A teacher, a corpus and settings, which together determine the output."""
 
     teacher: str
     """fingerprint of the teacher's weights and tokenizers"""
@@ -67,7 +67,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that stand in each part: parts of different jobs are never mixed."""
+        """16 hexadecimal digits in each part, so that parts of different jobs are never mixed."""
         content = [FORMAT, self.teacher, self.corpus, self.pairs, asdict(self.settings)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
@@ -78,20 +78,20 @@ class Job:
 
 
 def rows_of_part(lengths: np.ndarray, part: int, settings: Settings) -> np.ndarray:
-    """The rows of a part, longest source first: what it holds depends on nothing else, such as who makes it.
+    """Return the rows of a part, longest source first. They depend on the arguments only, not on processes.
 
     Args:
         lengths: int64 [N], source tokens of each row.
-        part: From 0.
-        settings: How many rows a part has.
+        part: Number of the part, from 0.
+        settings: Holds the number of rows of a part.
     """
-    # Long rows first: if memory is short that shows at once. Stable, so that equal lengths keep their order.
+    # Long rows come first, so that a lack of memory shows at once. The sort is stable: equal lengths keep their order.
     order = np.argsort(-lengths, kind="stable")
     return order[part * settings.part_rows : (part + 1) * settings.part_rows]
 
 
 def batches_of_part(rows: np.ndarray, lengths: np.ndarray, settings: Settings) -> Iterator[np.ndarray]:
-    """Rows that are decoded together. A row that is too long is in none, nor is one without text."""
+    """Yield batches of rows that are decoded together, without rows that are too long or have no text."""
     rows = rows[(lengths[rows] < settings.max_length) & (lengths[rows] > 1)]
     first = 0
     while first < len(rows):
@@ -101,15 +101,15 @@ def batches_of_part(rows: np.ndarray, lengths: np.ndarray, settings: Settings) -
 
 
 def open_folder(folder: Path, job: Job, about: Mapping[str, Any]) -> None:
-    """Begin a folder of distilled data, or make sure that the one that is there is of the same job.
+    """Begin a folder of distilled data, or check that an existing folder belongs to this job.
 
     Args:
-        folder: Where it is.
-        job: What it is to hold.
-        about: What is written down beside, for people.
+        folder: The folder.
+        job: The job of the folder.
+        about: Further information for people.
 
     Raises:
-        InputError: The folder is of another teacher, corpus or settings, or of something else, or cannot be written.
+        InputError: The folder is of another teacher, corpus or settings, holds other files, or cannot be written.
     """
     path = folder / MANIFEST
     if path.is_file():
@@ -131,14 +131,14 @@ def open_folder(folder: Path, job: Job, about: Mapping[str, Any]) -> None:
 
 
 def reopen_folder(folder: Path) -> None:
-    """Write into the manifest that files are being replaced: a killed process may leave some old and some new."""
+    """Mark the manifest as incomplete: a killed process may leave some files old and some new."""
     manifest = read_manifest(folder)
     if manifest["complete"]:
         write_atomically(folder / MANIFEST, _text({**manifest, "complete": False}))
 
 
 def close_folder(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write into the manifest that all is there."""
+    """Mark the manifest as complete, and add the result."""
     write_atomically(
         folder / MANIFEST, _text({**read_manifest(folder), "complete": True, "result": dict(result)})
     )
@@ -157,22 +157,22 @@ def _manifest(job: Job, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """In words; empty where the key is the same."""
-    if known.get("key") == wanted["key"]:
+def _differences(known: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Describe the differences of two manifests; none if their keys are equal."""
+    if known.get("key") == expected["key"]:
         return []
-    found = []
-    for what, name in (("teacher", "fingerprint"), ("corpus", "hash")):
-        old, new = known.get(what, {}), wanted[what]
+    differences = []
+    for part, name in (("teacher", "fingerprint"), ("corpus", "hash")):
+        old, new = known.get(part, {}), expected[part]
         if old.get(name) != new[name]:
-            found.append(
-                f"another {what} ({old.get('path')}, {old.get(name)}, not {new['path']}, {new[name]})"
+            differences.append(
+                f"another {part} ({old.get('path')}, {old.get(name)}, not {new['path']}, {new[name]})"
             )
-    for name, value in wanted["settings"].items():
+    for name, value in expected["settings"].items():
         old = known.get("settings", {}).get(name)
         if old != value:
-            found.append(f"{name} {old}, not {value}")
-    return found or ["other settings"]
+            differences.append(f"{name} {old}, not {value}")
+    return differences or ["other settings"]
 
 
 def _text(manifest: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Block heads: the layer, what it is trained to predict, its losses, and its proposals."""
+"""Block heads: the layer, its targets, its losses, and its proposals."""
 
 from lightning_bpd.drafters.block_heads import BlockHeads, HeadShape
 from lightning_bpd.drafters.head_drafter import FirstHead, HeadDrafter

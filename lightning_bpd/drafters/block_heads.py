@@ -17,16 +17,16 @@ FORBIDDEN_BIAS = -9_000.0
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What the heads look like.
+    """The shape of the heads.
 
     Args:
-        block_size: k, the number of heads; head i predicts the token i places ahead.
-        d_hidden: Hidden units of each head. If not given, training takes as many as the base's feed-forward layers
-            have, as the paper does, and what is built without a base 4 x d_model.
+        block_size: k, the number of heads; head i predicts the token i positions ahead.
+        d_hidden: Hidden units of each head. By default, training takes the number of the base's feed-forward layers, as
+            in the paper. Heads that are built without a base have 4 x d_model.
         second_matrix: Whether an output sees its own head's hidden units (per_head: parameters grow with k) or
-            those of all heads (dense, as in the paper: parameters grow with k squared).
+            the hidden units of all heads (dense, as in the paper: parameters grow with k squared).
         first_head: Whether head 1 is the base itself (identity: the base's output is unchanged) or has parameters
-            like the others (learned, as in the paper's code).
+            like the other heads (learned, as in the paper's code).
         candidates: Heads propose at most this many tokens, the most frequent ones, and are trained on these tokens
             only, which makes proposals and loss cheaper. A number as large as the vocabulary, or None, is no
             restriction.
@@ -52,21 +52,21 @@ class HeadShape:
 
 
 class BlockHeads(nn.Module):
-    """k heads: a feed-forward layer of their own each, and a residual from the base's hidden state.
+    """k heads, each a feed-forward layer with a residual from the base's hidden state.
 
-    The heads share the base's vocabulary projection, which they do not hold. They start as the identity: each
-    then gives the base's own hidden state, and its loss begins at that of the base's prediction.
+    The heads share the base's vocabulary projection, which they do not hold. They start as the identity: each head
+    then returns the base's hidden state, so its first loss is that of the base's prediction.
 
     Args:
         d_model: D, the width of the base's hidden states.
-        shape: What the heads look like.
+        shape: The shape of the heads.
 
     Attributes:
-        shape: The shape, ``d_hidden`` filled in.
+        shape: The shape, with ``d_hidden`` filled in.
         block_size: k.
-        first: The number of the first head that has parameters: 2 where head 1 is the identity, else 1.
-        candidates: int64 [C], the distinct tokens that heads propose, in rising order, where the shape has
-            candidates; the first ones until ``choose_candidates``.
+        first: The number of the first head that has parameters: 2 if head 1 is the identity, else 1.
+        candidates: int64 [C], the distinct tokens that heads propose, in rising order, if the shape has candidates;
+            the first token ids before ``choose_candidates``.
     """
 
     candidates: Tensor
@@ -91,8 +91,8 @@ class BlockHeads(nn.Module):
         """Take the most frequent tokens as candidates, if the shape has candidates.
 
         Args:
-            counts: int64 [V], how often each token is in the training data.
-            bias: [V], what the base adds to its logits. A token that the bias forbids becomes no candidate.
+            counts: int64 [V], the count of each token in the training data.
+            bias: [V], the bias of the base's logits. A token that the bias forbids does not become a candidate.
         """
         if self.shape.candidates is None:
             return
@@ -102,12 +102,12 @@ class BlockHeads(nn.Module):
         self.candidates = order[: self.shape.candidates].sort().values.to(self.hidden_weight.device)
 
     def candidates_of(self, vocabulary: int) -> Tensor | None:
-        """The candidates, or None if they do not restrict a vocabulary of this size."""
+        """Return the candidates, or None if they do not restrict a vocabulary of this size."""
         restricted = self.shape.candidates is not None and len(self.candidates) < vocabulary
         return self.candidates if restricted else None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        # The training data decides how many candidates there are, and earlier versions repeated them to fill the list.
+        # The number of candidates depends on the training data. Earlier versions repeated candidates to fill the list.
         name = f"{prefix}candidates"
         if self.shape.candidates is not None and name in state_dict:
             state_dict[name] = state_dict[name].unique()
@@ -120,29 +120,29 @@ class BlockHeads(nn.Module):
         return HeadLayer(self.hidden_weight, self.hidden_bias, self.output_weight, self.output_bias)
 
     def learned(self, heads: range) -> slice:
-        """Which of ``layer``'s heads are those of a range that have parameters."""
+        """Return the slice of ``layer``'s heads that belong to a range of heads."""
         self.check(heads)
         return slice(max(heads.start - self.first, 0), max(heads.stop - self.first, 0))
 
     def check(self, heads: range) -> None:
-        """Refuse what is not a range of heads.
+        """Refuse a range that is not a range of these heads.
 
         Raises:
-            InputError: It is empty, has gaps, or reaches beyond 1..k.
+            InputError: The range is empty, has gaps, or reaches beyond 1..k.
         """
         if not heads or heads.step != 1 or heads.start < 1 or heads.stop > self.block_size + 1:
             raise InputError(
-                f"heads {heads.start} to {heads.stop - 1} were asked for and there are 1 to {self.block_size}"
+                f"there are no heads {heads.start} to {heads.stop - 1}: choose from heads 1 to {self.block_size}"
             )
 
     def forward(self, hidden: Tensor, heads: range | None = None) -> Tensor:
-        """What a contiguous range of heads makes of each hidden state.
+        """Compute the outputs of a contiguous range of heads for each hidden state.
 
-        With ``per_head`` it costs those heads' work only.
+        With ``per_head``, only the heads of the range are computed.
 
         Args:
-            hidden: [..., D], the base's.
-            heads: Numbers of heads, from 1; ``first`` to k if not given.
+            hidden: [..., D], the base's hidden states.
+            heads: Numbers of heads, from 1; ``first`` to k by default.
 
         Returns:
             [..., n, D], to be projected to the vocabulary like ``hidden``. Head 1 as identity gives ``hidden``.

@@ -1,4 +1,4 @@
-"""Block heads as decoding sees them: a drafter, and head 1 in the base's place."""
+"""Block heads in decoding: a drafter, and a base whose predictions come from head 1."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from lightning_bpd.interfaces import (
 )
 from lightning_bpd.kernels.linear import linear
 
-# Weights of a projection from which reading them takes longer than rounding the rows to 8 bits.
+# Number of weights from which reading a projection takes longer than rounding the rows to 8 bits.
 EIGHT_BITS_FROM = 1_000_000
 
 
 class HeadDrafter:
     """Proposes the sampler's choices among the logits of heads 2 to k at the last accepted token.
 
-    Every proposal is verified by p_1, so the heads need not be projected to the vocabulary exactly: a large
-    projection on a CPU is rounded to 8 bits, which is a quarter of the memory to read. Near-ties aside the proposals
-    are the same.
+    p_1 verifies every proposal, so the logits of the heads need not be exact. On a CPU a large projection is rounded
+    to 8 bits, which reads a quarter of the memory. Except for near-ties, the proposals do not change.
 
     Args:
-        heads: The heads. Where words are few (``folded``) they are prepared by the first proposal, as they are then.
-        weight: The base's vocabulary projection, [V, D]; prepared likewise.
-        eight_bits: Whether to round; where it pays and the processor can if not given.
-        bias: What the base adds to its logits, [V]; nothing if not given.
+        heads: The heads. If the vocabulary is small, they are folded into the projection (``folded``) at the first
+            proposal, with the weights as they are at that time.
+        weight: The base's vocabulary projection, [V, D]; rounded or selected at the first proposal, too.
+        eight_bits: Whether to round to 8 bits; by default if it is faster and the processor supports it.
+        bias: The bias of the base's logits, [V], or None.
 
     Raises:
-        InputError: 8 bits were asked for, and the processor, the device or the weight's type does not allow it.
+        InputError: ``eight_bits`` is True, but the processor, the device or the weight's dtype does not allow it.
     """
 
     def __init__(
@@ -59,35 +59,35 @@ class HeadDrafter:
                 "8 bits need a float32 projection and a processor with VNNI: leave eight_bits out"
             )
         if eight_bits is None:
-            words = len(weight) if self.candidates is None else len(self.candidates)
-            eight_bits = possible and words * weight.size(1) >= EIGHT_BITS_FROM
+            tokens = len(weight) if self.candidates is None else len(self.candidates)
+            eight_bits = possible and tokens * weight.size(1) >= EIGHT_BITS_FROM
         self.eight_bits = eight_bits
 
-    # Training asks for a drafter at each batch of a validation and mostly for its block size alone.
+    # The properties below are lazy: training makes a drafter for each validation batch, mostly for its block size only.
 
     sampler: Sampler
     """chooses the proposals; given to ``start``"""
 
     @cached_property
     def weight(self) -> Tensor:
-        """The projection to the words that are proposed, [C, D]."""
+        """The projection to the tokens that heads propose, [C, D]."""
         return self._weight if self.candidates is None else self._weight[self.candidates]
 
     @cached_property
     def bias(self) -> Tensor | None:
-        """What is added to their logits, [C]."""
+        """The bias of these tokens, [C], or None."""
         return self._bias if self._bias is None or self.candidates is None else self._bias[self.candidates]
 
     @cached_property
     def rounded(self) -> _EightBits | None:
-        """The same in 8 bits, where it is used so."""
+        """The projection in 8 bits, or None if it is not rounded."""
         return _EightBits(self.weight, self.bias) if self.eight_bits else None
 
     @cached_property
     def folded(self) -> HeadLayer | None:
-        """Heads whose second matrix goes to the logits at once, where words are fewer than hidden dimensions.
+        """Heads with their second matrix folded into the projection, if V is at most D; else None.
 
-        W (O u + b + h) = (W O) u + W b + W h: less to multiply, and one product less to call. Images have few words.
+        W (O u + b + h) = (W O) u + W b + W h, which has fewer multiplications and one product less. This is for images.
         """
         layer, weight = self.heads.layer, self.weight
         if len(weight) > weight.size(1) or weight.dtype != layer.output_weight.dtype:
@@ -98,7 +98,7 @@ class HeadDrafter:
 
     @property
     def block_size(self) -> int:
-        """The largest block that can be proposed."""
+        """The largest block that the heads can propose."""
         return self.heads.block_size
 
     def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
@@ -129,7 +129,7 @@ class HeadDrafter:
         return Proposal(tokens, self._all_tokens(self.sampler.probabilities(logits)))
 
     def _all_tokens(self, probabilities: Tensor | None) -> Tensor | None:
-        """Probabilities of the candidates [..., C] as probabilities of all tokens [..., V]."""
+        """Spread probabilities of the candidates [..., C] over all tokens [..., V]."""
         if probabilities is None or self.candidates is None:
             return probabilities
         full = probabilities.new_zeros(*probabilities.shape[:-1], len(self._weight))
@@ -137,25 +137,25 @@ class HeadDrafter:
 
     def logits(self, hidden: Tensor, count: int) -> Tensor:
         """Compute the logits of heads 2 to ``count`` + 1, [..., count, C], from hidden states [..., D]."""
-        which = range(2, count + 2)
+        heads = range(2, count + 2)
         if self.folded is not None:
             flat = hidden.reshape(-1, hidden.size(-1))
-            layer = self.folded.of(self.heads.learned(which))
+            layer = self.folded.of(self.heads.learned(heads))
             logits = layer.outputs(linear(flat, self.weight, self.bias), layer.units(flat))
             return logits.view(*hidden.shape[:-1], count, -1)
-        outputs = _outputs(self.heads, hidden, which)
+        outputs = _outputs(self.heads, hidden, heads)
         if self.rounded is None:
             return linear(outputs, self.weight, self.bias)
         return self.rounded.products(outputs)
 
 
-def _outputs(heads: BlockHeads, hidden: Tensor, which: range) -> Tensor:
-    """What heads make of hidden states that may be of a narrower type than theirs, in the type of the states."""
-    return heads(hidden.to(heads.hidden_weight.dtype), which).to(hidden.dtype)
+def _outputs(heads: BlockHeads, hidden: Tensor, numbers: range) -> Tensor:
+    """Compute heads in the dtype of their weights; return outputs in the dtype of the hidden states."""
+    return heads(hidden.to(heads.hidden_weight.dtype), numbers).to(hidden.dtype)
 
 
 class _EightBits:
-    """A float32 matrix [V, D], each row in 255 steps of its own size, and what is added to its products, [V]."""
+    """A float32 matrix [V, D], each row rounded to 255 steps of its own size, and a bias [V]."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.bias = bias
@@ -165,10 +165,10 @@ class _EightBits:
         self.zeros = torch.zeros(len(weight), dtype=torch.long)
 
     def products(self, rows: Tensor) -> Tensor:
-        """Compute the logits of hidden states, nearly: [..., D] to [..., V]."""
+        """Compute approximate logits of hidden states: [..., D] to [..., V]."""
         rows = rows.float()
         steps = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / 127
-        # The processor takes one factor without sign: 128 stands for 0.
+        # The processor needs one unsigned factor: 128 represents 0.
         rounded = (rows / steps).round().add(128).to(torch.uint8)
         products = torch.ops.onednn.qlinear_pointwise(
             rounded,
@@ -190,21 +190,21 @@ class _EightBits:
 
 
 def _multiplies_eight_bits() -> bool:
-    # The operator is what torch.compile makes of a quantized layer. Without VNNI it is slower than float32.
+    # torch.compile makes this operator from a quantized layer. Without VNNI it is slower than float32.
     return hasattr(torch.ops.onednn, "qlinear_pointwise") and bool(
         getattr(torch.cpu, "_is_vnni_supported", bool)()
     )
 
 
 class FirstHead(Generic[State]):
-    """A model whose predictions go through a learned head 1; all else is the model's own.
+    """A base whose predictions come from a learned head 1.
 
     Args:
         model: The base.
-        heads: Heads with a learned first one.
+        heads: Heads with a learned head 1.
 
     Raises:
-        InputError: Head 1 is the identity, which needs no wrapping.
+        InputError: Head 1 is the identity, which needs no wrapper.
     """
 
     def __init__(self, model: SequenceModel[State], heads: BlockHeads) -> None:
@@ -221,7 +221,7 @@ class FirstHead(Generic[State]):
 
     @property
     def max_length(self) -> int | None:
-        """The longest row that the model can decode, in tokens; None where there is no limit."""
+        """The longest row that the model can decode, in tokens; None for no limit."""
         return self.model.max_length
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> State:
@@ -229,9 +229,9 @@ class FirstHead(Generic[State]):
         return self.model.start(source, rows, max_length)
 
     def step(self, tokens: Tensor, state: State) -> Tensor:
-        """Append tokens (int64 [B, T]) to the rows; returns the base's hidden states [B, T, D]."""
+        """Append tokens (int64 [B, T]) to the rows; return the base's hidden states [B, T, D]."""
         return self.model.step(tokens, state)
 
     def project(self, hidden: Tensor) -> Tensor:
-        """The base's hidden states [..., D] to head 1's logits [..., V]."""
+        """Project the base's hidden states [..., D] to head 1's logits [..., V]."""
         return self.model.project(_outputs(self.heads, hidden, range(1, 2)).squeeze(-2))

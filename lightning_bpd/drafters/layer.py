@@ -1,4 +1,4 @@
-"""The parameters of several heads as wide matrices, and their arithmetic forwards and backwards."""
+"""The parameters of several heads as wide matrices, with their forward and backward pass."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from lightning_bpd.kernels.linear import linear
 
-# Numbers of a product that are computed before they are added to a sum: 8 MiB of float32.
+# Elements of a product that are computed before they are added to a sum: 8 MiB of float32.
 PRODUCT_ELEMENTS = 2**21
 
 
 class HeadLayer(NamedTuple):
-    """The parameters of n heads, or as many gradients. H hidden units a head."""
+    """The parameters of n heads with H hidden units each, or their gradients."""
 
     hidden_weight: Tensor
-    """[n, H, D]; of a dense layer [N, H, D], those of all N heads"""
+    """[n, H, D]; in a dense layer [N, H, D] for all N heads"""
     hidden_bias: Tensor
-    """[n, H]; of a dense layer [N, H]"""
+    """[n, H]; in a dense layer [N, H]"""
     output_weight: Tensor
-    """[n, D, H]; of a dense layer [n, D, N * H]"""
+    """[n, D, H]; in a dense layer [n, D, N * H]"""
     output_bias: Tensor
     """[n, D]"""
 
@@ -31,7 +31,7 @@ class HeadLayer(NamedTuple):
         return self.output_weight.size(2) != self.hidden_weight.size(1)
 
     def of(self, heads: slice) -> HeadLayer:
-        """What a range of heads needs, as views; counted from 0 within this layer."""
+        """Return the parameters of a range of heads as views; heads are counted from 0 within this layer."""
         if heads == slice(0, len(self.output_bias)):
             return self
         outputs = self.output_weight[heads], self.output_bias[heads]
@@ -40,13 +40,13 @@ class HeadLayer(NamedTuple):
         return HeadLayer(self.hidden_weight[heads], self.hidden_bias[heads], *outputs)
 
     def units(self, hidden: Tensor) -> Tensor:
-        """The hidden units of all these heads, [M, n * H], from hidden states [M, D]."""
+        """Compute the hidden units of all heads, [M, n * H], from hidden states [M, D]."""
         return linear(hidden, self.hidden_weight.flatten(0, 1), self.hidden_bias.flatten()).relu_()
 
     def outputs(self, hidden: Tensor, units: Tensor) -> Tensor:
-        """What the heads give, [M, n, D], from hidden states [M, D] and their ``units``.
+        """Compute the outputs of the heads, [M, n, D], from hidden states [M, D] and their ``units``.
 
-        Heads whose second matrix gives logits (``HeadDrafter.folded``) have V in the place of D.
+        Folded heads (``HeadDrafter.folded``) take and give V numbers instead of D.
         """
         heads, width = self.output_bias.shape
         if self.dense:
@@ -57,13 +57,13 @@ class HeadLayer(NamedTuple):
         return mapped.transpose(0, 1) + hidden[:, None]
 
     def backward(self, hidden: Tensor, units: Tensor, gradient: Tensor, totals: HeadLayer | None) -> Tensor:
-        """The gradient of ``outputs`` by hand: autograd would keep one of all parameters for every part of a batch.
+        """Backpropagate by hand: autograd would keep a gradient of all parameters for every part of a batch.
 
         Args:
-            hidden: [M, D], of the type that the products are computed in.
-            units: What ``units`` made of it, [M, n * H].
-            gradient: Of the outputs, [M, n, D], of the type of ``totals``.
-            totals: The parameters' gradients, to which those of this part are added; None to spare the work.
+            hidden: [M, D], in the dtype of the products.
+            units: The output of ``units`` for ``hidden``, [M, n * H].
+            gradient: The gradient of the outputs, [M, n, D], in the dtype of ``totals``.
+            totals: Gradients of the parameters, to which this part's gradients are added; None to skip them.
 
         Returns:
             The gradient of ``hidden``, [M, D].
@@ -89,9 +89,9 @@ class HeadLayer(NamedTuple):
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left.T @ right`` for [R, C] += [M, R].T @ [M, C], a few rows at a time.
+    """Compute ``total += left.T @ right`` for [R, C] += [M, R].T @ [M, C], a few rows at a time.
 
-    The product then stays small and in the processor's cache. ``total`` may be of a wider type than the factors.
+    So the product stays small and in the processor's cache. ``total`` may have a wider dtype than the factors.
     """
     rows = max(PRODUCT_ELEMENTS // right.size(1), 1)
     for first in range(0, len(total), rows):
@@ -100,7 +100,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _add_products(totals: Tensor, left: Tensor, right: Tensor) -> None:
-    """The same for n products at once: [n, R, C] += [n, M, R].mT @ [n, M, C]."""
+    """Add n products at once: [n, R, C] += [n, M, R].mT @ [n, M, C]."""
     if totals.dtype == left.dtype:
         totals.baddbmm_(left.mT, right)
     else:

@@ -122,7 +122,7 @@ def test_a_codec_is_rebuilt_from_its_description(tmp_path):
         (lambda: ImageCodec(8, 6, factor=4), "8 x 6 pixels cannot be made 4 times smaller"),
         (lambda: ImageCodec(8, 8).target_tokens(random_images(1, 8, 8, 1)), "8 x 8 x 1 do not fit"),
         (lambda: ImageCodec(2, 2, 1, 4, 1).decode([[0, 1, 2]]), "a row of 3 tokens is not an image"),
-        (lambda: ImageCodec(1, 1, 1, 4, 1).decode([[4]]), "no intensities"),
+        (lambda: ImageCodec(1, 1, 1, 4, 1).decode([[4]]), "are not intensities"),
         (lambda: tokens_to_images(np.array([[-1]]), (1, 1, 1), 4), "tokens from -1 to -1"),
         (lambda: tokens_to_images(np.zeros((2, 5)), (1, 1, 1), 4), "2 x 5 are not images"),
         (lambda: area_downsample(random_images(1, 6, 6, 1), 4), "factor must be a whole number"),

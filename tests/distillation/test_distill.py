@@ -204,7 +204,7 @@ def test_a_half_written_part_is_named_and_made_again(corpus, teachers, whole, tm
     part = out / "parts/000004.jsonl"
     for damage in (part.read_bytes()[:-20], b"", b"{}\n"):
         part.write_bytes(damage)
-        with pytest.raises(InputError, match=r"000004\.jsonl is damaged or half written: remove that file"):
+        with pytest.raises(InputError, match=r"000004\.jsonl is damaged or incomplete: remove that file"):
             run(teachers[0], corpus, out, processes=1)
         part.unlink()
         assert contents(run(teachers[0], corpus, out, processes=1)) == whole

@@ -84,7 +84,7 @@ def test_weights_keep_their_names():
 
 @pytest.mark.parametrize("heads", [range(2), range(2, 5), range(2, 2), range(1, 4, 2), range(3, 1, -1)])
 def test_heads_that_do_not_exist_are_refused(heads):
-    with pytest.raises(InputError, match="there are 1 to 3"):
+    with pytest.raises(InputError, match="choose from heads 1 to 3"):
         BlockHeads(8, HeadShape(3))(torch.randn(8), heads)
 
 

@@ -48,7 +48,7 @@ def test_proposals_of_many_positions_at_once():
 @pytest.mark.parametrize("first_head", ["identity", "learned"])
 def test_more_proposals_than_heads_are_refused(first_head):
     drafter = HeadDrafter(random_heads(first_head=first_head), torch.randn(40, 16))
-    with pytest.raises(InputError, match="there are 1 to 5"):
+    with pytest.raises(InputError, match="choose from heads 1 to 5"):
         proposed(drafter, torch.randn(16), 5)
 
 

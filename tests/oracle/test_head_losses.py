@@ -271,7 +271,7 @@ def test_gradients_can_be_taken_once():
 @pytest.mark.parametrize(
     ("which", "options", "words"),
     [
-        (range(2, 6), {}, "there are 1 to 4"),
+        (range(2, 6), {}, "choose from heads 1 to 4"),
         (range(2, 5), {"head_weights": torch.ones(4)}, "must be 3 numbers"),
         (range(2, 5), {"head_weights": torch.zeros(3)}, "must be 3 numbers"),
         (range(2, 5), {"head_weights": torch.tensor([1, -1, 1])}, "must be 3 numbers"),
