@@ -134,9 +134,6 @@ class GenerativeModel:
             raise InputError(f"{folder} cannot be written as a folder: {reason}") from error
 
 
-Parts = GenerativeModel
-
-
 def fingerprint(network: nn.Module, types: Mapping[torch.dtype, torch.dtype] | None = None) -> str:
     """Twelve hexadecimal digits that tell networks apart: of the names, shapes and values of all weights.
 

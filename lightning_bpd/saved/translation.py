@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,15 +15,11 @@ from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import TextSide, whole_row
 from lightning_bpd.decoding import GREEDY, DecodingOptions
-from lightning_bpd.drafters import BlockHeads, HeadDrafter
-from lightning_bpd.interfaces import InputError, Sampler, SequenceModel, TokenRows, check_range
+from lightning_bpd.interfaces import InputError, Sampler, TokenRows, check_range
 from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.saved.finished_model import GenerativeModel, read_base, read_checkpoint, read_folder
 from lightning_bpd.saved.generation import make_generation
 from lightning_bpd.saved.network import longest_source
-
-if TYPE_CHECKING:
-    from lightning_bpd.saved.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -245,10 +241,3 @@ def load_checkpoint(
         InputError: The file is no checkpoint of a model of this project, or the base is another one.
     """
     return Translator.of(read_checkpoint(path, base)).to(device)
-
-
-def block_decoder(network: Network, heads: BlockHeads) -> tuple[SequenceModel[Any], HeadDrafter]:
-    """p_1 and what proposes blocks for it: all that blockwise decoding needs. The heads are where the network is."""
-    model = GenerativeModel(network, None, heads)
-    assert model.drafter is not None
-    return model.model, model.drafter

@@ -18,9 +18,8 @@ from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
 from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.saved.finished_model import Parts, fingerprint, read_base
+from lightning_bpd.saved.finished_model import GenerativeModel, fingerprint, read_base
 from lightning_bpd.saved.network import LoraShape, longest_source
-from lightning_bpd.saved.translation import block_decoder
 from lightning_bpd.training.drift import BaseDrift
 from lightning_bpd.training.module import DecoderTraining, Stage
 from lightning_bpd.training.optimisation import Schedule, narrow_types
@@ -45,7 +44,7 @@ def named_base(path: str | None) -> str:
     return path
 
 
-def build_heads(base: Parts, shape: HeadShape, seed: int) -> BlockHeads:
+def build_heads(base: GenerativeModel, shape: HeadShape, seed: int) -> BlockHeads:
     """Heads for a base, on its device: its own where it has some of this shape, else new ones.
 
     New ones have as many hidden units as the base's feed-forward layers, if the shape does not say.
@@ -152,7 +151,7 @@ class HeadTraining(DecoderTraining):
         self.base = base
         self.shape = heads
         self.loss: LossKind = loss
-        self.parts: Parts | None = None
+        self.parts: GenerativeModel | None = None
         self.drift: BaseDrift | None = None
         if isinstance(base, str):
             self.parts = read_base(base)
@@ -164,8 +163,9 @@ class HeadTraining(DecoderTraining):
     def block_decoder(self) -> tuple[SequenceModel[Any], HeadDrafter]:
         """p_1 and the drafter."""
         assert self.network is not None
-        assert self.heads is not None
-        return block_decoder(self.network, self.heads)
+        model = GenerativeModel(self.network, None, self.heads)
+        assert model.drafter is not None
+        return model.model, model.drafter
 
     decoder = block_decoder
 
@@ -254,7 +254,7 @@ def check_base_type(network: nn.Module) -> None:
         )
 
 
-def check_vocabulary(base: Parts, data: TrainingData, path: str) -> None:
+def check_vocabulary(base: GenerativeModel, data: TrainingData, path: str) -> None:
     """Raise InputError, saying what to do, unless the data is cut into the base's own tokens."""
     given = data.codec.parts()
     for name, own in base.codec.parts().items():

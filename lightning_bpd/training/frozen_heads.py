@@ -15,7 +15,7 @@ from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, Parts, check_base
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, check_base
 from lightning_bpd.training.blocks import HeadTraining, LossKind, named_base, weights_of_heads
 from lightning_bpd.training.optimisation import Schedule, check_precision, narrow_types
 
@@ -50,7 +50,7 @@ class FrozenBaseHeadDistillation(HeadTraining):
 
     regime = "frozen"
     base: str
-    parts: Parts
+    parts: GenerativeModel
     heads: BlockHeads
 
     def __init__(

@@ -13,7 +13,7 @@ from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-from lightning_bpd.saved.finished_model import Parts
+from lightning_bpd.saved.finished_model import GenerativeModel
 from lightning_bpd.saved.network import LoraShape
 from lightning_bpd.training.autoregressive import build_network
 from lightning_bpd.training.blocks import (
@@ -107,7 +107,7 @@ class JointFineTuning(HeadTraining):
         if self.network is None:
             assert not isinstance(self.base, str)
             self.network = build_network(self.base, self.data, self.seed)
-            self.heads = build_heads(Parts(self.network, self.data.codec), self.shape, self.seed)
+            self.heads = build_heads(GenerativeModel(self.network, self.data.codec), self.shape, self.seed)
         if self.trainer.state.fn == "fit":
             self.choose_candidates()
 

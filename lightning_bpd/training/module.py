@@ -17,7 +17,7 @@ from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import BlockHeads
 from lightning_bpd.interfaces import Drafter, ParallelBatch, SequenceModel
-from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, Parts, describe
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, describe
 from lightning_bpd.training.losses import decoder_inputs
 from lightning_bpd.training.optimisation import Schedule, with_schedule
 from lightning_bpd.training.scoring import Scores, TrainingData, check_codec, decode_batch
@@ -174,8 +174,8 @@ class DecoderTraining(pl.LightningModule, ABC):
         """Store what makes a finished model of the checkpoint alone: plain data and bytes."""
         assert self.network is not None
         self.step_loss.check(self)
-        parts = Parts(self.network, self.data.codec, self.heads)
-        checkpoint[CHECKPOINT_KEY] = describe(parts, self.frozen_base)
+        model = GenerativeModel(self.network, self.data.codec, self.heads)
+        checkpoint[CHECKPOINT_KEY] = describe(model, self.frozen_base)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose tokens do not mean what those of the data mean."""
