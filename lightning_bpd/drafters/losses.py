@@ -1,4 +1,4 @@
-"""Losses of the heads, without the logits of all tokens and heads in memory at once."""
+"""Losses of the heads, computed without the logits of all tokens and heads in memory at once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightning_bpd.drafters.targets import shifted_targets
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.kernels.linear import linear
 
-# Logits held at once. On a CPU just under 32 MiB of float32: what is larger malloc fetches from the kernel each time.
+# Logits held at once. On a CPU just under 32 MiB of float32: malloc gets larger blocks from the kernel each time.
 CPU_LOGITS, GPU_LOGITS = 8_000_000, 64_000_000
-# Its probability is 0 in float32 beside any other token's, and float16 can hold it.
+# A token with this bias has probability 0 in float32, and float16 can hold the bias.
 LEAST_BIAS = -30_000.0
 
-# From logits [P, V]: losses [P], whether predictions are right [P], and the gradient of the logits [P, V].
+# Maps logits [P, V] to losses [P], a mask of right predictions [P], and the gradient of the logits [P, V].
 Score = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -29,13 +29,13 @@ class HeadLosses(NamedTuple):
     """The losses of n heads over a batch."""
 
     loss: Tensor
-    """scalar, to minimise: the weighted mean over the heads of each head's sum, divided as ``head_losses`` was told"""
+    """scalar to minimise: the weighted mean over the heads of each head's summed loss over the divisor"""
     sums: Tensor
     """[n], nats: each head's loss summed over its targets, detached; float32 or wider, as ``loss``"""
     correct: Tensor
-    """int64 [n]: targets that were a head's most probable token; of distillation, the teacher's"""
+    """int64 [n]: how often a head's most probable token is the target, or in distillation the teacher's best token"""
     counts: Tensor
-    """int64 [n]: targets that each head had"""
+    """int64 [n]: number of targets of each head"""
 
 
 def head_losses(
@@ -50,19 +50,19 @@ def head_losses(
     bias: Tensor | None = None,
     divisor: Tensor | None = None,
 ) -> HeadLosses:
-    """Cross-entropy of a range of heads, or their divergence from the base's own predictions.
+    """Compute the cross-entropy of a range of heads, or their divergence from the base's predictions.
 
-    Works through the tokens part by part, and takes the gradients of each part at once, so that nothing but sums is
-    kept: the memory for eight heads is that for one. Only targets that exist are projected. ``loss.backward()`` works
-    once, and gives no second derivatives.
+    The tokens are processed in parts. The gradients of each part are computed at once and only sums are kept, so eight
+    heads take the memory of one. Only existing targets are projected. ``loss.backward()`` works once, and gives no
+    second derivatives.
 
-    Where heads propose among candidates, all but head 1 learn to choose among these alone, which costs as much less: a
-    target that is no candidate is none, and a teacher's distribution is over candidates too. Nor is a token whose bias
-    is -inf a target: p_1 never gives it.
+    Heads with candidates, except head 1, are trained on the candidates only, which makes the loss cheaper. Targets
+    outside the candidates are ignored, and a teacher's distribution is over the candidates, too. Tokens with a bias of
+    -inf are ignored as targets, because p_1 never chooses them.
 
-    With a temperature T the heads learn from the teacher instead of the data: head i at position t from
-    p_1 = softmax((hidden @ weight.T + bias) / T) at position t + i - 1, held fixed; the loss is
-    KL(teacher || head) * T**2 (Hinton et al. 2015), and of ``rows`` only the lengths matter.
+    With a temperature T the heads learn from a teacher instead of the data. Head i at position t learns from
+    p_1 = softmax((hidden @ weight.T + bias) / T) at position t + i - 1, held fixed. The loss is
+    KL(teacher || head) * T**2 (Hinton et al. 2015), and only the lengths of ``rows`` matter.
 
     Args:
         heads: The heads.
@@ -70,17 +70,17 @@ def head_losses(
         weight: The vocabulary projection, [V, D].
         rows: Target rows, int64 [B, T] and [B].
         which: Numbers of heads, from 1: all, such as ``range(2, 9)``, or one, such as ``range(3, 4)``.
-        head_weights: [n], one for each head of ``which``, on the CPU; equal if not given. A head with weight 0 is not
-            computed: it has no targets.
-        temperature: Of distillation; None for cross-entropy.
-        most_logits: Numbers of the logits to hold at once; chosen by the device if not given.
-        bias: What is added to the logits, [V]; nothing if not given. Below -30,000 it counts as that.
-        divisor: Scalar by which each head's summed loss is divided; each head's own number of targets if not given.
-            With a divisor of 1, the losses of several batches add up to the loss of their union.
+        head_weights: [n], one for each head of ``which``, on the CPU; equal by default. A head with weight 0 is not
+            computed and counts no targets.
+        temperature: Temperature of distillation; None for cross-entropy.
+        most_logits: Number of logits to hold at once; by default chosen for the device.
+        bias: Bias of the logits, [V], or None. Values below -30,000 are raised to -30,000.
+        divisor: Scalar by which each head's summed loss is divided; by default the head's number of targets. With a
+            divisor of 1, the losses of several batches add up to the loss of their union.
 
     Raises:
-        InputError: There are no such heads; the weights are not one for each, not finite, negative or all 0; or the
-            temperature is not above 0.
+        InputError: There are no such heads; the weights are not one for each head, not finite, negative or all 0; or
+            the temperature is not above 0.
     """
     heads.check(which)
     shares = torch.ones(len(which)) if head_weights is None else head_weights
@@ -94,37 +94,37 @@ def head_losses(
         raise InputError(f"the temperature of distillation must be above 0, not {temperature}")
     inside = shifted_targets(rows, 1)[1].squeeze(2)
     tokens = torch.where(inside, rows.tokens, 0)
-    # What each word is as a target; -1 for one that never comes.
-    words = torch.arange(len(weight), device=weight.device)
+    # The target of each token id; -1 for a forbidden token.
+    target_ids = torch.arange(len(weight), device=weight.device)
     if bias is not None:
-        words = words.masked_fill(bias.isneginf(), -1)
-        # -inf times its probability, 0, would be no number.
+        target_ids = target_ids.masked_fill(bias.isneginf(), -1)
+        # Forbidden tokens have a logit of -inf. Their term in the divergence would be 0 times -inf, which is NaN.
         bias = bias.clamp(min=LEAST_BIAS)
     candidates = heads.candidates_of(len(weight))
-    over_words = partial(
+    losses_over = partial(
         _losses_over, heads, hidden, temperature=temperature, most_logits=most_logits, divisor=divisor
     )
     if candidates is None or which.stop == 2:
-        return over_words(weight, bias, words[tokens], rows.lengths, which, shares)
-    # Where each word is among the candidates; -1 for one that is not.
-    places = torch.full((len(weight),), -1, device=candidates.device)
-    places[candidates] = torch.arange(len(candidates), device=candidates.device)
-    places = torch.where(words < 0, -1, places)
+        return losses_over(weight, bias, target_ids[tokens], rows.lengths, which, shares)
+    # The index of each token id among the candidates; -1 for other tokens.
+    indices = torch.full((len(weight),), -1, device=candidates.device)
+    indices[candidates] = torch.arange(len(candidates), device=candidates.device)
+    indices = torch.where(target_ids < 0, -1, indices)
     others = range(max(which.start, 2), which.stop)
-    other = over_words(
+    other = losses_over(
         weight.index_select(0, candidates),
         None if bias is None else bias.index_select(0, candidates),
-        places[tokens],
+        indices[tokens],
         rows.lengths,
         others,
         shares[-len(others) :],
     )
     if which.start > 1:
         return other
-    first = over_words(weight, bias, words[tokens], rows.lengths, range(1, 2), shares[:1])
+    first = losses_over(weight, bias, target_ids[tokens], rows.lengths, range(1, 2), shares[:1])
     return HeadLosses(
         first.loss + other.loss,
-        *(torch.cat(both) for both in zip(first[1:], other[1:], strict=True)),
+        *(torch.cat(parts) for parts in zip(first[1:], other[1:], strict=True)),
     )
 
 
@@ -141,30 +141,32 @@ def _losses_over(
     most_logits: int | None,
     divisor: Tensor | None,
 ) -> HeadLosses:
-    """``head_losses`` over the words of ``weight``, by which ``tokens`` are numbered; those below 0 are no targets."""
+    """Compute ``head_losses`` over the rows of ``weight``, which ``tokens`` index; negative tokens are not targets."""
     targets, mask = shifted_targets(TokenRows(tokens, lengths), which.stop - 1)
-    places = mask[..., 0].flatten().nonzero().squeeze(1)
-    own = slice(which.start - 1, None)
-    targets, mask = (table[..., own].flatten(0, 1).index_select(0, places) for table in (targets, mask))
+    positions = mask[..., 0].flatten().nonzero().squeeze(1)
+    columns = slice(which.start - 1, None)
+    targets, mask = (
+        table[..., columns].flatten(0, 1).index_select(0, positions) for table in (targets, mask)
+    )
     if temperature is None:
         mask = mask & (targets >= 0)
-    kept = hidden.flatten(0, 1).index_select(0, places)
+    kept = hidden.flatten(0, 1).index_select(0, positions)
 
     wide = torch.promote_types(hidden.dtype, torch.float32)
     shares = shares.to(hidden.device, wide)
-    # A loss that overflows would make NaN of a weight of 0.
+    # Heads with weight 0 are left out, because an overflowing loss times 0 is NaN.
     mask = mask & (shares > 0)
     counts = mask.sum(0)
     shares = shares / (counts.clamp(min=1) if divisor is None else divisor)
-    # Gradients are taken of a loss that is larger by this factor: float16 would lose shares of 1 / 30,000.
+    # The loss is multiplied by this factor for its gradients, because float16 would lose shares of 1 / 30,000.
     scale = counts.sum().clamp(min=1).to(wide)
     inputs = (kept, weight, torch.zeros(0) if bias is None else bias, *heads.layer)
-    wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs]
-    # The layer's gradients come together or not at all.
-    wanted[3:] = [any(wanted[3:])] * len(heads.layer)
+    needed = [torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs]
+    # The gradients of the layer are computed together or not at all.
+    needed[3:] = [any(needed[3:])] * len(heads.layer)
     gradients = [
-        torch.zeros_like(tensor, dtype=wide) if want else None
-        for tensor, want in zip(inputs, wanted, strict=True)
+        torch.zeros_like(tensor, dtype=wide) if need else None
+        for tensor, need in zip(inputs, needed, strict=True)
     ]
     of_hidden, of_weight, of_bias, *of_layer = gradients
     losses = torch.zeros(mask.numel(), dtype=wide, device=hidden.device)
@@ -174,12 +176,12 @@ def _losses_over(
     if most_logits is None:
         most_logits = CPU_LOGITS if device == "cpu" else GPU_LOGITS
         if narrow != heads.layer.hidden_weight.dtype:
-            # Narrow copies of the heads' weights take the place of logits, which are held once narrow and twice wide.
+            # Narrow copies of the heads' weights use memory of the logits, which are held once narrow and twice wide.
             copied = sum(tensor.numel() for tensor in heads.layer.of(heads.learned(which)))
             taken = copied * narrow.itemsize // (narrow.itemsize + 2 * wide.itemsize)
             most_logits = max(most_logits - taken, most_logits // 4)
     rows_at_once = max(most_logits // len(weight), 1)
-    # Parts have equally many pairs, up to the last: oneDNN prepares itself for every new shape.
+    # All parts but the last have equally many pairs, because oneDNN prepares itself for every new shape.
     pairs = mask.flatten().nonzero().squeeze(1)
     starts = torch.arange(0, len(pairs), rows_at_once, device=pairs.device)
     ends = (starts + rows_at_once).clamp(max=len(pairs)) - 1
@@ -205,47 +207,47 @@ def _losses_over(
             _score_part(work, slice(first, last + 1), pairs[start : start + rows_at_once])
     sums = losses.view_as(mask).sum(0)
     loss = (sums * shares).sum()
-    if any(wanted):
+    if any(needed):
         loss = _KnownGradients.apply(loss, scale, gradients, *inputs)
     return HeadLosses(loss, sums, correct.view_as(mask).sum(0), counts)
 
 
 class _Work(NamedTuple):
-    """M tokens and n heads. A pair is one of each, numbered token by token."""
+    """The work on M tokens and n heads. A pair is one token and one head; pairs are numbered token by token."""
 
     heads: _Heads
     hidden: Tensor
     """[M, D]"""
     weight: Tensor
-    """[V, D], of the type that products are computed in"""
+    """[V, D], in the dtype of the products"""
     bias: Tensor | None
-    """[V], of the type of the logits"""
+    """[V], in the dtype of the logits"""
     targets: Tensor
     """int64 [M * n]"""
     shares: Tensor
-    """[n]: what a target of each head counts in the loss, about 1"""
+    """[n]: weight of a target of each head in the loss, about 1"""
     temperature: float | None
     losses: Tensor
     """[M * n], to be filled in; 0 for pairs without a target"""
     correct: Tensor
     """bool [M * n], to be filled in; False for pairs without a target"""
     of_hidden: Tensor | None
-    """[M, D], the gradient to be added to, if it is wanted"""
+    """[M, D], the gradient to be added to, or None"""
     of_weight: Tensor | None
-    """[V, D], the gradient to be added to, if it is wanted"""
+    """[V, D], the gradient to be added to, or None"""
     of_bias: Tensor | None
     """[V], likewise"""
 
     def logits(self, rows: Tensor) -> Tensor:
-        """[P, V] of rows [P, D] of the type of ``weight``."""
+        """Compute logits [P, V] of rows [P, D] in the dtype of ``weight``."""
         logits = linear(rows, self.weight).to(self.losses.dtype)
         return logits if self.bias is None else logits.add_(self.bias)
 
 
 def _score_part(work: _Work, part: slice, pairs: Tensor) -> None:
-    """Losses and gradients of some pairs (int64 [P]), whose tokens are those of ``part``.
+    """Compute losses and gradients of some pairs (int64 [P]), whose tokens are in ``part``.
 
-    A function of its own so that nothing is left of a part when the next begins.
+    This is a function, so that the memory of a part is free when the next part begins.
     """
     heads, weight, wide = work.heads, work.weight, work.losses.dtype
     which, hidden = heads.which, work.hidden[part]
@@ -254,14 +256,14 @@ def _score_part(work: _Work, part: slice, pairs: Tensor) -> None:
     rows = outputs[token, head].to(weight.dtype)
     score: Score = partial(_cross_entropy, targets=work.targets[pairs])
     if work.temperature is not None:
-        # Head i at token t learns from the base at token t + i - 1: the heads share their teachers.
-        ahead, places = (part.start + which.start - 1 + token + head).unique(return_inverse=True)
+        # Head i at token t learns from the base at token t + i - 1, so heads share teacher distributions.
+        ahead, indices = (part.start + which.start - 1 + token + head).unique(return_inverse=True)
         teacher = _Teacher.of(work.logits(work.hidden[ahead].to(weight.dtype)), work.temperature)
-        score = partial(_divergence, teacher=teacher, places=places)
-    # The logits have no name here, so that they go as soon as their gradient has come.
+        score = partial(_divergence, teacher=teacher, indices=indices)
+    # The logits have no name here, so that their memory is free once their gradient is computed.
     work.losses[pairs], work.correct[pairs], of_logits = score(work.logits(rows))
-    wanted = (work.of_hidden, work.of_weight, work.of_bias, heads.totals)
-    if all(gradient is None for gradient in wanted):
+    gradients = (work.of_hidden, work.of_weight, work.of_bias, heads.totals)
+    if all(gradient is None for gradient in gradients):
         return
     shares = work.shares[head, None]
     if work.of_bias is not None:
@@ -273,12 +275,12 @@ def _score_part(work: _Work, part: slice, pairs: Tensor) -> None:
     of_outputs[token, head] = linear(of_logits, weight.t()) * shares
     of_hidden = heads.backward(hidden, units, of_outputs)
     if work.of_hidden is not None:
-        # Added, as a token's pairs may be in two parts.
+        # Added, because the pairs of a token may be in two parts.
         work.of_hidden[part] += of_hidden
 
 
 class _Heads:
-    """A range of heads, computed in ``dtype``, with their gradients, which are added to views of ``totals``."""
+    """A range of heads, computed in ``dtype``; their gradients are added to views of ``totals``."""
 
     def __init__(
         self, heads: BlockHeads, which: range, dtype: torch.dtype, totals: Sequence[Tensor | None]
@@ -294,7 +296,7 @@ class _Heads:
             self.totals = None if totals[0] is None else HeadLayer(*totals).of(learned)  # type: ignore[arg-type]
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """From [M, D] to outputs [M, n, D], and hidden units to be given back to ``backward``."""
+        """Map hidden states [M, D] to outputs [M, n, D]; also return the hidden units for ``backward``."""
         if self.layer is None:
             return hidden[:, None], None
         units = self.layer.units(hidden.to(self.dtype))
@@ -302,16 +304,16 @@ class _Heads:
         return (torch.cat([hidden[:, None], outputs], 1) if self.identity else outputs), units
 
     def backward(self, hidden: Tensor, units: Tensor | None, gradient: Tensor) -> Tensor:
-        """From the gradient of the outputs, [M, n, D], to that of the hidden states, [M, D]."""
+        """Map the gradient of the outputs, [M, n, D], to the gradient of the hidden states, [M, D]."""
         if self.layer is None or units is None:
             return gradient[:, 0]
-        own = gradient[:, int(self.identity) :]
-        of_hidden = self.layer.backward(hidden.to(self.dtype), units, own, self.totals)
+        learned = gradient[:, int(self.identity) :]
+        of_hidden = self.layer.backward(hidden.to(self.dtype), units, learned, self.totals)
         return of_hidden + gradient[:, 0] if self.identity else of_hidden
 
 
 class _Teacher(NamedTuple):
-    """The base's own distributions at M tokens."""
+    """The base's distributions at M tokens."""
 
     probabilities: Tensor
     """[M, V]"""
@@ -329,38 +331,38 @@ class _Teacher(NamedTuple):
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses [P], whether the most probable token is the target [P], and the gradient of the logits [P, V]."""
+    """Return losses [P], whether the most probable token is the target [P], and the gradient of the logits [P, V]."""
     probabilities, normalizer, best = _softmax(logits)
     losses = normalizer - logits.gather(1, targets[:, None]).squeeze(1)
     probabilities.scatter_add_(1, targets[:, None], torch.full_like(losses, -1)[:, None])
     return losses, best == targets, probabilities
 
 
-def _divergence(logits: Tensor, teacher: _Teacher, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same against the teacher's distributions at ``places`` (int64 [P])."""
+def _divergence(logits: Tensor, teacher: _Teacher, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Do as ``_cross_entropy``, with the teacher's distributions at ``indices`` (int64 [P]) as targets."""
     temperature = teacher.temperature
     logits = logits / temperature
     probabilities, normalizer, best = _softmax(logits)
-    expected = teacher.probabilities.index_select(0, places)
-    losses = (normalizer - _dot(expected, logits) - teacher.entropy[places]) * temperature**2
-    return losses, best == teacher.best[places], probabilities.sub_(expected).mul_(temperature)
+    expected = teacher.probabilities.index_select(0, indices)
+    losses = (normalizer - _dot(expected, logits) - teacher.entropy[indices]) * temperature**2
+    return losses, best == teacher.best[indices], probabilities.sub_(expected).mul_(temperature)
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities [P, V], the logarithm of what they were normalized by [P], the most probable token [P]."""
+    """Return probabilities [P, V], the logarithm of their normalizer [P], and the most probable token [P]."""
     peak, best = logits.max(1, keepdim=True)
     probabilities = logits.softmax(1)
-    # The most probable token's probability is at least 1 / V: its logarithm is safe.
+    # The most probable token has a probability of at least 1 / V, so its logarithm is finite.
     return probabilities, (peak - probabilities.gather(1, best).log()).squeeze(1), best.squeeze(1)
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Row by row, [P, V] and [P, V] to [P], without their product in memory."""
+    """Compute row by row dot products of [P, V] and [P, V], [P], without the elementwise product in memory."""
     return torch.bmm(left[:, None], right[:, :, None]).flatten()
 
 
 class _KnownGradients(torch.autograd.Function):
-    """A loss whose gradients were computed with it, ``scale`` times too large."""
+    """A loss with known gradients, which are ``scale`` times too large."""
 
     @staticmethod
     def forward(
@@ -376,6 +378,6 @@ class _KnownGradients(torch.autograd.Function):
             raise RuntimeError("the gradients of head_losses can be taken once only: compute the loss again")
         factor = gradient / ctx.scale
         gradients = [None if known is None else known.mul_(factor) for known in ctx.gradients]
-        # They are given away: a second copy of the vocabulary's would cost as much memory as the weights.
+        # The gradients are handed over: a second copy for the vocabulary would take as much memory as the weights.
         ctx.gradients = None
         return None, None, None, *gradients
