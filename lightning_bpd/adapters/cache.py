@@ -26,7 +26,7 @@ class RowCache(Cache):
 
     The library's own caches have one length for all rows. If 16 rows accept blocks of different sizes, cropping such a
     cache to the slowest row and feeding the other rows again takes three times as long. Leaving rejected entries in
-    place behind a mask, which families that take ``position_ids`` allow, takes 1.1 times as long. One row alone takes
+    place behind a mask, which families that take ``position_ids`` allow, takes 1.1 times as long. A single row takes
     the same time by all three (benchmarks/hugging_face_rewinding.py).
 
     Args:

@@ -13,7 +13,7 @@ from lightning_bpd.interfaces import DecodeResult, Sampler, SequenceModel, State
 
 
 class Verdict(NamedTuple):
-    """How one row of blockwise output compares with the greedy row."""
+    """The comparison of one blockwise row with its greedy row."""
 
     kind: Literal["identical", "near-tie", "divergent"]
     place: int | None = None
