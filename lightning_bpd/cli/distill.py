@@ -35,7 +35,6 @@ from lightning_bpd.distillation.part_files import missing_parts
 from lightning_bpd.distillation.plan import Job, Settings, close_folder, open_folder, reopen_folder
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.saved import finished_model
-from lightning_bpd.saved.network import longest_source
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ def distill(
     network, codec = model.network, model.codec
     if not isinstance(codec, TextCodec | HuggingFaceCodec):
         raise InputError(f"--teacher {teacher} is a model of {codec.kind}: text alone is distilled")
-    limit = longest_source(network)
+    limit = network.longest_source
     if limit is not None:
         max_length = min(max_length, limit)
     settings = Settings(

@@ -303,6 +303,8 @@ class EncoderDecoder(nn.Module):
         """The longest row, source or target, in tokens; None for no limit."""
         return self.architecture.max_length if self.architecture.positions == "learned" else None
 
+    longest_source = max_length
+
     def _positions(self, side: Literal["source", "target"], length: int) -> Tensor:
         """Return position vectors of at least ``length`` positions, [>= length, D]."""
         if self.architecture.positions == "learned":

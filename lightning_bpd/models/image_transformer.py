@@ -195,6 +195,8 @@ class ImageTransformer(nn.Module):
         """The length of every decoded row, in tokens."""
         return self.architecture.output_length
 
+    longest_source = max_length
+
     def _embed(self, vectors: Tensor, positions: Tensor) -> Tensor:
         # Add the scaled embeddings and the positions in one pass.
         summed = torch.add(positions, vectors, alpha=math.sqrt(self.architecture.d_model))

@@ -42,13 +42,6 @@ class LoraShape:
             raise InputError(f"rank must be at least 1 and alpha above 0, not {self}")
 
 
-def longest_source(network: Network) -> int | None:
-    """The longest source that a network reads, in tokens; None where there is no limit."""
-    if isinstance(network, EncoderDecoder | ImageTransformer):
-        return network.max_length
-    return network.longest_source
-
-
 def build(make: Callable[[], M], layers: int, weights: Mapping[str, Tensor], where: str) -> M:
     """The module that ``make`` gives, with its weights, which are from ``where``.
 

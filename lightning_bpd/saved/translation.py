@@ -19,7 +19,6 @@ from lightning_bpd.interfaces import InputError, Sampler, TokenRows, check_range
 from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.saved.finished_model import GenerativeModel, read_base, read_checkpoint, read_folder
 from lightning_bpd.saved.generation import make_generation
-from lightning_bpd.saved.network import longest_source
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +188,7 @@ class Translator(GenerativeModel):
         Lines of more than ``max_source_length`` source tokens, end token included, are cut, with a warning.
         """
         check_range(1, batch_size=batch_size)
-        limit = longest_source(self.network)
+        limit = self.network.longest_source
         if limit is not None:
             max_source_length = min(max_source_length, limit)
         side = self.source_tokenizer

@@ -19,7 +19,7 @@ from lightning_bpd.drafters import BlockHeads, HeadDrafter, HeadLosses, HeadShap
 from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
 from lightning_bpd.saved.finished_model import GenerativeModel, fingerprint, read_base
-from lightning_bpd.saved.network import LoraShape, longest_source
+from lightning_bpd.saved.network import LoraShape
 from lightning_bpd.training.drift import BaseDrift
 from lightning_bpd.training.module import DecoderTraining, Stage
 from lightning_bpd.training.optimisation import Schedule, narrow_types
@@ -267,7 +267,7 @@ def check_vocabulary(base: GenerativeModel, data: TrainingData, path: str) -> No
 
 def check_lengths(network: Network, data: TrainingData, path: str) -> None:
     """Raise InputError, saying what to do, if rows of the data may be longer than the base's positions reach."""
-    for what, limit in (("sources", longest_source(network)), ("targets", network.max_length)):
+    for what, limit in (("sources", network.longest_source), ("targets", network.max_length)):
         if limit is not None and data.max_length > limit:
             raise InputError(
                 f"data.max_length is {data.max_length} tokens and the base {path} has positions for {what} of "

@@ -107,10 +107,9 @@ def read_by_certify(path, tmp_path, monkeypatch):
 def read_by_distill(path, tmp_path, monkeypatch):
     """All that it does with the corpus before it decodes: it is hashed, counted, looked at, encoded."""
     read = []
-    model = GenerativeModel(None, TextCodec(TOKENIZER, TOKENIZER))
+    model = GenerativeModel(SimpleNamespace(longest_source=None), TextCodec(TOKENIZER, TOKENIZER))
     monkeypatch.setattr(distill.finished_model, "read_folder", lambda _: model)
     monkeypatch.setattr(distill.finished_model, "fingerprint", lambda _: "0")
-    monkeypatch.setattr(distill, "longest_source", lambda _: None)
     monkeypatch.setattr(distill, "make_parts", lambda *_: None)
     missing = iter([[0], []])
     monkeypatch.setattr(distill, "missing_parts", lambda *_: next(missing))
