@@ -13,7 +13,7 @@ import sys
 from importlib import import_module
 from itertools import takewhile, zip_longest
 from pathlib import Path
-from typing import TextIO, get_type_hints
+from typing import Any, TextIO, get_type_hints
 
 from lightning_bpd.cli.late import late
 from lightning_bpd.faults import explain, report_request
@@ -153,7 +153,13 @@ def shipped_configs(args: list[str]) -> list[str]:
 
 
 def _run_function(command: str, args: list[str]) -> None:
-    from jsonargparse import auto_cli
+    from jsonargparse import ArgumentParser, auto_cli
+
+    class Strict(ArgumentParser):
+        """A parser that refuses null in a file for an option that cannot be null, as it does on the command line."""
+
+        def validate(self, *given: Any, **options: Any) -> None:
+            super().validate(*given, **{**options, "skip_unset": False})
 
     function = late(command)
     if command == "report":
@@ -166,7 +172,15 @@ def _run_function(command: str, args: list[str]) -> None:
     args = _with_true(args, {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool})
     prog = f"{os.path.basename(sys.argv[0])} {command}"
     # An abbreviated option would pass by what is done about its full name.
-    auto_cli(function, args=args, as_positional=False, exit_on_error=False, allow_abbrev=False, prog=prog)
+    auto_cli(
+        function,
+        args=args,
+        as_positional=False,
+        exit_on_error=False,
+        allow_abbrev=False,
+        prog=prog,
+        parser_class=Strict,
+    )
 
 
 def _with_true(args: list[str], switches: set[str]) -> list[str]:

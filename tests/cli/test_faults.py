@@ -157,3 +157,11 @@ def test_a_value_of_any_length_makes_a_short_line(refused):
 def test_a_loop_of_links_is_one_line(refused, tmp_path):
     (tmp_path / "compare_test.json").symlink_to("compare_test.json")
     assert "compare_test.json" in refused("report", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("grid", "kind"), ("translate", "beam"), ("distill", "data")]
+)
+def test_null_in_a_file_is_refused_where_the_option_cannot_be_null(refused, tmp_path, command, option):
+    (tmp_path / "settings.yaml").write_text(f"{option}: null\n")
+    assert option in refused(command, "--config", str(tmp_path / "settings.yaml"))
