@@ -328,7 +328,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(case):
     blocks = lightning_bpd.blockwise(case.folder, case.model)
     refused: dict[str, dict[str, Any]] = {
         "asked for MinPLogitsWarper": {"do_sample": True, "min_p": 0.1},
-        "asked for beam search, and": {"num_beams": 2},
+        "asked for beam search, but": {"num_beams": 2},
         "asked for assisted generation": {"prompt_lookup_num_tokens": 2},
         "asked for RepetitionPenaltyLogitsProcessor": {"repetition_penalty": 1.2},
         "asked for MinLengthLogitsProcessor": {"min_length": 20},
@@ -352,7 +352,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(case):
         # "cache" since transformers 5.24, "past_key_values" before.
         full = case.generate(return_dict_in_generate=True)
         name = "cache" if "cache" in full else "past_key_values"
-        with pytest.raises(InputError, match=f"^{name}: decoding by blocks"):
+        with pytest.raises(InputError, match=f"^{name} is not empty, but decoding by blocks"):
             case.generate(**{name: full[name]}, custom_generate=blocks)
         alone = torch.tensor([[4]])
         with pytest.raises(InputError, match="forced_bos_token_id is for encoder-decoders"):
