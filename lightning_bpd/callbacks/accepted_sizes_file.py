@@ -18,13 +18,13 @@ Row = dict[str, str]
 
 
 def add_sizes(path: Path, step: int, stage: str, counts: Mapping[str, Tensor]) -> None:
-    """Add what one pass over a corpus found; what the file says of the same step, stage and rule makes way.
+    """Add the counts of one pass over a corpus, and replace those of the same step, stage and rule in the file.
 
     Args:
         path: The file; it need not exist.
-        step: Optimiser steps behind the weights.
+        step: Optimiser steps that the weights have taken.
         stage: ``val`` or ``test``.
-        counts: Of each rule, iterations by accepted block size, int64 [K + 1].
+        counts: For each rule, the number of iterations with each accepted block size, int64 [K + 1].
     """
     rows = [
         dict(
@@ -45,7 +45,7 @@ def add_sizes(path: Path, step: int, stage: str, counts: Mapping[str, Tensor]) -
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the validations of steps that a resumed run takes again: those past ``step``."""
+    """Drop validations after ``step``: a resumed run takes these steps again."""
     if path.is_file():
         _rewrite(path, lambda row: row["stage"] != "val" or int(row["step"]) <= step, [])
 

@@ -31,11 +31,13 @@ PARTS: dict[Stage, Part] = {"val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class BlockRule:
-    """One way to decode by blocks. It is checked where it is used, for a configuration's parser words errors anew.
+    """One way to decode by blocks.
+
+    It is checked at its first use, because jsonargparse would replace our message with its own.
 
     Args:
-        block_size: Tokens of a block; as many as there are heads if not given.
-        acceptance: The rule by which p_1 accepts them, such as exact, top-2 or minimum-2.
+        block_size: Tokens of a block; the number of heads if not given.
+        acceptance: The rule by which p_1 accepts tokens, such as exact, top-2 or minimum-2.
     """
 
     block_size: int | None = None
@@ -43,24 +45,24 @@ class BlockRule:
 
 
 def options_of(rule: BlockRule) -> DecodingOptions:
-    """The rule as decoding options; InputError for what can be no rule, whatever the heads."""
+    """The rule as decoding options. Raises InputError for a rule that is invalid with any heads."""
     return DecodingOptions("blockwise", block_size=rule.block_size, acceptance=rule.acceptance)
 
 
 class MeasuredData(Protocol):
-    """What is read of the data module."""
+    """The attributes of the data module that a measurement reads."""
 
     codec: Codec
 
     def sources(self, stage: Part) -> Sequence[Any]:
-        """What the sources stand for, in the order of the corpus: raw source lines, of text."""
+        """The sources in the order of the corpus; for text, raw source lines."""
 
     def references(self, stage: Part) -> Sequence[Any]:
-        """What the targets stand for."""
+        """The targets in the order of the corpus."""
 
 
 class BlockModule(Protocol):
-    """What is read of a module with block heads."""
+    """The attributes of a module with block heads that a measurement reads."""
 
     decode: DecodingOptions
 
@@ -70,23 +72,23 @@ class BlockModule(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The module's device."""
 
     def block_decoder(self) -> tuple[SequenceModel[Any], Drafter]:
-        """p_1 and what proposes, ready to decode with the weights as they are now."""
+        """p_1 and the drafter, ready to decode with the current weights."""
 
 
 class MeasuredRule:
-    """A rule and what one pass finds of it.
+    """A rule and the metrics that one pass measures for it.
 
     Args:
         rule: The rule.
-        trained: The largest block that the heads propose.
-        codec: What the tokens mean.
-        device: Where it is decoded.
+        trained: The largest block size that the heads propose.
+        codec: The codec of the tokens.
+        device: The device of the metrics.
 
     Raises:
-        InputError: The rule does not fit the heads, or the tokens.
+        InputError: The rule does not fit the heads or the tokens.
     """
 
     def __init__(self, rule: BlockRule, trained: int, codec: Codec, device: torch.device) -> None:
@@ -105,9 +107,9 @@ class Measurement:
     Args:
         stage: val or test.
         rules: Ways to decode.
-        trained: The largest block that the heads propose.
-        rows: Places in the corpus of the rows that are taken.
-        traced: Places in the corpus of the rows that are traced under the first rule.
+        trained: The largest block size that the heads propose.
+        rows: Indices in the corpus of the rows to measure.
+        traced: Indices in the corpus of the rows to trace under the first rule.
         module: The module that is measured.
     """
 
@@ -128,20 +130,20 @@ class Measurement:
         self.module = module
         self.replayed = [AcceptedSizes(size).to(module.device) for size in range(1, trained + 1)]
         self.traces: dict[int, list[Iteration]] = {}
-        """of this rank, by the row's place in the corpus"""
+        """traces of this rank, by the row's index in the corpus"""
 
     @cached_property
     def decoder(self) -> tuple[SequenceModel[Any], Drafter]:
-        """p_1 and the drafter. Asked for no sooner than the first batch, when averaged weights are in their place."""
+        """p_1 and the drafter. Made at the first batch, because averaged weights are loaded only by then."""
         return self.module.block_decoder()
 
     def warm_up(self, batch: ParallelBatch) -> None:
-        """Decode once without looking: the first time is slower than all others."""
+        """Decode once without measuring, because the first decoding is slower than all others."""
         self._plain(batch.source, batch.index)
         self._blockwise(self.rules[0], batch.source, batch.index)
 
     def add(self, batch: ParallelBatch) -> None:
-        """Decode a batch greedily and by each rule, and trace the rows that are to be traced."""
+        """Decode a batch greedily and by each rule, and trace the chosen rows."""
         source, index = self._taken(batch)
         if not index:
             return
@@ -171,7 +173,7 @@ class Measurement:
                 self.traces[row] = trace(model, drafter, alone, size, accept, extra, decode.sampler, number)
 
     def values(self) -> dict[str, float]:
-        """What is logged, by name, the same on all ranks. All ranks call it."""
+        """The values to log, by name; they are equal on all ranks. All ranks must call this."""
         found = {}
         for rule in self.rules:
             mean = mean_accepted_block_size(rule.sizes.compute())
@@ -199,7 +201,7 @@ class Measurement:
         )
 
     def _taken(self, batch: ParallelBatch) -> tuple[TokenRows, list[int]]:
-        """The sources of the batch that are measured, and their places in the corpus."""
+        """The sources of the batch that are measured, and their indices in the corpus."""
         index = batch.index.tolist()
         kept = [place for place, row in enumerate(index) if row in self.rows]
         taken = [index[place] for place in kept]

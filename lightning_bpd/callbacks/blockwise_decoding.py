@@ -1,4 +1,4 @@
-"""Blockwise decoding at validation and test: how many tokens an iteration accepts, and what that gains."""
+"""Blockwise decoding at validation and test: accepted block sizes and the speed-up that they give."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class BlockwiseDecoding(Callback):
     ``val/replay/mean_accepted_block_size_k4``. The first rule's mean is also ``val/mean_accepted_block_size``.
 
     The run's folder gets ``accepted_sizes.csv``, how often each size was accepted, and ``traces.md``, the iterations
-    of some rows under the first rule; W&B gets both. A module without ``block_decoder`` is left alone.
+    of some rows under the first rule; W&B gets both. A module without ``block_decoder`` is not measured.
 
     Args:
         rules: Ways to decode; by default one, with the block size and acceptance of the run's decoding options: blocks
-            of the trained size by the exact rule, unless they say otherwise.
-        every_n_epochs: In training, measure in the first of every so many epochs. The first validation of a training
-            that is started or resumed is always measured, so that there is something to monitor.
-        rows: Measure only the first so many rows of the corpus, or of those that the trainer's limit_val_batches or
-            limit_test_batches leaves of it; all if not given.
-        traces: Rows to trace, spread evenly over those that are measured.
+            of the trained size by the exact rule, unless these options differ.
+        every_n_epochs: In training, measure in the first of every n epochs. The first validation after a start or a
+            resumption is always measured, so the monitored metrics exist.
+        rows: Measure only the first n rows of the corpus, after the trainer's limit_val_batches or
+            limit_test_batches; all rows if not given.
+        traces: Rows to trace, spread evenly over the measured rows.
 
     Raises:
-        InputError: Settings that make no sense; or, as soon as the heads are known, rules that do not fit them.
+        InputError: Settings are invalid; or, once the heads are known, rules do not fit the heads.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class BlockwiseDecoding(Callback):
         rows: int | None = None,
         traces: int = 3,
     ) -> None:
-        # Not in the signature: a default that is an object cannot be written to a configuration file.
+        # The default is None, because an object as a default cannot be written to a configuration file.
         self.rules = None if rules is None else list(rules)
         if self.rules == [] or every_n_epochs < 1 or (rows is not None and rows < 1) or traces < 0:
             raise InputError(
@@ -75,15 +75,15 @@ class BlockwiseDecoding(Callback):
         self.rows = rows
         self.traces = traces
         self._measurement: Measurement | None = None
-        """of the pass that is under way, if it is to be measured"""
+        """the current pass; None if it is not measured"""
         self._warm = False
-        """whether anything was decoded since setup"""
+        """whether a batch was decoded since setup"""
         self._loaded_step: int | None = None
 
-    # When
+    # Hooks
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begin anew."""
+        """Reset the state."""
         self._measurement = None
         self._warm = False
         self._loaded_step = None
@@ -91,21 +91,21 @@ class BlockwiseDecoding(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember how many steps the weights have seen, which the trainer knows in training only."""
+        """Remember how many steps the weights have taken; the trainer knows this only in training."""
         self._loaded_step = checkpoint["global_step"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse rules that do not fit before an epoch is spent."""
+        """Refuse rules that do not fit, before the first epoch."""
         if hasattr(pl_module, "block_decoder"):
             self._fitting_rules(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget what was measured at steps that are taken again."""
+        """Drop measurements of steps that are taken again."""
         if _writes(trainer):
             forget_after(_sizes_file(trainer), trainer.global_step)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin a pass, if this validation is to be measured."""
+        """Begin a pass, if this validation is measured."""
         due = trainer.state.fn != "fit" or not self._warm or trainer.current_epoch % self.every_n_epochs == 0
         if due and not trainer.sanity_checking:
             self._begin(trainer, pl_module, "val")
@@ -127,15 +127,14 @@ class BlockwiseDecoding(Callback):
         self._measure(trainer, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log, early enough for what monitors these metrics."""
+        """Log the metrics before the callbacks that monitor them run."""
         self._end(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log."""
+        """Log the metrics."""
         self._end(trainer, pl_module)
 
-    # What
-
+    # Measuring
     def _fitting_rules(self, pl_module: pl.LightningModule) -> tuple[list[MeasuredRule], int]:
         """The rules and the trained block size."""
         module = cast(BlockModule, pl_module)
@@ -172,13 +171,12 @@ class BlockwiseDecoding(Callback):
         # Several ranks agree over their own device; one rank alone may have a device without float64.
         device = pl_module.device if trainer.world_size > 1 else torch.device("cpu")
         for name, value in measurement.values().items():
-            # All ranks have the same value. The largest of equal ones is that value to the last digit; a mean may
-            # not be.
+            # All ranks have equal values. Their maximum is exact to the last digit; their mean may not be.
             number = torch.tensor(value, dtype=torch.float64, device=device)
             short = name == f"{measurement.stage}/mean_accepted_block_size"
             pl_module.log(name, number, prog_bar=short, sync_dist=True, reduce_fx="max")
         traces = gather_traces(measurement.traces, trainer.world_size)
-        # On all ranks, as everything that sums over them.
+        # All ranks compute this, because it sums over ranks.
         counts = {rule.label: rule.sizes.compute() for rule in measurement.rules}
         if _writes(trainer):
             self._show(trainer, measurement, traces, counts)
@@ -208,11 +206,11 @@ class BlockwiseDecoding(Callback):
 
 
 def _rows_to_come(trainer: pl.Trainer, module: BlockModule, stage: Stage) -> list[int]:
-    """Places in the corpus of the rows that a pass goes over, in order, those of all ranks. All ranks call it."""
+    """Indices in the corpus of the rows of a pass on all ranks, in order. All ranks must call this."""
     limit = trainer.limit_val_batches if stage == "val" else trainer.limit_test_batches
     if isinstance(limit, float) and limit == 1.0:
         return list(range(len(module.data.references(PARTS[stage]))))
-    # Batches do not come in the order of the corpus: the first ones need not hold its first rows.
+    # Batches do not come in the order of the corpus, so the first batches need not hold the first rows.
     loader: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
     (batches,) = trainer.num_val_batches if stage == "val" else trainer.num_test_batches
     own = [row for batch in islice(loader, int(batches)) for row in batch.index.tolist()]
@@ -224,7 +222,7 @@ def _rows_to_come(trainer: pl.Trainer, module: BlockModule, stage: Stage) -> lis
 
 
 def _writes(trainer: pl.Trainer) -> bool:
-    """Whether this is the rank that writes files, in what is not a trial run."""
+    """Whether this rank writes files; false in a trial run."""
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set outside its constructor
 
 
@@ -233,9 +231,9 @@ def _sizes_file(trainer: pl.Trainer) -> Path:
 
 
 def histograms(stage: Stage, counts: Mapping[str, Tensor]) -> dict[str, Any]:
-    """W&B histograms by name, of counts by rule: accepted sizes, and the share of iterations that got so far.
+    """W&B histograms by name, from counts by rule: accepted sizes, and the share of iterations that reach each size.
 
-    Each has a bin for each size from 1 to K.
+    Each histogram has one bin for each size from 1 to K.
     """
     import wandb
 

@@ -1,4 +1,4 @@
-"""Two checkpoints a run: the best so far and the last, each one file that is always whole.
+"""Two checkpoints for each run: the best so far and the last, each a file that is always complete.
 
 Lightning's ModelCheckpoint is not used: it forgets its best score when the run's folder is moved.
 """
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_file(trainer: pl.Trainer, name: Literal["best", "last"]) -> Path:
-    """Where a run keeps its best or last checkpoint."""
+    """The path of a run's best or last checkpoint."""
     return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"
 
 
@@ -37,36 +37,36 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write it. Raises OSError, which names the path."""
+        """Write the checkpoint. Raises OSError, which names the path."""
         with whole_file(Path(path)) as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                # PyTorch's writer wraps what the file said.
+                # PyTorch's writer wraps the error of the file.
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint so that ``path`` is at every moment the old file or the new one. All ranks call it.
+    """Write a checkpoint so that ``path`` is at every moment the old file or the new file. All ranks must call this.
 
-    A trial run (``fast_dev_run``) leaves nothing behind.
+    A trial run (``fast_dev_run``) writes nothing.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set outside its constructor
         return
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpoints()
-    # With the optimiser's state. All of it is plain data and tensors, so it loads without unpickling.
+    # The optimiser's state is included. All content is plain data and tensors, so it loads without unpickling.
     trainer.save_checkpoint(path, weights_only=False)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint in a run's folder that has taken the most steps; None if there is none.
+    """The checkpoint in a run's folder with the most steps; None if the folder has no checkpoint.
 
-    Beside the run's own it may be ``hpc_ckpt_N.ckpt``, which Lightning writes under SLURM. One that cannot be read is
-    passed over with a warning.
+    Beside best.ckpt and last.ckpt it may be ``hpc_ckpt_N.ckpt``, which Lightning writes under SLURM. A checkpoint that
+    cannot be read is skipped with a warning.
 
     Raises:
-        InputError: None of them can be read.
+        InputError: No checkpoint can be read.
     """
     last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     names = (last, *sorted(folder.glob("hpc_ckpt_*.ckpt")), best)
@@ -106,15 +106,15 @@ class BestCheckpoint(Checkpoint):
         self.bleu_signature: str | None = None
         """the settings behind its BLEU, as the module gives them"""
         self.decode: dict[str, Any] | None = None
-        """how its output was decoded, where the module says so"""
+        """how its output was decoded, if the module gives it"""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse what this and other callbacks monitor, before an epoch is spent, if it is never logged."""
+        """Refuse, before the first epoch, a monitored metric of any callback that is never logged."""
         codec = getattr(trainer.datamodule, "codec", None)  # type: ignore[attr-defined]
         if codec is None:
             return
         logged = ["val/loss", *(f"val/{name}" for name in {**codec.likelihood(), **codec.quality()})]
-        # The rest of these names depends on heads and rules: the first validation knows it.
+        # Names with these prefixes depend on heads and rules. They are checked at the first validation.
         groups: tuple[str, ...] = ("train/",)
         if hasattr(pl_module, "block_decoder"):
             logged.append("val/mean_accepted_block_size")
@@ -127,7 +127,7 @@ class BestCheckpoint(Checkpoint):
             raise InputError(f"{name}.monitor is {monitor!r}, but validation logs {', '.join(logged)}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the checkpoint if it is the best so far."""
+        """Write the checkpoint if its metric is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metrics = {
@@ -151,7 +151,7 @@ class BestCheckpoint(Checkpoint):
         return new > old if self.mode == "max" else new < old
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run compares with."""
+        """The best metric so far and its details."""
         return {
             "step": self.step,
             "metrics": self.metrics,
@@ -160,17 +160,17 @@ class BestCheckpoint(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best so far, unless it was measured by another metric."""
-        # Another metric's values say nothing about this one.
+        """Restore the best so far, unless another metric was monitored."""
+        # Values of different metrics cannot be compared.
         if self.monitor in state_dict["metrics"]:
             self.step = state_dict["step"]
             self.metrics = state_dict["metrics"]
             self.bleu_signature = state_dict["bleu_signature"]
-            self.decode = state_dict.get("decode")  # older checkpoints do not say
+            self.decode = state_dict.get("decode")  # older checkpoints lack it
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the newest checkpoint as ``checkpoints/last.ckpt``: after each validation and every so many steps.
+    """Keeps the newest checkpoint as ``checkpoints/last.ckpt``: after each validation and every n steps.
 
     Args:
         every_n_train_steps: Optimiser steps between two checkpoints; 0 means after validation only.
@@ -181,11 +181,11 @@ class LastCheckpoint(Checkpoint):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count from the step that the run starts or resumes with."""
+        """Count from the step at which the run starts or resumes."""
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Write the checkpoint after every so many steps."""
+        """Write the checkpoint every ``every_n_train_steps`` steps."""
         stepped = trainer.global_step > self._step
         self._step = trainer.global_step
         due = self.every_n_train_steps > 0 and self._step % self.every_n_train_steps == 0

@@ -1,4 +1,4 @@
-"""Blockwise decoding of single rows, iteration by iteration, for the eye (Stern et al. 2018, section 7.4)."""
+"""Blockwise decoding of single rows, shown iteration by iteration (Stern et al. 2018, section 7.4)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LEGEND = (
 
 
 class Iteration(NamedTuple):
-    """What one iteration made of its block; tokens are ids."""
+    """The accepted and rejected tokens of one iteration, as ids."""
 
     accepted: list[int]
     rejected: list[int]
-    """the block's other tokens; none where all were accepted or the row ended within the block"""
+    """the block's other tokens; empty if all were accepted or the row ended within the block"""
     failed_head: int | None
     """the number, from 2, of the head that proposed the first rejected token"""
     wanted: int | None
@@ -40,35 +40,35 @@ class Iteration(NamedTuple):
 
 
 class Recorder:
-    """A drafter that remembers what another one proposes, for one row.
+    """A drafter that records the proposals of another drafter for one row.
 
     Args:
-        drafter: The one that does the work.
+        drafter: The drafter that proposes.
     """
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
         self.proposals: list[list[int]] = []
-        """of each block in turn, without its certain token"""
+        """the proposals of each block, without its certain token"""
 
     @property
     def block_size(self) -> int:
-        """The other drafter's."""
+        """The block size of the other drafter."""
         return self.drafter.block_size
 
     def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
-        """Forget the row before."""
+        """Forget the previous row."""
         self.proposals = []
         self.drafter.start(source, max_length, sampler)
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
-        """Propose and remember it."""
+        """Propose, and record the proposals."""
         proposal = self.drafter.propose(verified, following, count)
         self.proposals += proposal.tokens.tolist()
         return proposal
 
     def reorder(self, rows: Tensor) -> None:
-        """Leave it to the other drafter."""
+        """Reorder the rows of the other drafter."""
         self.drafter.reorder(rows)
 
 
@@ -86,10 +86,10 @@ def trace(
 
     Args:
         model: p_1, in eval mode.
-        drafter: What proposes.
+        drafter: Proposes the tokens.
         source: One row, int64 [1, S] and [1].
         block_size: Tokens of a block.
-        acceptance: By which rule p_1 accepts them.
+        acceptance: The rule by which p_1 accepts tokens.
         extra_length: Tokens that the row may be longer than its source.
         sampler: Chooses the tokens.
         rows: int64 [1], the number of the row in its corpus, which selects its noise.
@@ -102,7 +102,7 @@ def trace(
     end = 0
     for number, size in enumerate(size for size in result.accepted[0].tolist() if size):
         accepted, end = row[end : end + size], end + size
-        # Every block but the last is followed by p_1's choice; in the last, what was not accepted lies past the end.
+        # p_1's choice follows every block but the last. In the last block, tokens not accepted lie past the end.
         rejected = recorder.proposals[number][size - 1 :] if end < len(row) and block_size > 1 else []
         failure = (size + 1, row[end]) if rejected else (None, None)
         iterations.append(Iteration(accepted, rejected, *failure))
@@ -110,13 +110,13 @@ def trace(
 
 
 def one_row(rows: TokenRows, place: int) -> TokenRows:
-    """One of the rows, without padding."""
+    """One row, without padding."""
     length = rows.lengths[place : place + 1]
     return TokenRows(rows.tokens[place : place + 1, : int(length)], length)
 
 
 def gather_traces(traces: dict[int, list[Iteration]], world_size: int) -> dict[int, list[Iteration]]:
-    """The traces of all ranks by the row's place in the corpus, in order. All ranks call it."""
+    """The traces of all ranks by the row's index in the corpus, in order. All ranks must call this."""
     parts: list[Any] = [traces]
     if world_size > 1:
         parts = [None] * world_size
@@ -125,7 +125,10 @@ def gather_traces(traces: dict[int, list[Iteration]], world_size: int) -> dict[i
 
 
 def table_rows(traces: Mapping[int, Sequence[Iteration]], codec: Codec) -> list[list[Any]]:
-    """The traces as ``COLUMNS``, a line for each iteration: rows and iterations from 1, tokens in words."""
+    """The traces with the columns ``COLUMNS``, one line for each iteration.
+
+    Rows and iterations are counted from 1, and tokens are shown as text.
+    """
     lines: list[list[Any]] = []
     for index, iterations in traces.items():
         prefix: list[int] = []
@@ -142,7 +145,7 @@ def table_rows(traces: Mapping[int, Sequence[Iteration]], codec: Codec) -> list[
 def markdown(
     title: str, lines: Sequence[Sequence[Any]], sources: Sequence[Any], references: Sequence[Any]
 ) -> str:
-    """The lines of ``table_rows`` as a document, a table for each row of the corpus."""
+    """The lines of ``table_rows`` as a document with a table for each row of the corpus."""
     text = [f"# {title}", "", LEGEND, ""]
     row = None
     for line in lines:
@@ -160,5 +163,5 @@ def markdown(
 
 
 def _code(text: str) -> str:
-    # Double marks, for the text may hold a single one; a bar would end the cell.
+    # Double backquotes, because the text may hold a single one. A bar would end the cell.
     return "`` " + text.replace("|", "\\|") + " ``" if text else ""

@@ -1,4 +1,4 @@
-"""Stopping cleanly on Ctrl-C, at the end of a terminal, and when a cluster wants its machine back."""
+"""Stopping cleanly on Ctrl-C, when the terminal closes, and when a cluster preempts the job."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Interrupted(SystemExit):
-    """Training was asked to stop. As every SystemExit it becomes the process's exit code, 128 + signal."""
+    """Training was asked to stop. Like every SystemExit it sets the exit code of the process, 128 + signal."""
 
 
 class Interruption(Checkpoint):
-    """On a signal: finish the running optimiser step, write last.ckpt, and stop with exit code 128 + signal.
+    """On a signal, finishes the running optimiser step, writes last.ckpt, and stops with exit code 128 + signal.
 
-    The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP unless it is ignored (``nohup``), and SIGUSR1. Where Lightning
-    would have SLURM requeue the job on a signal, SIGUSR1 by default, the job is requeued once last.ckpt is written;
-    Lightning itself saves at once, in the middle of a step. A validation that is running is finished first. A second
-    Ctrl-C stops at once; other signals may well come twice. Lightning calls this callback after the others because it
-    is a Checkpoint.
+    The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP unless it is ignored (``nohup``), and SIGUSR1. If Lightning would
+    requeue the SLURM job on a signal, SIGUSR1 by default, the job is requeued after last.ckpt is written. Lightning
+    itself would save at once, in the middle of a step. A running validation is finished first. A second Ctrl-C stops
+    at once; other signals often come twice and do not. Lightning calls this callback after the others because it is a
+    Checkpoint.
 
     Args:
-        agree_every_n_train_steps: Steps between two questions to the other ranks whether one was asked to stop.
+        agree_every_n_train_steps: Steps after which the ranks tell each other whether one was asked to stop.
     """
 
     def __init__(self, agree_every_n_train_steps: int = 10) -> None:
@@ -48,31 +48,31 @@ class Interruption(Checkpoint):
         self._saved = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to the signals from here on."""
+        """Install the signal handlers."""
         self._step = trainer.global_step
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             self._requeue_signal = environment.requeue_signal
-        # This late, to come after Lightning, whose own handlers would stop or save in the middle of an accumulation.
+        # After Lightning installed its handlers, which would stop or save in the middle of an accumulation.
         if threading.current_thread() is threading.main_thread():
             for number in {*SIGNALS, self._requeue_signal or signal.SIGUSR1}:
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop if the step before was saved."""
+        """Stop if the previous step was saved."""
         self._stop_if_saved(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Save if a signal came and the step is whole."""
+        """Save if a signal came and the step is complete."""
         stepped = trainer.global_step > self._step
         self._step = trainer.global_step
         if stepped and self._someone_asked(trainer, self._step):
-            # The metrics of this step are logged after this hook, so stopping waits for the next one.
+            # The metrics of this step are logged after this hook, so the run stops at the next hook.
             self._save(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop if the step before was saved; the resumed run validates."""
+        """Stop if the previous step was saved; the resumed run validates."""
         self._stop_if_saved(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -86,13 +86,13 @@ class Interruption(Checkpoint):
         self._stop_if_saved(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._restore_handlers()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._restore_handlers()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -120,7 +120,7 @@ class Interruption(Checkpoint):
         if not self._saved:
             return
         if not trainer.is_global_zero:
-            # Lightning's launcher kills the main process when another rank exits with anything else.
+            # Lightning's launcher kills the main process when another rank exits with a code other than 0.
             raise Interrupted(0)
         logger.info("Stopped after step %d; go on with: --ckpt_path last", trainer.global_step)
         assert self._signal is not None
@@ -135,7 +135,7 @@ class Interruption(Checkpoint):
 
 
 def _requeue() -> None:
-    """Have SLURM run this job again, which goes on with the checkpoint that was written."""
+    """Have SLURM run this job again; the job then resumes from the written checkpoint."""
     job, array = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_JOB_ID")
     if array is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"

@@ -1,4 +1,4 @@
-"""Images for the eye at each validation: what blocks were accepted where, and what came of them."""
+"""Pictures of decoded images at each validation, beside the block sizes that were accepted at each position."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from lightning_bpd.decoding import DecodingOptions, blockwise, greedy, parse_acc
 from lightning_bpd.interfaces import Drafter, InputError, SequenceModel, TokenRows
 from lightning_bpd.measuring.panels import BlockwisePanel, ImagePanels, draw_panels, sizes_per_token
 
-# Block sizes that are shown beside the largest.
+# Block sizes shown beside the largest.
 SHOWN = (2, 4, 8)
 
 
 class Panels(Callback):
     """At each validation of a model of images with block heads, draws some images to ``panels.png`` and W&B.
 
-    Input, truth, greedy output and, for several block sizes up to that of the run's decoding options, the blockwise
-    output under their rule of acceptance beside the accepted sizes. Other models have ``Samples`` alone.
+    The picture shows input, truth, greedy output and, for several block sizes, the blockwise output beside the accepted
+    sizes. The run's decoding options give the largest block size and the acceptance rule. Other models have only
+    ``Samples``.
 
-    The first rank decodes them together, as one batch more, while the others go on; it needs none of them.
+    The first rank decodes the images as one extra batch. It does not wait for other ranks, nor they for it.
 
     Args:
         count: Images to show, spread evenly over the validation set; 0 for no picture.
@@ -52,7 +53,7 @@ class Panels(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw, after the first batch: then averaged weights are in their place, which they leave after the last."""
+        """Draw after the first batch: averaged weights are loaded by then, and removed after the last batch."""
         trial = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
         if trainer.state.fn != "fit" or trial or not trainer.is_global_zero or batch_idx or not self.count:
             return
@@ -62,7 +63,7 @@ class Panels(Callback):
         codec = module.data.codec
         if not isinstance(codec, ImageCodec):
             return
-        # In the precision of the module's own steps.
+        # Decode in the precision of the module's steps.
         with trainer.precision_plugin.forward_context():
             panels = decode_panels(
                 *module.block_decoder(), codec, module.data, module.device, self.count, module.decode
@@ -89,12 +90,12 @@ def decode_panels(
 
     Args:
         model: p_1, in eval mode.
-        drafter: What proposes blocks, if the model has it.
-        codec: What its tokens mean.
+        drafter: Proposes the tokens of a block; None for a model without block heads.
+        codec: The codec of the tokens.
         data: The data module.
-        device: Where the model is.
-        count: How many, evenly spread.
-        options: Their rule of acceptance and largest block size are shown, whatever their decoder.
+        device: The model's device.
+        count: Number of images, spread evenly.
+        options: Give the acceptance rule and the largest block size; their decoder is ignored.
     """
     inputs: Sequence[Images] = data.sources("validation")
     truths: Sequence[Images] = data.references("validation")
@@ -118,10 +119,10 @@ def decode_panels(
 
 
 def panels_title(what: str, options: DecodingOptions) -> str:
-    """The title of a picture of blocks, with the rule that accepted them."""
+    """The title of a picture of blocks, with the acceptance rule."""
     return f"{what}, accepted by {options.acceptance}"
 
 
 def shown_sizes(largest: int) -> list[int]:
-    """Block sizes that are worth a look, the largest among them; none where that is 1."""
+    """The block sizes to show, up to and including ``largest``; none if ``largest`` is 1."""
     return sorted({*(size for size in SHOWN if size < largest), largest} - {1})

@@ -1,4 +1,4 @@
-"""Progress that reads well in a terminal and in a log."""
+"""Training progress in a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 def progress_bar() -> ProgressBar:
-    """A bar when standard output is a terminal, now and then a line when it is not."""
+    """A progress bar if standard output is a terminal, and log lines otherwise."""
     return RichProgressBar(leave=False) if sys.stdout.isatty() else ProgressLines()
 
 
 class Overview(Callback):
-    """Says in one line what is trained, where, and where its results go."""
+    """Logs the number of parameters, the devices and the folder of the results in one line."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say it."""
+        """Log the line on rank 0."""
         if trainer.is_global_zero:
             parameters = sum(each.numel() for each in pl_module.parameters() if each.requires_grad)
             place = f"{trainer.world_size} x {pl_module.device.type}, precision {trainer.precision}"
@@ -32,10 +32,10 @@ class Overview(Callback):
 
 
 class ProgressLines(ProgressBar):
-    """A line after each validation, and in between at most one every so many seconds.
+    """Logs a line after each validation, and at most one line every ``seconds`` in between.
 
     Args:
-        seconds: The least time between two lines of training.
+        seconds: The least time between two lines of training, in seconds.
     """
 
     def __init__(self, seconds: float = 15.0) -> None:
@@ -54,11 +54,11 @@ class ProgressLines(ProgressBar):
         self._enabled = False
 
     def on_train_start(self, *_: Any) -> None:
-        """Count the time from here."""
+        """Start the clock."""
         self._last = self._started = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Show training metrics, if the last line is old enough."""
+        """Show training metrics, if ``seconds`` have passed since the last line."""
         if time.monotonic() - self._last >= self.seconds:
             self._show(trainer, trainer.progress_bar_metrics, "train/")
 

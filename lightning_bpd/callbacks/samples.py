@@ -1,4 +1,4 @@
-"""For the eye: samples of each validation, and the predictions of a test set."""
+"""Samples of each validation, and the predictions of a test set."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Samples(Callback):
 
 
 class Predictions(Callback):
-    """Writes what ``predict`` returns into the run's folder: ``predictions.txt``, a line for each row of the corpus.
+    """Writes the predictions into the run's folder: ``predictions.txt``, a line for each row of the corpus.
 
     Images go to ``predictions/000000.png`` and so on. The module's ``predict_step`` returns position in the corpus ->
     text or image.
@@ -106,6 +106,6 @@ class Predictions(Callback):
 
 
 def spread(items: list[int], count: int) -> list[int]:
-    """At most ``count`` of the items, in order and evenly spaced."""
+    """At most ``count`` of ``items``, in order and evenly spaced."""
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]

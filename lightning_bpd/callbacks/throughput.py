@@ -1,4 +1,4 @@
-"""How fast training goes."""
+"""The speed of training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lightning_bpd.interfaces import ParallelBatch
 
 
 class Throughput(Callback):
-    """Logs ``train/tokens_per_second``: target tokens over all ranks, without validation and saving.
+    """Logs ``train/tokens_per_second``: target tokens over all ranks; time for validation and saving is left out.
 
-    The clock runs from the first batch to the next validation or checkpoint, so that waiting for data counts. Tokens
-    are counted on the device, which is asked for the sum only when a value is logged or the clock stops. Then all ranks
-    add up their tokens, so that every rank, and every checkpoint, has the same sums.
+    The clock runs from the first batch to the next validation or checkpoint, so waiting for data counts. Tokens are
+    counted on the device. The sum is read only when a value is logged or the clock stops. Then all ranks add up their
+    tokens, so every rank and every checkpoint has equal sums.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        """seconds of training so far, the mean over ranks, those before a resumption included"""
+        """seconds of training so far, the mean over ranks; time before a resumption is included"""
         self.tokens = 0
-        """target tokens of all ranks' batches so far"""
+        """target tokens in the batches of all ranks so far"""
         self._running = False
         self._mark = 0.0
         self._pending: torch.Tensor | None = None
@@ -32,12 +32,12 @@ class Throughput(Callback):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave out what came before a resumption."""
+        """Leave time and tokens before a resumption out of the next rate."""
         self._step = trainer.global_step
         self._logged = (self.seconds, self.tokens)
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Start the clock if it stands."""
+        """Start the clock if it is stopped."""
         if not self._running:
             self._running = True
             self._mark = time.perf_counter()
@@ -50,7 +50,7 @@ class Throughput(Callback):
         batch: ParallelBatch,
         batch_idx: int,
     ) -> None:
-        """Count tokens; at every logged step, log the rate since the one before."""
+        """Count tokens; at every logged step, log the rate since the previous logged step."""
         tokens = batch.target.lengths.sum()
         self._pending = tokens if self._pending is None else self._pending + tokens
         stepped = trainer.global_step > self._step
@@ -73,7 +73,7 @@ class Throughput(Callback):
     ) -> None:
         """Stop the clock."""
         self._stop_clock(trainer)
-        # Lightning asked for the sums before this.
+        # Lightning has called state_dict before this hook, so the stored sums are replaced.
         checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,7 +85,7 @@ class Throughput(Callback):
         return {"seconds": self.seconds, "tokens": self.tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the sums of the run that is resumed."""
+        """Restore the sums of the resumed run."""
         self.seconds = state_dict["seconds"]
         self.tokens = state_dict["tokens"]
 
@@ -95,7 +95,7 @@ class Throughput(Callback):
             self._running = False
 
     def _read_clock(self, trainer: pl.Trainer) -> None:
-        """All ranks come here together: at the same step, validation or checkpoint."""
+        """Add tokens and time to the sums. All ranks call this together: at one step, validation or checkpoint."""
         tokens = 0 if self._pending is None else int(self._pending)  # waits for the device
         self._pending = None
         now = time.perf_counter()

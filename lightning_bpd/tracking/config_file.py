@@ -1,4 +1,4 @@
-"""The whole configuration of a run, next to its results."""
+"""The complete configuration of a run, stored beside its results."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lightning_bpd.files import write_atomically
 class SaveConfig(SaveConfigCallback):
     """Writes the resolved configuration to ``config.yaml`` in the run's folder and to W&B, when training starts.
 
-    Measuring a run does not change what it says of itself, nor does a resumption whose checkpoint does not fit.
+    The file stays unchanged when a run is measured, or when the checkpoint of a resumption does not fit.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Nothing: this is before the checkpoint is restored."""
+        """Do nothing: the checkpoint is not restored yet."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write it, on rank 0."""
+        """Write the configuration on rank 0."""
         if trainer.is_global_zero:
             self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file; what to resume from is of one command, not of the run, so it is left out."""
+        """Write the file without ``ckpt_path``, which belongs to one command and not to the run."""
         config = self.config.clone()
         config.pop("config", None)
         config["ckpt_path"] = None

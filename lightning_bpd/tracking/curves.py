@@ -17,8 +17,8 @@ def draw_curves(metrics: Path, picture: Path, label: str = "BLEU", quality: str 
     Args:
         metrics: The run's metrics.csv.
         picture: The file to write.
-        label: What to call the axis of quality, such as how output was decoded.
-        quality: Its name in the file.
+        label: The label of the quality axis; it may say how output was decoded.
+        quality: The name of the quality metric in the file.
     """
     rows = read_metrics(metrics)
     figure = Figure(figsize=(9, 3.5), layout="constrained")

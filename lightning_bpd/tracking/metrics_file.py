@@ -15,14 +15,14 @@ from lightning_bpd.files import append_to_file, write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics file, in order, without what a row does not hold; an absent file has no rows."""
+    """The rows of a metrics file, in order, without empty cells. A missing file has no rows."""
     if not path.is_file():
         return []
     with (
         damaged(path, "move it away, or repair the line"),
         path.open(encoding="utf-8", newline="") as file,
     ):
-        # A last line without an end was being written when the run was killed.
+        # A last line without a line feed was incomplete when the run was killed.
         rows = csv.DictReader(line for line in file.readlines() if line.endswith("\n"))
         return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
@@ -30,8 +30,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 class MetricsFile(Logger):
     """Writes every logged row to ``<folder>/metrics.csv`` at once.
 
-    A file that is already there belongs to the run that is being resumed. Its rows stay, except those of steps that
-    this run takes again. (Lightning's own CSVLogger would erase the file.)
+    An existing file belongs to the resumed run. Its rows stay, except rows of steps that this run takes again.
+    (Lightning's own CSVLogger would erase the file.)
 
     Args:
         folder: The run's folder.
@@ -54,12 +54,12 @@ class MetricsFile(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The run's folder. Lightning takes the first logger's as the place for everything else."""
+        """The run's folder. Lightning stores all other files in the folder of the first logger."""
         return str(self.path.parent)
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml holds them."""
+        """Do nothing: config.yaml holds the hyper-parameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -67,7 +67,7 @@ class MetricsFile(Logger):
         assert step is not None, "Lightning always gives the step"
         row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
         if self._columns is None:
-            # A step's training row may be older than the checkpoint after it, and its validation row younger.
+            # The training row of a step may be older than the checkpoint, and its validation row newer.
             new = row.keys() - {"step", "epoch"}
             old = read_metrics(self.path)
             self._rewrite(

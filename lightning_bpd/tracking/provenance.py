@@ -1,4 +1,4 @@
-"""Where a result comes from."""
+"""The provenance of a result."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def processor() -> str:
-    """The name of the CPU, as well as the system tells it."""
+    """The name of the CPU, if the system gives it, or of the machine type."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():

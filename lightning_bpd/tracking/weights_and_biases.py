@@ -1,4 +1,4 @@
-"""W&B that never gets in the way of a run."""
+"""Logging to W&B whose failures never stop a run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightning_bpd.faults import shortened
 logger = logging.getLogger(__name__)
 
 PROJECT = "lightning_bpd"
-# Seconds that a run waits for W&B's server: at its start, and at its end for what is still to be sent.
+# Seconds that a run waits for W&B's server at its start, and for unsent data at its end.
 PATIENCE = 30
 
 
 def _unhindered(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that does nothing any more once one of its kind has failed."""
+    """Wrap a method so that it does nothing after any wrapped method has failed."""
 
     @wraps(method)
     def patient(self: RunLogger, *args: Any, **options: Any) -> None:
@@ -29,7 +29,7 @@ def _unhindered(method: Callable[..., Any]) -> Callable[..., Any]:
             return
         try:
             method(self, *args, **options)
-        except Exception as error:  # Of another program, whose failure is no failure of the run.
+        except Exception as error:  # A failure of W&B must not fail the run.
             self.failed = True
             logger.warning(
                 "W&B failed, and the run goes on without it: %s. To send what is there: wandb sync %s",
@@ -41,10 +41,10 @@ def _unhindered(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RunLogger(WandbLogger):
-    """Lightning's logger for a run of W&B that has begun. A failure of W&B is a warning, and ends logging to it.
+    """Lightning's logger for a started W&B run. A failure of W&B gives a warning and ends logging to W&B.
 
     Args:
-        run: The run.
+        run: The W&B run.
         folder: The folder of the training run.
     """
 
@@ -52,7 +52,7 @@ class RunLogger(WandbLogger):
         super().__init__(experiment=run, save_dir=folder, project=PROJECT)
         self.failed = False
         self.data = getattr(run.settings, "sync_dir", folder / "wandb")
-        """where W&B keeps what it was told"""
+        """the folder where W&B stores the logged data"""
 
     log_hyperparams = _unhindered(WandbLogger.log_hyperparams)
     log_metrics = _unhindered(WandbLogger.log_metrics)
@@ -62,15 +62,15 @@ class RunLogger(WandbLogger):
 
     @_unhindered
     def finalize(self, status: str) -> None:
-        """Send what is left, not longer than ``PATIENCE``."""
+        """Send the remaining data; wait at most ``PATIENCE`` seconds."""
         super().finalize(status)
         self.experiment.finish(exit_code=int(status != "success"))
 
 
 def wandb_logger(folder: Path, mode: Literal["offline", "online"]) -> RunLogger | None:
-    """A logger that writes to ``<folder>/wandb``, or None, after a warning, when W&B cannot start.
+    """A logger that writes to ``<folder>/wandb``; None, after a warning, if W&B cannot start.
 
-    A resumed run goes on under its old id, so that W&B shows one run.
+    A resumed run keeps its id, so W&B shows one run.
 
     Args:
         folder: The run's folder; its name is the name of the run.
@@ -83,15 +83,15 @@ def wandb_logger(folder: Path, mode: Literal["offline", "online"]) -> RunLogger 
 
             reason = "there is no key, which wandb login stores"
             try:
-                # Asked beforehand: a run that begins with a prompt for a key waits for it.
+                # Log in before the start: otherwise W&B may prompt for a key, and the run waits.
                 if wandb.login(prompt=False, verify=False):
                     return _start(folder, mode)
             except Exception as error:
                 reason = shortened(error)
-            # The process of a start that failed still holds the run's id.
+            # The process of a failed start still holds the run's id.
             wandb.teardown()
         started = _start(folder, "offline")
-    except Exception as error:  # It may be missing or broken, its server or the disk too.
+    except Exception as error:  # W&B may be missing or broken, and its server or the disk may fail.
         logger.warning("Going on without W&B: %s", shortened(error))
         return None
     if reason:
@@ -107,7 +107,7 @@ def _start(folder: Path, mode: Literal["offline", "online"]) -> RunLogger:
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=True, console="off")
     if mode == "online":
-        # Offline nobody is waited for but W&B's own process, which may start slowly on a busy machine.
+        # Not set offline: there the run waits only for W&B's local process, which may start slowly on a busy machine.
         settings.init_timeout = settings.finish_timeout = PATIENCE
         settings.finish_timeout_raises = True
     run = wandb.init(
