@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lightning_bpd.interfaces import InputError
 
-# What these libraries refuse comes from the command line or a configuration: by module, the errors that say so.
+# By module, the errors by which a library refuses a value of the command line or of a configuration.
 _REFUSALS: dict[str, tuple[str, ...]] = {
     "jsonargparse": ("Exception",),
     "yaml": ("Exception",),
@@ -39,20 +39,20 @@ _NO_MEMORY = ("out of memory", "can't allocate memory")
 
 
 def explain(error: BaseException) -> str | None:
-    """What to tell the user about an error that the user or the machine caused; None for a fault of this package.
+    """The message for an error that the user or the machine caused; None for a fault of this package.
 
-    These are the user's or the machine's: an InputError, or what a library made of it; every OSError; too little
-    memory; and what Lightning, the parser of the command line or an optimiser refuses of the configuration.
+    The user or the machine causes: an InputError, also one wrapped by a library; every OSError; too little memory;
+    and a configuration that Lightning, the parser of the command line or an optimiser refuses.
     """
     if isinstance(error, ValueError) or _raised_in(error, "jsonargparse"):
         own: BaseException | None = error
         while own is not None and not isinstance(own, InputError):
             own = own.__cause__ or own.__context__
         if own is not None:
-            # Of a process that loads data it begins with that process's traceback.
+            # An error from a data loading process begins with the traceback of that process.
             return str(own).rpartition("InputError: ")[2]
     if str(error).startswith("Symlink loop") and isinstance(error.__context__, OSError):
-        error = error.__context__  # of pathlib, before Python 3.13
+        error = error.__context__  # pathlib raises this before Python 3.13
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
@@ -75,22 +75,22 @@ def explain(error: BaseException) -> str | None:
 
 
 def shortened(error: BaseException) -> str:
-    """An error in a few words: of many lines, the first one that says something."""
+    """A short form of an error: the first line of its message that is not empty or general."""
     first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     if first.startswith("Error(s) in loading state_dict") and others:
         first = f"{others[0]}; {len(others)} such differences" if others[1:] else others[0]
-    # Such as KeyError, whose message is a name alone.
+    # The message of a KeyError, for example, is only a name.
     kind = "" if " " in first else f"{type(error).__name__}{': ' if first else ''}"
     return f"{kind}{first[:300]}"
 
 
 @contextmanager
 def damaged(what: object, remedy: str) -> Iterator[None]:
-    """Turn whatever reading a damaged file raises into an InputError.
+    """Turn every error of reading a damaged file into an InputError.
 
     Args:
-        what: The file or folder, as messages call it.
-        remedy: What to do about it.
+        what: The name of the file or folder in messages.
+        remedy: The advice to the user.
     """
     try:
         yield
@@ -98,15 +98,15 @@ def damaged(what: object, remedy: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise InputError(f"{what} cannot be read: {error.strerror or error}; {remedy}") from error
-    except BaseException as error:  # Bytes that anybody may have changed make libraries raise anything.
-        # What a library in Rust panics with is no Exception.
+    except BaseException as error:  # Libraries may raise any error for damaged bytes.
+        # The panic of a library in Rust is not an Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise InputError(f"{what} is damaged ({shortened(error)}): {remedy}") from error
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises InputError, with the remedy, if there is none."""
+    """The JSON object in a file. Raises InputError, with the remedy, if the file holds no JSON object."""
     with damaged(path, remedy):
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
@@ -118,7 +118,7 @@ T = TypeVar("T")
 
 
 def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass from plain data that a file holds. Raises TypeError for a value that is not of its field's type."""
+    """Make a dataclass from the plain data of a file. Raises TypeError if a value does not have its field's type."""
     hints = get_type_hints(kind)
     for name, value in values.items():
         hint = hints.get(name, object)
@@ -135,7 +135,7 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def report_request() -> str:
-    """What follows the traceback of an error that is a fault of this package."""
+    """The text after the traceback of a fault of this package."""
     return (
         f"This is a fault of lightning_bpd {version('lightning_bpd')}, not yours. Please report it with this "
         "traceback, the command, its configuration and the output of pip freeze."
@@ -143,7 +143,7 @@ def report_request() -> str:
 
 
 def _in_short(message: str) -> str:
-    """What the parser of the command line says, without all the types that a value might have had."""
+    """The message of the command line's parser, without the list of all types that it tried."""
     if inner := re.search(r"given class_path '([\w.]+)':\s*(.+?)\s*- Expected a <class", message, re.DOTALL):
         message = f"{inner[1].rpartition('.')[2]}: {inner[2]}"
     if re.search(r"<class 'str'>.*[Gg]ot value: (True|False|-?\d)", message, re.DOTALL):
@@ -172,7 +172,7 @@ def _is_restoring(error: BaseException) -> bool:
 
 
 def _raised_in(error: BaseException, module: str) -> bool:
-    """Whether code of a module raised it, itself or by way of Python's own library."""
+    """Whether code of a module raised the error, directly or through Python's standard library."""
     names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
     others = [name for name in names if name.partition(".")[0] not in sys.stdlib_module_names]
     return bool(others) and f"{others[-1]}.".startswith(f"{module}.")

@@ -1,4 +1,4 @@
-"""Files and folders that are always whole, also after a kill, a full disk or a power cut (floor 0)."""
+"""Files and folders that are always complete, also after a kill, a full disk or a power cut (floor 0)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from lightning_bpd.interfaces import InputError
 
-# What is being written has such a name: hidden, and with the machine that can tell whether its process still lives.
+# Unfinished files have such hidden names. Only the machine in the name can tell whether the writing process still runs.
 _OWN = f".{platform.node()}-"
 _ENDING = ".partial"
 _DAY = 24 * 60 * 60
@@ -44,16 +44,16 @@ def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> 
 
 @contextmanager
 def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file to write to. At every moment ``path`` is the old file or the complete new one.
+    """A file to write to. At every moment ``path`` is the old file or the complete new file.
 
-    Its folder is made if need be. Two processes that write the same file at once do no harm.
+    A missing folder is made. Two processes may write one file at once.
 
     Args:
         path: The file.
-        durable: Return only when the disk holds it, so that not even a power cut loses it.
+        durable: Return only when the disk holds the file, so that it survives a power cut.
 
     Raises:
-        OSError: It cannot be written; the error names ``path``.
+        OSError: The file cannot be written; the error names ``path``.
     """
     with _partial(path, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)) as (
         partial,
@@ -69,10 +69,10 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def append_to_file(path: Path, content: str) -> None:
-    """Add text to the end of a file, and return when the disk holds it. A kill may leave a part of the text.
+    """Add text to the end of a file, and return when the disk holds the text. A kill may leave a part of the text.
 
     Raises:
-        OSError: It cannot be written; the error names ``path``.
+        OSError: The file cannot be written; the error names ``path``.
     """
     with _naming(path), path.open("ab") as file:
         file.write(content.encode())
@@ -82,14 +82,14 @@ def append_to_file(path: Path, content: str) -> None:
 
 @contextmanager
 def whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
-    """An empty folder to fill, which becomes ``folder`` when it is complete and the disk holds it.
+    """An empty folder to fill. It becomes ``folder`` when it is complete and the disk holds it.
 
     Args:
-        folder: The folder. Those above it are made if need be.
-        replace: Whether it takes the place of a folder that is there by then. If not, that one stays.
+        folder: The folder. Missing parent folders are made.
+        replace: Whether to replace a folder that exists by then. If not, the existing folder stays.
 
     Raises:
-        OSError: It cannot be written; the error names ``folder`` or a file in it.
+        OSError: The folder cannot be written; the error names ``folder`` or a file in it.
     """
 
     def make(name: Path) -> int:
@@ -111,16 +111,16 @@ def whole_folder(folder: Path, replace: bool) -> Iterator[Path]:
 
 
 def path_inside(folder: Path, name: object) -> Path:
-    """The path in ``folder`` that a name means which somebody else chose, such as a member of an archive.
+    """The path in ``folder`` of an untrusted name, such as the name of a member of an archive.
 
-    Every such name in an archive, a checkpoint or a model's configuration goes through here before it becomes a path.
-    ``/`` and the backslash both separate folders. The last part may be a link; a folder on the way may not lead out.
+    Every name in an archive, a checkpoint or a model's configuration passes this check before it becomes a path.
+    ``/`` and the backslash both separate folders. The last part may be a link; no parent folder may lead out.
 
     Raises:
-        InputError: The name is no text, is empty or absolute, has a drive, ``..`` or a control character, or leads
+        InputError: The name is not text, is empty or absolute, has a drive, ``..`` or a control character, or leads
             out of the folder through a link.
     """
-    # Windows knows both separators and drives: what is relative there is relative everywhere.
+    # Windows paths know both separators and drives: a path that is relative there is relative everywhere.
     given = PureWindowsPath(name if isinstance(name, str) else "")
     path = folder / given.as_posix()
     if (
@@ -162,7 +162,7 @@ def _partial(path: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, in
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let errors name ``path`` that name nothing, or a partial file that nobody knows."""
+    """Let errors name ``path`` if they name no file or a partial file, which the user does not know."""
     try:
         yield
     except OSError as error:
@@ -173,10 +173,10 @@ def _naming(path: Path) -> Iterator[None]:
 
 @functools.cache
 def _remove_what_was_left(folder: Path) -> None:
-    """Remove what processes were writing when they were killed: nobody holds the lock of it."""
+    """Remove partial files and folders of killed processes: no process holds their locks."""
     for path in folder.glob(f".*-????????{_ENDING}"):
         with suppress(OSError):
-            # Locks of another machine may not be seen here.
+            # The locks of another machine may be invisible here.
             if not path.name.startswith(_OWN) and time.time() - path.stat().st_mtime < _DAY:
                 continue
             descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -188,8 +188,8 @@ def _remove_what_was_left(folder: Path) -> None:
 
 
 def _take_place(new: Path, folder: Path) -> None:
-    """Let ``new`` be ``folder``, in the place of the one that is there; that one is ``new`` afterwards or gone."""
-    with suppress(AttributeError):  # not on every system
+    """Replace ``folder`` by ``new``. Afterwards the old folder is called ``new``, or is removed."""
+    with suppress(AttributeError):  # not every system has it
         # RENAME_EXCHANGE: there is no moment without the folder.
         if ctypes.CDLL(None).renameat2(-100, os.fsencode(new), -100, os.fsencode(folder), 2) == 0:
             return
@@ -216,7 +216,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems cannot do this for folders.
+        # Some file systems cannot sync folders.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

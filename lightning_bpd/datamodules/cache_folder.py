@@ -1,4 +1,4 @@
-"""Cache folders that are whole or not there (floor 3)."""
+"""Cache folders that are either complete or absent (floor 3)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning_bpd.interfaces import InputError
 
 @contextmanager
 def cache_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which appears as ``folder`` only if that went well.
+    """A folder to fill. It appears as ``folder`` only if no error was raised.
 
-    If another process finishes the same folder first, that one stays: its content is the same.
+    If another process finishes the folder first, its folder stays, because both have equal content.
 
     Raises:
-        InputError: It cannot be written.
+        InputError: The folder cannot be written.
     """
     try:
         with whole_folder(folder, replace=False) as partial:

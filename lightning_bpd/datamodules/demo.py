@@ -1,4 +1,4 @@
-"""The demo corpus, 25,000 English-German sentence pairs that the project ships: what a first run trains on."""
+"""The demo corpus: 25,000 English-German sentence pairs, shipped with the project as data for a first run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAIRS = 24_000
 """training pairs in the shipped file"""
 _HELD_OUT = 500
 _LANGUAGES = ("en", "de")
-# Says that the files beside it are the demo corpus; earlier versions wrote their settings into it.
+# Marks the files beside it as the demo corpus; earlier versions wrote their settings into it.
 _MANIFEST = "demo.json"
 
 
@@ -25,7 +25,7 @@ CORPUS = "data/demo/corpus.tsv.gz"
 def write_demo_corpus(folder: Path, pairs: int = PAIRS) -> None:
     """Write train (the first ``pairs``), val and test into ``folder``, as ``.en`` and ``.de``, one sentence a line.
 
-    Files that are complete already stay as they are. Each file appears whole or not at all.
+    Complete files stay as they are. Each file appears complete or not at all.
 
     Raises:
         InputError: ``pairs`` is out of range, or the folder holds files of other text.
@@ -48,7 +48,7 @@ def write_demo_corpus(folder: Path, pairs: int = PAIRS) -> None:
         name: list(islice(lines, count))
         for name, count in (("test", _HELD_OUT), ("val", _HELD_OUT), ("train", pairs))
     }
-    # First, so that the files of an interrupted start are known as ours.
+    # Written first, so that the files of an interrupted start are known as ours.
     _write(folder / _MANIFEST, b'{"corpus": "demo"}\n')
     for name, part in parts.items():
         for column, language in enumerate(_LANGUAGES):
@@ -65,9 +65,9 @@ class DemoText(ParallelText):
     """The demo corpus: English-German sentences that need no download.
 
     Args:
-        folder: Where its text files are written.
-        pairs: The number of training pairs: the first of the corpus.
-        corpus_seed: Of the shipped corpus, always 1. Configurations of earlier versions name it.
+        folder: The folder of its text files.
+        pairs: The number of training pairs, taken from the start of the corpus.
+        corpus_seed: The seed of the shipped corpus, always 1. Configurations of earlier versions name it.
         vocab_size: The number of tokens of the tokenizer, which both languages share.
         tokenizer: A SentencePiece model file to use instead of training one.
         batch_tokens: The most tokens in a batch, padding included, on its longer side.
@@ -103,6 +103,6 @@ class DemoText(ParallelText):
         self.pairs = pairs
 
     def prepare_data(self) -> None:
-        """Write the text files where they are missing; then the same as for any parallel text."""
+        """Write missing text files, then prepare them like any parallel text."""
         write_demo_corpus(self.folder, self.pairs)
         super().prepare_data()

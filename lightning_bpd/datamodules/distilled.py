@@ -1,4 +1,4 @@
-"""What stands beside distilled data: who made it, of what, how, and whether all of it is there (floor 3)."""
+"""The manifest of distilled data: teacher, corpus, settings, and whether the data is complete (floor 3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_bpd.faults import read_json
 from lightning_bpd.interfaces import InputError
 
 MANIFEST = "distillation.json"
-# Raise it when the same settings would give other files.
+# Raise it when equal settings would give different files.
 FORMAT = 1
 
 
@@ -17,7 +17,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder of distilled data.
 
     Raises:
-        InputError: There is none, it is damaged, or of another format.
+        InputError: The manifest is missing, damaged, or of another format.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -32,10 +32,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def finished_distillation(folder: Path) -> dict[str, Any]:
-    """The manifest of distilled data that can be trained on.
+    """The manifest of finished distilled data.
 
     Raises:
-        InputError: As ``read_manifest``; or the distillation was not finished.
+        InputError: As for ``read_manifest``; or the distillation was not finished.
     """
     manifest = read_manifest(folder)
     if not manifest.get("complete"):

@@ -37,11 +37,11 @@ _SECONDS_BETWEEN_LOGS = 30.0
 class RaggedRows:
     """Rows of token ids of different length, one after the other in one array.
 
-    Rows that were mapped from files are pickled as the files' names: a worker process maps them again.
+    Rows mapped from files are pickled as the names of the files, and a worker process maps the files again.
     """
 
     tokens: np.ndarray
-    """the tokens of all rows: uint16 where the vocabulary allows it, int32 elsewhere"""
+    """the tokens of all rows: uint16 if the vocabulary is small enough, else int32"""
     offsets: np.ndarray
     """int64 [N + 1]: row i is ``tokens[offsets[i] : offsets[i + 1]]``"""
 
@@ -94,9 +94,9 @@ class EncodedCorpus:
     dropped_long: int
     """pairs left out because a side had too many tokens"""
     row_numbers: np.ndarray
-    """int64 [N], memory-mapped: the place of each pair, counted from 0, in the files it was read from"""
+    """int64 [N], memory-mapped: the index of each pair, counted from 0, in its files"""
     shortened: int = 0
-    """pairs kept, but with a side cut to the largest length"""
+    """pairs kept with a side cut to the largest length"""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -113,9 +113,9 @@ def encode_corpus(
 ) -> EncodedCorpus:
     """Encode the pairs of ``files``, or find them encoded in ``cache`` by an earlier call.
 
-    It is stored in ``cache / key``, where the key is a hash of the content of the files, of both tokenizers
-    and of the settings. It appears there only once complete, so interrupted and simultaneous calls do no
-    harm. Memory stays bounded whatever the size of the corpus.
+    The encoded corpus is stored in ``cache / key``, where the key is a hash of the content of the files, of both
+    tokenizers and of the settings. It appears there only once complete, so calls may be interrupted or simultaneous.
+    Memory stays bounded for any size of the corpus.
 
     Args:
         files: the parts of the corpus, in order.
@@ -123,10 +123,10 @@ def encode_corpus(
         target_tokenizer: encodes the target side.
         cache: folder for encoded corpora, made if it is missing.
         max_length: the most tokens a side may have, its end token included; at least 2.
-        drop: what happens to a pair with an empty side (only white space) or one over ``max_length``. True,
-            for training: it is left out and counted. False, for validation and test: every pair stays; a
-            long side is cut, its last token the end token, and an empty side is the end token alone.
-        description: what the corpus is called in messages, as in "train".
+        drop: how to treat a pair with an empty side (only white space) or a side over ``max_length``. True,
+            for training: the pair is left out and counted. False, for validation and test: every pair stays; a
+            long side is cut and ends with the end token, and an empty side is the end token alone.
+        description: the name of the corpus in messages, such as "train".
 
     Raises:
         InputError: no pair is left, the cache cannot be written or is damaged, or the files cannot be read.
@@ -253,7 +253,7 @@ def _name_line(
     files: Sequence[PairFiles],
     first: int,
 ) -> None:
-    """Raise InputError for what a tokenizer refuses of pairs, of which ``first`` come before, naming file and line."""
+    """Raise InputError with file and line of the first pair that a tokenizer refuses; ``first`` pairs come before."""
     for number, pair in enumerate(pairs, first):
         try:
             for text, tokenizer in zip(pair, tokenizers, strict=True):
@@ -293,7 +293,7 @@ class _RowsWriter:
         ends = self._total + np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)))
         if len(ends):
             count = int(ends[-1]) - self._total
-            # Unlike tofile, write says why it fails.
+            # Unlike tofile, write gives the reason of a failure.
             self._tokens.write(np.fromiter(chain.from_iterable(rows), self.dtype, count).tobytes())
             self._offsets.write(ends.tobytes())
             self._total += count
@@ -301,7 +301,7 @@ class _RowsWriter:
 
 @contextmanager
 def _progress(description: str, total_bytes: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, elsewhere a log line now and then. Yields ``report(bytes_read, pairs)``."""
+    """A bar on a terminal, and log lines elsewhere. Yields ``report(bytes_read, pairs)``."""
     started = time.monotonic()
     console = Console(stderr=True)
     if console.is_terminal:

@@ -112,7 +112,7 @@ def _open(folder: Path, shape: tuple[int, int, int]) -> EncodedImages:
 
 @contextmanager
 def _progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, elsewhere a log line now and then. Yields ``report(images)``."""
+    """A bar on a terminal, and log lines elsewhere. Yields ``report(images)``."""
     console = Console(stderr=True)
     started = last_logged = time.monotonic()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -1,4 +1,4 @@
-"""Which rows a split keeps together, so that what is held out was never trained on (floor 3)."""
+"""Splits that keep equal rows together, so that no held-out row was trained on (floor 3)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 
 def first_alike(contents: Iterable[str | bytes]) -> NDArray[np.int64]:
-    """For each content the index of the first equal one, int64 [N]; texts that differ in white space alone are equal.
+    """The index of the first equal content for each content, int64 [N]. White space makes no difference between texts.
 
-    A split that decides by this index puts equal rows on one side. Texts without words are equal to none but
-    themselves, because no row is made of them.
+    A split by this index puts equal rows on one side. Texts of white space alone are equal only if identical, because
+    they make no rows.
     """
     hashes = np.fromiter(map(_hash, contents), np.uint64)
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
@@ -30,8 +30,8 @@ def held_out_rows(first: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
     """Which rows are held out, bool [N]: all rows of ``count`` different sources, evenly spread over the corpus.
 
     Args:
-        first: Of ``first_alike``.
-        count: At most the number of different sources.
+        first: The result of ``first_alike``.
+        count: Sources to hold out, at most the number of different sources.
     """
     different = np.flatnonzero(first == np.arange(len(first)))
     held_out = np.zeros(len(first), dtype=np.bool_)
@@ -40,6 +40,6 @@ def held_out_rows(first: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
 
 
 def is_held_out(row: NDArray[np.int64], rows: int, count: int) -> NDArray[np.bool_]:
-    """Whether a row, counted from 0, is one of ``count`` that are evenly spread over ``rows``."""
+    """Whether a row, counted from 0, is one of ``count`` rows spread evenly over ``rows``."""
     held_out: NDArray[np.bool_] = (row + 1) * count // rows > row * count // rows
     return held_out

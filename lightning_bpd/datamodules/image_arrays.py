@@ -22,10 +22,10 @@ PART_OF_FOLDER: dict[str, Part] = {
     "validation": "validation",
     "test": "test",
 }
-"""what folders, or arrays of an ``.npz`` file, are called that hold a part"""
+"""the names of folders, or of arrays in an ``.npz`` file, and the part that each holds"""
 
 
-# Bytes that a byte of a zip archive can stand for.
+# The largest number of bytes that one byte of a zip archive can unpack to.
 _MOST_PACKED = 1040
 
 
@@ -35,16 +35,16 @@ class _Array(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     in_columns: bool
-    """Fortran order, in which an image's intensities do not lie together"""
+    """whether the array is in Fortran order, in which the intensities of one image are not contiguous"""
 
 
 def is_array_file(path: Path) -> bool:
-    """Whether ``path`` is called as numpy calls its files."""
+    """Whether ``path`` is a file with an extension of numpy."""
     return path.name.endswith((".npy", ".npz")) and not path.is_dir()
 
 
 def array_names(path: Path) -> list[str]:
-    """The images by number: ``000012``, or ``train/000012`` where an ``.npz`` file holds arrays for the parts.
+    """The names of the images, their numbers: ``000012``, or ``train/000012`` if an ``.npz`` file has arrays for parts.
 
     Raises:
         InputError: The file holds no images.
@@ -59,7 +59,7 @@ def array_names(path: Path) -> list[str]:
 
 
 def read_arrays(path: Path, names: Container[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Those of ``names`` that the file has, with their images, uint8 [H, W] or [H, W, C], in the file's order.
+    """The names in ``names`` that the file has, with their images, uint8 [H, W] or [H, W, C], in the file's order.
 
     Raises:
         InputError: The file holds no images, or ends too early.
@@ -81,7 +81,7 @@ def _numbered(prefix: str, array: _Array) -> list[str]:
 
 
 def _keys(path: Path) -> dict[str, str]:
-    """What names of images begin with, and the array that it stands for: the parts, or else the only array."""
+    """The arrays by the prefix of their images' names: one array for each part, or else the only array."""
     if path.name.endswith(".npy"):
         with _open_array(path, "") as (_, array):
             if problem := _problem(array):
@@ -105,7 +105,7 @@ def _keys(path: Path) -> dict[str, str]:
 
 
 def _problem(array: _Array) -> str | None:
-    """Why these are no images; None where they are."""
+    """The reason why an array holds no images; None if it holds images."""
     if array.dtype.hasobject:
         return "Python objects, which are never unpickled; save an array of uint8"
     grey = len(array.shape) == 3
@@ -121,7 +121,7 @@ def _problem(array: _Array) -> str | None:
 
 @contextmanager
 def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], _Array]]:
-    """The array of a ``.npy`` file, or that of a key of an ``.npz`` file, open behind its header."""
+    """Open the array of a ``.npy`` file, or of a key in an ``.npz`` file, positioned after its header."""
     with ExitStack() as stack:
         if path.name.endswith(".npy"):
             handle: IO[bytes] = stack.enter_context(path.open("rb"))
@@ -139,7 +139,7 @@ def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], _Array]]:
             raise InputError(
                 f"{path}: it is no array that numpy wrote ({error}); save it with numpy.save"
             ) from None
-        # Of an archive's member no more is believed than its packed bytes can hold.
+        # The size that the header claims must be possible for the packed bytes.
         most = path.stat().st_size * (1 if path.name.endswith(".npy") else _MOST_PACKED)
         if math.prod(shape) * dtype.itemsize > most or any(side < 0 for side in shape):
             raise InputError(f"{path}: the array ends too early; write the file again")

@@ -1,4 +1,4 @@
-"""Images on disk, read as a stream: folders, archives that are never unpacked, and arrays (floor 3)."""
+"""Images on disk, read as a stream from folders, arrays, and archives without unpacking them (floor 3)."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-# Those that Pillow decodes by itself; for others, such as EPS, it starts programs that the image then steers.
+# Formats that Pillow decodes itself. For others, such as EPS, it starts programs that the image could control.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-# More bytes than any image within Pillow's limit takes: a member that claims more is not read at all.
+# More bytes than any image within Pillow's limit takes. A member that claims more is not read.
 _MOST_BYTES = 1 << 29
 _SHOWN = 3
 
 Skip = Callable[[str, str], None]
-"""called with the name of an image that is left out, and why"""
+"""called with the name of each image that is left out, and the reason"""
 
 
 class _RefusedError(Exception):
@@ -49,13 +49,12 @@ class _RefusedError(Exception):
 def list_images(path: Path) -> list[str]:
     """The names of all images of a folder, an archive or an array file, sorted, none of them opened.
 
-    A name is the path inside the folder or archive, with ``/``, also where an archive has backslashes; folders that
-    hold everything are left out. Hidden files are passed over. Images of an array are called by number: ``000012``,
-    in an ``.npz`` ``train/000012``.
+    A name is the path inside the folder or archive, with ``/``, also if an archive has backslashes. Outer folders that
+    hold all images are left out of the names. Hidden files are skipped. The images of an array are named by number:
+    ``000012``, and in an ``.npz`` file ``train/000012``.
 
     Raises:
-        InputError: There is nothing at ``path``, it is damaged, of another kind, or without an image; or a name in it
-            leads out of it.
+        InputError: ``path`` is missing, damaged, of another kind, or without an image; or a name in it leads out of it.
     """
     return sorted(image_members(path))
 
@@ -66,22 +65,22 @@ def split_names(
     test_share: float,
     contents: Callable[[], Mapping[str, bytes]] = dict,
 ) -> dict[Part, list[str]]:
-    """Which images belong to which part, each part in the order of ``names``.
+    """The names of the images of each part, in the order of ``names``.
 
-    Where the first folder of the names says it (``train``, ``val`` or ``validation``, ``test``), it decides; names
-    elsewhere belong to no part. Where there is no ``val``, a share of ``train`` takes its place. Where no folder is
-    called so, validation and test are shares of all images. Which images make a share depends on their own names
-    alone, the part's folder left out; images of equal content go where the first of them goes.
+    If first folders are called ``train``, ``val`` (or ``validation``) and ``test``, they decide, and images in other
+    folders belong to no part. Without ``val``, a share of ``train`` is the validation part. If no first folder has
+    such a name, validation and test are shares of all images. Whether an image is in a share depends only on its name
+    without the part's folder. Images of equal content belong to the part of the first of them.
 
     Args:
-        names: Of ``list_images``.
-        validation_share: From 0 to 1.
-        test_share: Likewise.
-        contents: Gives a hash of each image, as ``content_hashes`` does; called only where shares are taken. Without,
-            no images are equal.
+        names: The result of ``list_images``.
+        validation_share: At least 0, below 1.
+        test_share: At least 0, below 1.
+        contents: Gives a hash of each image, as ``content_hashes`` does; called only if shares are taken. By default
+            no images count as equal.
 
     Raises:
-        InputError: The shares are no shares.
+        InputError: A share is out of range, or the shares leave no training images.
     """
     for setting, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0 <= share < 1:
@@ -92,7 +91,7 @@ def split_names(
         )
     firsts = {name.partition("/")[0] for name in names if "/" in name}
     found = firsts & set(PART_OF_FOLDER)
-    # A class of images may be called train: other folders beside it then are other classes.
+    # A class of images may be called train: then the folders beside it are other classes.
     parted = bool(found) and (firsts == found or ("train" in found and len(found) > 1))
     parts: dict[Part, list[str]] = {"train": [], "validation": [], "test": []}
     lacks_validation = parted and not found & {"val", "validation"}
@@ -119,24 +118,24 @@ def read_images(
 ) -> Iterator[tuple[str, Images]]:
     """The named images as a stream of names and arrays, uint8 [height, width, channels].
 
-    The largest part from the middle that has the wanted proportions is taken and, where it is larger, made smaller by
-    area. Photographs are turned upright; of animations the first picture is taken; transparency is dropped; colours
-    become grey and grey becomes colours as ``channels`` asks. Images that are damaged, smaller than asked for, or
-    over Pillow's limit of pixels are left out.
+    Each image is cropped to the largest centred part with the given proportions, and a larger crop is reduced by
+    area averaging. Photographs are turned upright, only the first frame of an animation is read, transparency is
+    dropped, and colours are converted to ``channels``. Images that are damaged, smaller than the arrays, or over
+    Pillow's limit of pixels are left out.
 
-    The order is that of ``names``, but that of the file for a compressed tar, which is read from front to back, and
-    for arrays.
+    The stream has the order of ``names``. For arrays, and for a compressed tar, which is read from front to back, it
+    has the order of the file.
 
     Args:
         path: The folder, archive or array file.
-        names: Of ``list_images``.
-        height: Of the arrays, in pixels.
-        width: Of the arrays, in pixels.
+        names: The result of ``list_images``.
+        height: Height of the arrays, in pixels.
+        width: Width of the arrays, in pixels.
         channels: 1 or 3.
         on_skip: Called for each image that is left out.
 
     Raises:
-        InputError: ``path`` cannot be read any more.
+        InputError: ``path`` can no longer be read.
     """
     stream = _array_images(path, set(names)) if is_array_file(path) else _stored_images(path, names)
     with _explained(path):
@@ -148,9 +147,9 @@ def read_images(
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of the content: of an archive's or array's bytes, or of a folder's images and their names.
+    """A hash of the bytes of an archive or array, or of a folder's images and their names: 32 hexadecimal digits.
 
-    Places and times play no part. 32 hexadecimal digits. Raises InputError as ``list_images`` does.
+    Paths and times do not change it. Raises InputError as ``list_images`` does.
     """
     whole = hashlib.blake2b(digest_size=16)
     files = image_members(path) if path.is_dir() else {"": path.name}
@@ -166,10 +165,10 @@ def fingerprint(path: Path) -> str:
 
 
 def content_hashes(path: Path) -> dict[str, bytes]:
-    """A hash of each image as it is stored, by the names of ``list_images``; equal files have equal hashes.
+    """A hash of the stored bytes of each image, by the names of ``list_images``; equal files have equal hashes.
 
     Raises:
-        InputError: As ``list_images``; or an image cannot be read.
+        InputError: As for ``list_images``; or an image cannot be read.
     """
     members = image_members(path)
     with _explained(path):
@@ -186,7 +185,7 @@ def content_hashes(path: Path) -> dict[str, bytes]:
                 infos = {name: zipped.getinfo(member) for name, member in members.items()}
             return {name: b"%d %d" % (info.CRC, info.file_size) for name, info in infos.items()}
         with tarfile.open(path) as tar:
-            # In the order of the archive, which a compressed one is read in; a later member replaces an earlier one.
+            # In the order of the archive, since a compressed tar is read in order. Later members replace earlier ones.
             found = {each.name: _hash(_tar_bytes(tar, each)) for each in tar if each.isfile()}
         return {name: found[member] for name, member in members.items()}
 
@@ -196,29 +195,29 @@ def _hash(content: bytes) -> bytes:
 
 
 def summary(skipped: Sequence[tuple[str, str]]) -> str:
-    """How many images were left out, and the first of them with the reason, for messages."""
+    """The number of images left out, and the first of them with the reasons, for messages."""
     first = [f"{name}: {reason}" for name, reason in skipped[:_SHOWN]]
-    # Names of files need not be text.
+    # File names need not be valid text.
     shown = "; ".join(first).encode(errors="backslashreplace").decode()
     more = "; ..." if len(skipped) > _SHOWN else ""
     return f"{len(skipped)} left out" + (f" ({shown}{more})" if skipped else "")
 
 
 def _place(name: str) -> float:
-    """A number from 0 to 1 that the name alone decides."""
+    """A number from 0 to 1 that depends only on the name."""
     digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
 
 @cache
 def _digest(path: Path, size: int, changed: int) -> bytes:
-    """Of the file's bytes; read once by each process, unless its size or time of change is another."""
+    """The hash of a file's bytes. Each process reads a file once, unless its size or time of change differs."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "blake2b").digest()
 
 
 def image_members(path: Path) -> dict[str, str]:
-    """How a folder, archive or array file calls each image, by the names that ``list_images`` gives.
+    """The stored name of each image in a folder, archive or array file, by its name in ``list_images``.
 
     Raises InputError as ``list_images`` does.
     """
@@ -259,7 +258,7 @@ def _is_image(name: str) -> bool:
 
 
 def _outer(names: list[str]) -> int:
-    """Characters of the folders that hold all names, up to one that is called as a part is."""
+    """The number of characters of the outer folders that hold all names; a folder named like a part ends them."""
     folders = [name.split("/")[:-1] for name in names]
     length = 0
     for one, other in zip(min(folders), max(folders), strict=False):
@@ -273,7 +272,7 @@ def _walk(path: Path) -> Iterator[str]:
     seen = set()
     for folder, inner, files in os.walk(path, followlinks=True, onerror=_raise):
         inner.sort()
-        # A link to a folder above would lead round and round.
+        # A link to a parent folder would make an endless loop.
         if (place := os.path.realpath(folder)) in seen:
             inner.clear()
             continue
@@ -288,7 +287,7 @@ def _raise(error: OSError) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turns what reading a folder or file may raise into an InputError that names it."""
+    """Turn the errors of reading a folder or file into an InputError that names it."""
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder")
     with damaged(path, "fetch it again"):
@@ -296,7 +295,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _stored_images(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
-    """Of a folder or archive: names, and functions that load their images."""
+    """The names of a folder or archive, and functions that load their images."""
     members = image_members(path)
     missing = [name for name in names if name not in members]
     if missing:
@@ -321,7 +320,7 @@ def _stored_images(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Call
 
 
 def _array_images(path: Path, names: Container[str]) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
-    """As ``_stored_images``; of arrays."""
+    """Like ``_stored_images``, for arrays."""
     for name, pixels in read_arrays(path, names):
         yield name, partial(_picture, pixels)
 
@@ -333,7 +332,7 @@ def _tar_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _decoded(read: Callable[[], bytes], size: int = 0) -> Image.Image:
-    """The image in the bytes that ``read`` gives; ``size`` of them are promised."""
+    """The image in the bytes that ``read`` returns; the archive claims that they are ``size`` bytes."""
     if size > _MOST_BYTES:
         raise _RefusedError(f"{size:,} bytes, more than any image that is read")
     image = Image.open(io.BytesIO(read()), formats=_FORMATS)
@@ -344,7 +343,7 @@ def _decoded(read: Callable[[], bytes], size: int = 0) -> Image.Image:
 
 
 def _converted(load: Callable[[], Image.Image], channels: int) -> Image.Image:
-    """The image that ``load`` gives, in grey or in colours. Raises _RefusedError, whatever is wrong with it."""
+    """The image that ``load`` returns, in grey or in colours. Raises _RefusedError for every fault of the image."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -356,12 +355,12 @@ def _converted(load: Callable[[], Image.Image], channels: int) -> Image.Image:
             raise _RefusedError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
         except UnidentifiedImageError:
             raise _RefusedError("damaged, or of an unknown format") from None
-        except Exception as error:  # a damaged file can make the decoders raise nearly anything
+        except Exception as error:  # the decoders may raise any error for a damaged file
             raise _RefusedError(f"it cannot be read ({error})") from None
 
 
 def _fitted(image: Image.Image, height: int, width: int) -> Images:
-    """The middle of an image at the wanted size, uint8 [height, width, channels]. Raises _RefusedError."""
+    """The centre of an image at the given size, uint8 [height, width, channels]. Raises _RefusedError."""
     if image.height < height or image.width < width:
         raise _RefusedError(f"{image.height} x {image.width} pixels, smaller than {height} x {width}")
     if image.width * height <= image.height * width:
@@ -378,5 +377,5 @@ def _fitted(image: Image.Image, height: int, width: int) -> Images:
 
 
 def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Uint8 [H, W] or [H, W, C] as Pillow has it."""
+    """Make a Pillow image from uint8 [H, W] or [H, W, C]."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)

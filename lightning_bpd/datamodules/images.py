@@ -1,4 +1,4 @@
-"""Images for training, validation and test: large ones in, batches of tokens of small and large ones out."""
+"""Images for training, validation and test: reads large images, gives batches of tokens of small and large images."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _DIGITS_PARTS: dict[Part, slice] = {
 
 
 class SuperResolution(pl.LightningDataModule, ABC):
-    """Large images and the small ones made of them, as batches of tokens: what ``Images`` and ``Digits`` share.
+    """Large images and small images made from them, as batches of tokens: the base class of ``Images`` and ``Digits``.
 
     Args:
-        codec: What the tokens mean.
+        codec: The codec of the tokens.
         batch_size: Images in a training batch.
-        validation_batch_size: The same for validation, test and prediction; ``batch_size`` if not given.
+        validation_batch_size: Images in a batch of validation, test and prediction; ``batch_size`` if not given.
         workers: Processes that prepare batches.
         seed: Decides the order of the training images.
     """
@@ -80,31 +80,31 @@ class SuperResolution(pl.LightningDataModule, ABC):
         self._sources: dict[Part, ImageArray] = {}
 
     def prepare_data(self) -> None:
-        """Read all images that there are. Raises InputError if none of a part can be used."""
+        """Read the images of all parts that exist. Raises InputError if no image of a part can be used."""
         for part in _PARTS:
             if self._exists(part):
                 self._part(part)
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what the stage needs: "fit", "validate", "test", "predict", or None for all that exists.
+        """Load the parts of a stage: "fit", "validate", "test", "predict", or None for all parts that exist.
 
-        Raises InputError if one of its parts is missing.
+        Raises InputError if a part of the stage is missing.
         """
         for part in _PARTS_OF_STAGE[stage] if stage else filter(self._exists, _PARTS):
             setattr(self, f"{part}_images", self._part(part))
 
     def references(self, stage: Part) -> ImageArray:
-        """The large images, uint8 [N, H, W, C]; ``ParallelBatch.index`` counts them."""
+        """The large images, uint8 [N, H, W, C]; ``ParallelBatch.index`` holds their indices."""
         return self._part(stage)
 
     def sources(self, stage: Part) -> ImageArray:
-        """The small images, uint8 [N, h, w, C], as ``references`` gives the large ones."""
+        """The small images, uint8 [N, h, w, C], in the order of ``references``."""
         if stage not in self._sources:
             self._sources[stage] = self.codec.small(self._part(stage))
         return self._sources[stage]
 
     def target_counts(self) -> torch.Tensor:
-        """How often each level is in the large training images, int64 [levels]."""
+        """The number of occurrences of each level in the large training images, int64 [levels]."""
         counts = np.zeros(self.codec.levels, dtype=np.int64)
         for first in range(0, len(self.train_images), _COUNTED_IMAGES):
             some = quantise(self.train_images[first : first + _COUNTED_IMAGES], self.codec.levels)
@@ -112,7 +112,7 @@ class SuperResolution(pl.LightningDataModule, ABC):
         return torch.from_numpy(counts)
 
     def train_dataloader(self) -> DataLoader[ParallelBatch]:
-        """Shuffled batches, this rank's share; in a resumed run the first epoch begins where it was left."""
+        """This rank's share of the shuffled batches; in a resumed run the first epoch begins at its next batch."""
         sampler = self._sampler(self.train_images, self.batch_size, shuffle=True)
         place_in_epoch(sampler, self.trainer)
         return self._loader(self.train_images, sampler)
@@ -154,7 +154,7 @@ class SuperResolution(pl.LightningDataModule, ABC):
                 f"{count} images make {batches} batches of at most {batch_size}, which {world_size} processes cannot"
                 " share; raise batch_size or use fewer processes."
             )
-        # All rows are equally long, so one unit of length is one image.
+        # All rows are equally long, so each image counts as one token.
         lengths = np.ones(count, dtype=np.int64)
         return TokenBatchSampler(lengths, lengths, batch_size, shuffle, self.seed, rank, world_size)
 
@@ -163,29 +163,29 @@ class SuperResolution(pl.LightningDataModule, ABC):
 
 
 class Images(SuperResolution):
-    """Images from a folder, an archive or an array file, in batches by number.
+    """Images from a folder, an archive or an array file, in batches of a fixed number.
 
     Folders, or folders in the archive, called ``train``, ``val`` (or ``validation``) and ``test`` hold the parts;
-    other folders, such as one a class, mean nothing. Without them the parts are shares of all images, decided by the
-    names. Images are cropped to the middle and made smaller to the given size; smaller and damaged ones are left out
-    and counted. They are read once, and found again by their content. An interrupted training goes on with the batch
+    other folders, such as one for each class, are ignored. Without these folders the parts are shares of all images,
+    chosen by name. Images are cropped to the centre and reduced to the given size. Smaller and damaged images are left
+    out and counted. Images are read once and then cached by content. An interrupted training continues with the batch
     after its checkpoint.
 
     Args:
         path: A folder of images, a .tar, .tar.gz, .tgz or .zip of them, or a .npy or .npz file of uint8
             [N, H, W] or [N, H, W, C].
-        height: Of the large images, in pixels.
-        width: Of the large images, in pixels.
+        height: Height of the large images, in pixels.
+        width: Width of the large images, in pixels.
         channels: 1 for grey, 3 for red, green and blue.
-        levels: Intensities that are told apart, 2 to 256.
-        factor: How many times smaller, in height and width, the images are that the model sees.
-        validation_share: The share of the images for validation, where no folder holds them.
-        test_share: The share of the images for test, where no folder holds any part.
+        levels: Number of different intensities, 2 to 256.
+        factor: Height and width of a large image divided by those of the small image that the model sees.
+        validation_share: The share of the images for validation, if no folder holds them.
+        test_share: The share of the images for test, if no folder holds a part.
         batch_size: Images in a training batch.
-        validation_batch_size: The same for validation, test and prediction; ``batch_size`` if not given.
-        cache: Where images are kept that were read. If not given, ``.encoded`` in the folder, or beside the file, or,
-            where that cannot be written, ``data/.encoded``.
-        workers: Processes that prepare batches. Preparing one is fast, so 0, in the training process, is seldom slower.
+        validation_batch_size: Images in a batch of validation, test and prediction; ``batch_size`` if not given.
+        cache: Folder for the images that were read. By default ``.encoded`` in the folder or beside the file, or
+            ``data/.encoded`` if that folder cannot be written.
+        workers: Processes that prepare batches; 0 prepares them in the training process, which is seldom slower.
         seed: Decides the order of the training images.
     """
 
@@ -243,19 +243,19 @@ class Images(SuperResolution):
         if self._cache is not None:
             return self._cache
         folder = self.path if self.path.is_dir() else self.path.parent
-        # The superuser may write even where a folder is marked read-only, which is to be respected.
+        # The superuser can write into read-only folders, but the mark is respected.
         writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222
         return folder / ".encoded" if writable else Path("data/.encoded")
 
 
 class Digits(SuperResolution):
-    """Handwritten digits of 8 x 8 pixels, 17 intensities, from 4 x 4: what comes with scikit-learn, no download.
+    """Handwritten digits of scikit-learn: 8 x 8 pixels of 17 intensities, from 4 x 4 pixels. No download.
 
-    1,400 for training, 197 for validation and 200 for test, always the same ones.
+    A fixed split has 1,400 images for training, 197 for validation and 200 for test.
 
     Args:
         batch_size: Images in a training batch.
-        validation_batch_size: The same for validation, test and prediction; ``batch_size`` if not given.
+        validation_batch_size: Images in a batch of validation, test and prediction; ``batch_size`` if not given.
         workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Decides the order of the training images.
     """
@@ -274,11 +274,11 @@ class Digits(SuperResolution):
         return True
 
     def _load(self, part: Part) -> ImageArray:
-        # Here, because it takes a second and nothing else needs it.
+        # Imported here, because the import takes a second and only this method needs it.
         from sklearn.datasets import load_digits
 
         levels = load_digits().images.astype(np.int64)
-        # By hash: they come writer by writer, so that parts cut in that order would differ.
+        # Shuffled by hash: the images are sorted by writer, so parts cut in order would have different writers.
         order = sorted(range(len(levels)), key=lambda number: hashlib.sha256(str(number).encode()).digest())
         return dequantise(levels[order[_DIGITS_PARTS[part]]], self.codec.levels)[..., None]
 
@@ -288,7 +288,7 @@ class _Batches(Dataset[ParallelBatch]):
 
     def __init__(self, images: ImageArray, codec: ImageCodec) -> None:
         self._images, self._codec = images, codec
-        # A plain view of the same memory: indexing an np.memmap itself takes longer.
+        # A plain view of the memory, because indexing an np.memmap itself takes longer.
         self._view = np.asarray(images)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -315,5 +315,5 @@ def _mapped_batches(path: str, shape: tuple[int, ...], codec: ImageCodec) -> _Ba
 
 
 def _rows(tokens: Tokens) -> TokenRows:
-    """All of the same length."""
+    """Rows of equal length."""
     return TokenRows(torch.from_numpy(tokens), torch.full((len(tokens),), tokens.shape[1], dtype=torch.int64))

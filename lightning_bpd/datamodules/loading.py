@@ -1,4 +1,4 @@
-"""From rows to loaders of batches: the same for text and images (floor 3)."""
+"""Loaders of batches for both text and images (floor 3)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lightning_bpd.interfaces import InputError, ParallelBatch
 
 
 def rank_of(trainer: pl.Trainer | None) -> tuple[int, int]:
-    """This process's rank and the number of processes that batches are divided among; 0 and 1 without a trainer.
+    """This process's rank and the number of processes that share the batches; 0 and 1 without a trainer.
 
     Raises:
-        InputError: Lightning would divide them once more.
+        InputError: Lightning would divide the batches a second time.
     """
     if trainer is None:
         return 0, 1
-    # Lightning offers no public way to ask.
+    # Lightning has no public attribute for this.
     if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
         raise InputError(
             "The batches are already divided among the processes; set trainer.use_distributed_sampler to false."
@@ -30,10 +30,10 @@ def rank_of(trainer: pl.Trainer | None) -> tuple[int, int]:
 
 
 def place_in_epoch(sampler: TokenBatchSampler, trainer: pl.Trainer | None) -> None:
-    """Let a sampler of training batches begin where the run is: in a resumed one, with the batch after its checkpoint.
+    """Set a sampler of training batches to the run's position: in a resumed run, the batch after its checkpoint.
 
     Raises:
-        InputError: The batches were asked for before the checkpoint was restored.
+        InputError: The batches were requested before the checkpoint was restored.
     """
     if trainer is None:
         return
@@ -45,7 +45,7 @@ def place_in_epoch(sampler: TokenBatchSampler, trainer: pl.Trainer | None) -> No
             "trainer.estimated_stepping_batches when the schedule first needs it"
         )
     epoch, batch = next_position(trainer, len(sampler))
-    # Lightning makes the first iterator, and workers draw from it, before it calls set_epoch.
+    # Lightning makes the first iterator, and workers read from it, before it calls set_epoch.
     sampler.set_epoch(epoch)
     sampler.start_at(batch)
 
@@ -64,5 +64,5 @@ def batch_loader(
 
 
 def _unchanged(batch: Any) -> Any:
-    """The dataset has made the batch already."""
+    """Return the batch that the dataset has made."""
     return batch

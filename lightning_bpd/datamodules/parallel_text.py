@@ -1,4 +1,4 @@
-"""Parallel text for training, validation and test: files in, batches of token ids out."""
+"""Parallel text for training, validation and test: reads files, gives batches of token ids."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ _PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
 }
 # Part of the key of a trained tokenizer: raise it when the training of tokenizers changes.
 _TOKENIZER_FORMAT = 1
-# How many pairs are looked at to see whether a given tokenizer knows the characters of the text.
+# Pairs that are checked to see whether a given tokenizer knows the characters of the text.
 CHECKED_PAIRS = 1000
-# Tokens that are counted at a time: counting makes a copy of them, eight bytes each.
+# Tokens counted at a time, because counting copies them at eight bytes each.
 _COUNTED_TOKENS = 1 << 22
 
 
@@ -61,43 +61,43 @@ class ParallelText(pl.LightningDataModule):
     A corpus called NAME is two files aligned line by line, ``NAME.<source language>`` and ``NAME.<target language>``,
     or ``NAME.tsv`` or ``NAME.jsonl``; each may be compressed (``.gz``, ``.xz``, ``.bz2``). A name may also be a pipe,
     or ``-`` for standard input, that gives pairs as TSV or JSON lines. Tokenizers are trained on the training text
-    unless they are given. Text is encoded once, and found again by its content. An interrupted training goes on with
-    the batch after its checkpoint.
+    unless they are given. Text is encoded once and then cached by content. An interrupted training continues with the
+    batch after its checkpoint.
 
     Args:
-        folder: Where the text files are.
+        folder: The folder of the text files.
         source_language: The ending of source files, and the key of the source in JSON lines.
         target_language: The ending of target files, and the key of the target in JSON lines.
         train: The names of the training corpora; they are joined.
-        distilled: A folder that ``distill`` made of them.
-        mix: What to train on: the training corpora (gold), the teacher's translations of them (distilled), or both.
-        self_distillation: Whether it is meant that the distilled data is the base's own; without, a warning says so.
+        distilled: A folder that ``distill`` made from the training corpora.
+        mix: The training data: the training corpora (gold), the teacher's translations of them (distilled), or both.
+        self_distillation: Whether the base is intended to be the teacher; if false, this case gives a warning.
         validation: The name of the validation corpus.
-        test: The name of the test corpus. It may be missing until it is asked for.
-        vocab_size: The number of tokens of a tokenizer that is trained here; a given one has its own.
+        test: The name of the test corpus. It may be missing until it is used.
+        vocab_size: The number of tokens of a tokenizer that is trained here; a given tokenizer keeps its own.
         joint_vocabulary: One tokenizer for both sides, trained on both, or one for each side.
-        byte_fallback: Spell characters that the training text lacks as bytes, not as the unknown token.
+        byte_fallback: Encode characters that the training text lacks as bytes, not as the unknown token.
         normalization: How a tokenizer that is trained here changes characters before it cuts text into tokens;
             ``identity`` changes nothing.
         tokenizer: A tokenizer file, such as a SentencePiece model, to use instead of training one. With separate
-            vocabularies it is that of the source side. Or a Hugging Face model, ``hf:NAME_OR_FOLDER``, or the folder
-            of a finished model on one, for both sides.
-        target_tokenizer: The same for the target side; only with separate vocabularies.
+            vocabularies it is the tokenizer of the source side. Or a Hugging Face model, ``hf:NAME_OR_FOLDER``, or the
+            folder of a finished model with such a base, for both sides.
+        target_tokenizer: A tokenizer file for the target side; only with separate vocabularies.
         batch_tokens: The most tokens in a training batch, padding included, on its longer side.
-        validation_batch_tokens: The same for validation, test and prediction; ``batch_tokens`` if not given.
+        validation_batch_tokens: The same limit for validation, test and prediction; ``batch_tokens`` if not given.
         max_length: The most tokens of a sentence, its end token included. Training leaves out longer pairs;
-            elsewhere they are cut.
-        cache: Where encoded text and trained tokenizers are kept. If not given, ``.encoded`` in the folder or,
-            where that cannot be written, ``data/.encoded``.
-        workers: Processes that prepare batches. Preparing one is fast, so 0, in the training process, is seldom slower.
+            validation and test cut them.
+        cache: Folder for encoded text and trained tokenizers. By default ``.encoded`` in the folder, or
+            ``data/.encoded`` if that folder cannot be written.
+        workers: Processes that prepare batches; 0 prepares them in the training process, which is seldom slower.
         seed: Decides the order of the training pairs.
-        bleu_tokenizer: What BLEU cuts text with, by sacreBLEU's names: ``zh`` for Chinese, ``ja-mecab`` for Japanese,
+        bleu_tokenizer: The tokenizer of BLEU, by sacreBLEU's name: ``zh`` for Chinese, ``ja-mecab`` for Japanese,
             ``ko-mecab`` for Korean, ``flores200`` for any language, ``13a`` for languages with spaces.
     """
 
     source_tokenizer: TextSide
     target_tokenizer: TextSide
-    """the same object as ``source_tokenizer`` where the vocabulary is joint"""
+    """``source_tokenizer`` itself if the vocabulary is joint"""
     train_corpus: EncodedCorpus
     validation_corpus: EncodedCorpus
     test_corpus: EncodedCorpus
@@ -158,11 +158,11 @@ class ParallelText(pl.LightningDataModule):
         )
         self.max_length, self.workers, self.seed = max_length, workers, seed
         self.bleu_tokenizer = bleu_tokenizer
-        # A single name is meant as one name, not as its letters.
+        # A string is one name, not a sequence of letters.
         names = [train] if isinstance(train, str) else list(train)
         self.mix, self.self_distillation = mix, self_distillation
         self.distilled_by: str | None = None
-        """fingerprint of the teacher's network, where its translations are trained on"""
+        """fingerprint of the teacher's network, if its translations are training data"""
         if distilled is not None and mix != "gold":
             self.distilled_by = finished_distillation(Path(distilled))["teacher"]["network"]
             ours = str(Path(distilled).absolute() / "train")
@@ -182,9 +182,9 @@ class ParallelText(pl.LightningDataModule):
                 self._load_corpus(part)
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what the stage needs: "fit", "validate", "test", "predict", or None for all that exists.
+        """Load the corpora of a stage: "fit", "validate", "test", "predict", or None for all corpora that exist.
 
-        Raises InputError if one of its corpora is missing.
+        Raises InputError if a corpus of the stage is missing.
         """
         self._load_tokenizers()
         for part in _PARTS_OF_STAGE[stage] if stage else filter(self._exists, _PARTS):
@@ -192,19 +192,19 @@ class ParallelText(pl.LightningDataModule):
 
     @property
     def codec(self) -> TextCodec | HuggingFaceCodec:
-        """What the tokens mean."""
+        """The codec of the tokens."""
         assert self._codec is not None
         return self._codec
 
     def sources(self, stage: Part) -> list[str]:
-        """The source lines of a corpus as they stand in its files; ``ParallelBatch.index`` counts them.
+        """The source lines of a corpus as read from its files; ``ParallelBatch.index`` holds their indices.
 
         Only for "validation" and "test", where no pair is left out.
         """
         return self._lines(stage)[0]
 
     def references(self, stage: Part) -> list[str]:
-        """The target lines of a corpus, as ``sources`` gives the source lines."""
+        """The target lines of a corpus, in the order of ``sources``."""
         return self._lines(stage)[1]
 
     def _lines(self, part: Part) -> tuple[list[str], list[str]]:
@@ -214,7 +214,7 @@ class ParallelText(pl.LightningDataModule):
         return self._texts[part]
 
     def target_counts(self) -> torch.Tensor:
-        """How often each target token is in the training data, int64 [V]."""
+        """The number of occurrences of each target token in the training data, int64 [V]."""
         tokens = self.train_corpus.target.tokens
         counts = np.zeros(self.target_tokenizer.vocab_size, dtype=np.int64)
         for first in range(0, len(tokens), _COUNTED_TOKENS):
@@ -222,7 +222,7 @@ class ParallelText(pl.LightningDataModule):
         return torch.from_numpy(counts)
 
     def train_dataloader(self) -> DataLoader[ParallelBatch]:
-        """Shuffled batches, this rank's share; in a resumed run the first epoch begins where it was left."""
+        """This rank's share of the shuffled batches; in a resumed run the first epoch begins at its next batch."""
         sampler = self._sampler(self.train_corpus, self.batch_tokens, shuffle=True)
         place_in_epoch(sampler, self.trainer)
         return self._loader(self.train_corpus, sampler)
@@ -266,7 +266,7 @@ class ParallelText(pl.LightningDataModule):
         try:
             self._files(part)
         except InputError:
-            # Said again, in full, as soon as the part is needed.
+            # The error is raised again when the part is needed.
             return False
         return True
 
@@ -276,13 +276,13 @@ class ParallelText(pl.LightningDataModule):
     def _cache_folder(self) -> Path:
         if self._cache is not None:
             return self._cache
-        # The superuser may write even where a folder is marked read-only, which is to be respected.
+        # The superuser can write into read-only folders, but the mark is respected.
         writable = os.access(self.folder, os.W_OK) and self.folder.stat().st_mode & 0o222
         return self.folder / ".encoded" if writable else Path("data/.encoded")
 
     def _load_tokenizers(self) -> None:
         if self._codec is None:
-            # Before training: it may need a package that is not installed.
+            # Checked before training, because the tokenizer of BLEU may need a package that is not installed.
             text_signature(self.bleu_tokenizer)
             self._codec = dataclasses.replace(self._open_codec(), bleu_tokenizer=self.bleu_tokenizer)
             self.source_tokenizer, self.target_tokenizer = self._codec.source, self._codec.target
@@ -300,7 +300,7 @@ class ParallelText(pl.LightningDataModule):
         return TextCodec(source, self._tokenizer(of_target, "target"))
 
     def _tokenizer(self, given: str | None, side: Literal["both", "source", "target"]) -> StoredTokenizer:
-        """The given tokenizer; or one trained on a side of the training text, now or by an earlier call."""
+        """The given tokenizer, or a tokenizer trained on a side of the training text, now or by an earlier call."""
         if given is not None:
             return load_tokenizer(given)
         content = fingerprint(self._files("train"))
@@ -336,7 +336,7 @@ class ParallelText(pl.LightningDataModule):
         return self._corpora[part]
 
     def _check_given_tokenizers(self, files: PairFiles) -> None:
-        """Raise InputError if a given tokenizer was plainly made for other text."""
+        """Raise InputError if a given tokenizer clearly does not fit the text."""
         codec = self.codec
         if self._given_tokenizers == (None, None):
             return
@@ -365,7 +365,7 @@ class _Batches(Dataset[ParallelBatch]):
 
 
 def _save_at_once(tokenizer: Tokenizer, path: Path) -> None:
-    """Save so that no other process, and no later run, ever finds half a file."""
+    """Save so that no other process and no later run finds an incomplete file."""
     try:
         write_atomically(path, tokenizer.model_proto)
     except OSError as error:

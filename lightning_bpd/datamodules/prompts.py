@@ -1,4 +1,4 @@
-"""Prompts and what completes them, for decoder-only bases (floor 3)."""
+"""Prompts and completions for decoder-only bases (floor 3)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where a run that was restored from a checkpoint goes on: the epoch and the batch that come next.
+"""The position at which a run continues from a checkpoint: the next epoch and the next batch.
 
-Lightning restores its own counters, but some moments of interruption it takes for others. In 2.6.6: with ``max_steps``
+Lightning restores its own counters, but it mistakes some moments of interruption. In 2.6.6: with ``max_steps``
 a checkpoint from the end of an epoch makes the next epochs take the wrong order; a checkpoint from the last batch of an
 epoch, or from an exception in a step, makes the checkpoint after it resume at the wrong batch; the gradients of a
 half-done accumulation are lost; a validation that was due or interrupted is left out or run in part. So the
@@ -18,16 +18,16 @@ from pytorch_lightning.loops.progress import _Progress
 
 
 def next_position(trainer: pl.Trainer, rank_batches: int) -> tuple[int, int]:
-    """The epoch, and the batch in it, that training sees next; both count from 0.
+    """The next epoch of training and the next batch in it, both counted from 0.
 
-    To be called while Lightning asks for the training batches. In a run restored from a checkpoint it also sets
-    Lightning's progress to that position. The position is never inside an accumulation of gradients: what was
-    accumulated is not in the checkpoint, so those batches come again. When it is at the end of its epoch (the batch is
-    the number of batches), only what follows the last batch is still to be run.
+    Call it while Lightning requests the training batches. In a run restored from a checkpoint it also sets
+    Lightning's progress to the position. The position is never inside an accumulation of gradients: the checkpoint
+    does not hold accumulated gradients, so their batches come again. At the end of an epoch the batch equals the
+    number of batches, and only the steps after the last batch still run, such as validation.
 
     Args:
         trainer: The trainer that runs ``fit``.
-        rank_batches: The batches that one rank has in an epoch, before ``limit_train_batches``.
+        rank_batches: Batches of one rank in an epoch, before ``limit_train_batches``.
     """
     loop = trainer.fit_loop
     if not loop.is_resuming:
@@ -36,11 +36,11 @@ def next_position(trainer: pl.Trainer, rank_batches: int) -> tuple[int, int]:
     in_epoch = min(rank_batches, limit) if isinstance(limit, int) else int(rank_batches * limit)
     epochs: Any = loop.epoch_progress.current
     batches: Any = loop.epoch_loop.batch_progress
-    # `processed` counts what the weights have seen; `ready` may be one ahead of it, `completed` one behind.
+    # `processed` counts the batches that the weights have seen; `ready` may be one ahead, `completed` one behind.
     epoch, batch = epochs.processed, batches.current.processed
     earlier = batches.total.processed - batch
     if epochs.started == epoch:
-        # Between two epochs; the batch counters are still those of the one that ended.
+        # Between two epochs. The batch counters still belong to the epoch that ended.
         return _start_epoch(trainer, epoch, earlier + batch)
 
     at_end = batch >= in_epoch
@@ -51,12 +51,12 @@ def next_position(trainer: pl.Trainer, rank_batches: int) -> tuple[int, int]:
     if batch == 0:
         return _start_epoch(trainer, epoch, earlier)
     if at_end or (due and interrupted):
-        # As if written when the validation after this batch began or ended; Lightning counts the step after it.
+        # As if saved when the validation after this batch began or ended. Lightning counts the step after it.
         _count_steps(trainer, trainer.global_step - int(due))
         _set_validation(loop, interrupted=due and interrupted)
         completed = batch
     else:
-        # As if written in on_train_batch_end, before Lightning counts the step.
+        # As if saved in on_train_batch_end, before Lightning counts the step.
         _count_steps(trainer, trainer.global_step - 1)
         _set_validation(loop, interrupted=False)
         completed = batch - 1
@@ -94,7 +94,7 @@ def _is_inside_validation(loop: _FitLoop) -> bool:
 
 
 def _set_validation(loop: _FitLoop, interrupted: bool) -> None:
-    """Let Lightning believe that validation was interrupted in its first batch, or that none was."""
+    """Set Lightning's progress to a validation interrupted in its first batch, or to none interrupted."""
     begun = int(interrupted)
     progress = loop.epoch_loop.val_loop.batch_progress
     progress.is_last_batch = False
@@ -103,13 +103,13 @@ def _set_validation(loop: _FitLoop, interrupted: bool) -> None:
 
 
 def _count_steps(trainer: pl.Trainer, steps: int) -> None:
-    """Set the step that loggers see. Lightning derives it anew only for optimisation of its own."""
+    """Set the step that loggers see. Lightning derives the step itself only in manual optimisation."""
     if trainer.lightning_module.automatic_optimization:
         trainer.fit_loop.epoch_loop._batches_that_stepped = steps
 
 
 def _set(progress: _Progress, earlier: int = 0, **counts: int) -> None:
-    """Set the current counts, and the totals to the same plus ``earlier``."""
+    """Set the current counts, and the totals to these counts plus ``earlier``."""
     progress.current.__dict__.update(counts)
     progress.total.__dict__.update({name: earlier + count for name, count in counts.items()})
 

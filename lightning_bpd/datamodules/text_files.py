@@ -24,14 +24,14 @@ class PairFiles:
     source: Path
     """the source text, or the one file that holds both sides"""
     target: Path | None
-    """the target text for "lines", None for the others"""
+    """the target text for "lines"; None for other formats"""
     format: Literal["lines", "tsv", "jsonl", "pairs", "source"]
-    """lines: two files aligned line by line; tsv: source, a tab, target; jsonl: one JSON object a line; pairs: one of
-    these two, as the first line shows; source: the source text alone, every target is empty"""
+    """lines: two files aligned line by line; tsv: source, a tab, target; jsonl: one JSON object on each line; pairs:
+    tsv or jsonl, decided by the first line; source: only the source text, every target is empty"""
     source_key: str = "source"
-    """of JSON only: the key of the source text"""
+    """for JSON only: the key of the source text"""
     target_key: str = "target"
-    """of JSON only: the key of the target text"""
+    """for JSON only: the key of the target text"""
 
     @property
     def paths(self) -> list[Path]:
@@ -42,18 +42,17 @@ class PairFiles:
 def find_corpus(
     data: str, names: Sequence[str], source_language: str, target_language: str, source_alone: bool = False
 ) -> list[PairFiles]:
-    """The files of a corpus that a command names: a folder and names in it, or one text of its own.
+    """The files of a corpus that a command names: either a folder and corpus names in it, or one file or pipe.
 
     Args:
-        data: A folder; or one text of pairs, as in ``.tsv`` or ``.jsonl`` files: a file, a pipe, or ``-`` for standard
-            input.
-        names: What to read of a folder.
+        data: A folder; or a file, a pipe, or ``-`` for standard input, with pairs as in ``.tsv`` or ``.jsonl`` files.
+        names: The names of the corpora to read from a folder.
         source_language: As for ``find_pair_files``.
-        target_language: Likewise.
-        source_alone: Whether one text holds sources alone, and whether these suffice in a folder.
+        target_language: As for ``find_pair_files``.
+        source_alone: Whether a single file or pipe holds only sources, and a folder needs only sources.
 
     Raises:
-        InputError: There is nothing there, or as ``find_pair_files``.
+        InputError: ``data`` does not exist; or as for ``find_pair_files``.
     """
     _check_languages(source_language, target_language)
     path = Path(data)
@@ -84,7 +83,7 @@ def find_pair_files(
     A name stands for ``name.en`` and ``name.de`` (for languages en and de), for ``name.tsv`` or for
     ``name.jsonl``, each plain or with ``.gz``, ``.xz`` or ``.bz2``. A name may carry its extension (``extra.tsv``) and
     may be an absolute path. A pipe, or ``-`` for standard input, holds pairs as TSV or JSON lines. With
-    ``source_alone``, ``name.en`` suffices where nothing else has that name, and a pipe holds sources.
+    ``source_alone``, ``name.en`` suffices if no other file has the name, and a pipe holds sources.
 
     Raises:
         InputError: a name has no files, only one side, or more than one candidate; or a language cannot end the name
@@ -128,7 +127,7 @@ def _check_languages(*languages: str) -> None:
 
 
 def _candidates(base: Path, source_language: str, target_language: str) -> tuple[list[PairFiles], list[Path]]:
-    """What exists under the name ``base``, and every file that was looked for."""
+    """The existing files of the name ``base``, and every path that was tried."""
 
     def with_suffix(*suffixes: str) -> list[Path]:
         return [base.with_name(base.name + suffix) for suffix in suffixes]
@@ -178,7 +177,7 @@ def _listed(paths: Sequence[Path]) -> str:
 def _missing(
     folder: Path, name: str, looked_for: Sequence[Path], source_language: str, target_language: str
 ) -> str:
-    """The message for a name without files: what was looked for, and what the folder holds instead."""
+    """The message for a name without files: the paths that were tried, and the names that the folder holds."""
     parent = looked_for[0].parent
     if not parent.is_dir():
         return f"{parent}: there is no such folder (looked in it for {name!r}: {_listed(looked_for)})"
@@ -208,11 +207,11 @@ def _pair_names(folder: Path, source_language: str, target_language: str) -> lis
 def read_pairs(files: PairFiles, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[str, str]]:
     """The pairs (source, target), in order, as a stream of lines by the rules of ``text_lines.read_lines``.
 
-    Streams are copied first, so that they can be read as often as files.
+    Streams are copied first, so that they can be read repeatedly.
 
     Args:
-        files: what to read.
-        on_bytes: called now and then with the number of bytes read from disk since the last call.
+        files: the files to read.
+        on_bytes: called repeatedly with the number of bytes read from disk since the last call.
 
     Raises:
         InputError: names file and line: files of different length, an empty file, invalid UTF-8, damaged
@@ -245,7 +244,7 @@ def _corpus_lines(path: Path, on_bytes: Callable[[int], None] | None) -> Iterato
 def _aligned(files: PairFiles, sources: Iterator[str], targets: Iterator[str]) -> Iterator[tuple[str, str]]:
     pairs = 0
     while True:
-        # Not zip: it would lose the line that the longer file gave last.
+        # Not zip, which would lose the last line read from the longer file.
         source_line, target_line = next(sources, None), next(targets, None)
         if source_line is None or target_line is None:
             break
@@ -301,7 +300,7 @@ def _json_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
 
 
 def _conversation(messages: list[Any], place: str, files: PairFiles) -> dict[str, str]:
-    """What the assistant says last, after all before it as JSON."""
+    """The last message, by the assistant, as the target; all earlier messages, as JSON, as the source."""
     for message in messages:
         if not isinstance(message, dict) or not all(
             isinstance(message.get(key), str) for key in ("role", "content")
@@ -322,9 +321,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def fingerprint(files: Sequence[PairFiles]) -> str:
-    """A hash of the content: of the files' bytes as stored, their order, and how they are read.
+    """A hash of the files' stored bytes, their order and their format: 32 hexadecimal digits.
 
-    Names, folders and times play no part. 32 hexadecimal digits. Raises InputError for a missing file.
+    Names, folders and times do not change it. Raises InputError for a missing file.
     """
     whole = hashlib.blake2b(digest_size=16)
     for part in files:
@@ -341,6 +340,6 @@ def fingerprint(files: Sequence[PairFiles]) -> str:
 
 @cache
 def _digest(path: Path, size: int, changed: int) -> bytes:
-    """Of the file's bytes; read once by each process, unless its size or time of change is another."""
+    """The hash of a file's bytes. Each process reads a file once, unless its size or time of change differs."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "blake2b").digest()

@@ -26,24 +26,24 @@ class TokenBatchSampler(Sampler[list[int]]):
     epoch has the same number of batches with the same shapes, and the order does not depend on ``world_size``.
     Without shuffling the order is fixed, longest batches first.
 
-    Rank r takes the batches r, r + world_size, ... of that order. With shuffling, every rank gets the same number:
-    the batches that are left over at the end are split, those with the most rows first, until they are one for
-    each rank. Without, counts may differ by one, but batches are split until every rank has at least one: Lightning
-    lets a rank without any miss the collective calls of the others. Either way each pair is in exactly one batch of
-    one rank.
+    Rank r takes the batches r, r + world_size, ... of the order. With shuffling, every rank gets equally many batches:
+    the left-over batches at the end are split, beginning with the batches of the most rows, until each rank has one.
+    Without shuffling, counts may differ by one, but batches are split until every rank has at least one. (In
+    Lightning a rank without batches misses the collective calls of the others.) Each pair is always in exactly one
+    batch of one rank.
 
     Args:
         source_lengths: Tokens of each source with its end token, int [N].
         target_lengths: Tokens of each target with its end token, int [N].
-        batch_tokens: The most that a batch may cost, in tokens.
+        batch_tokens: The largest cost of a batch, in tokens.
         shuffle: Whether to draw a new order every epoch.
         seed: Not negative.
-        rank: The process that this sampler serves, 0 to ``world_size`` - 1.
+        rank: The rank of this process, 0 to ``world_size`` - 1.
         world_size: The number of processes.
 
     Raises:
-        InputError: If ``batch_tokens`` or ``seed`` cannot be used, or if shuffled pairs are too few, or too long
-            for ``batch_tokens``, to give every rank the same number of batches.
+        InputError: ``batch_tokens`` or ``seed`` is out of range, or the shuffled pairs are too few, or too long
+            for ``batch_tokens``, to give every rank equally many batches.
     """
 
     def __init__(
@@ -78,28 +78,28 @@ class TokenBatchSampler(Sampler[list[int]]):
             self._check_every_rank_can_have_as_many(batch_tokens)
 
     def __len__(self) -> int:
-        """The batches of this rank in a whole epoch, whatever ``start_at`` says."""
+        """The number of batches of this rank in a complete epoch; ``start_at`` does not change it."""
         batches = len(self._bounds) - 1
         if self._shuffle:
             return -(-batches // self._world_size)
         return len(range(self._rank, max(batches, self._world_size), self._world_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order that is drawn next. An epoch other than the one before begins at its first batch."""
+        """Choose the epoch of the next order. A new epoch begins at its first batch."""
         if epoch != self._epoch:
             self._epoch, self._start = epoch, 0
 
     def start_at(self, batch: int) -> None:
-        """Let this epoch, and no other, begin at this batch of the rank's order."""
+        """Let only this epoch begin at this batch of the rank's order."""
         self._start = batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Not a generator: epoch and start are those of the moment the iterator is made, not of its first batch.
+        # Not a generator: epoch and start are read when the iterator is made, not at its first batch.
         batches = self._epoch_of_batches()[self._rank :: self._world_size]
         return (batch.tolist() for batch in batches[self._start :])
 
     def _epoch_of_batches(self) -> list[Rows]:
-        """All batches of the epoch, those of all ranks."""
+        """All batches of the epoch, over all ranks."""
         starts, ends = self._bounds[:-1], self._bounds[1:]
         if not self._shuffle:
             batches = [self._order[start:end] for start, end in zip(starts[::-1], ends[::-1], strict=True)]
@@ -123,7 +123,7 @@ class TokenBatchSampler(Sampler[list[int]]):
 
 
 def _cut(longest: NDArray[np.integer], batch_tokens: int) -> Rows:
-    """Bounds [batches + 1] of the batches of rows whose longer sides have these lengths; takes all that fits."""
+    """Bounds [batches + 1] of the batches, given the length of each row's longer side; a batch takes all that fits."""
     bounds = [0]
     while (start := bounds[-1]) < len(longest):
         most_rows = max(1, batch_tokens // int(longest[start]))
@@ -134,10 +134,10 @@ def _cut(longest: NDArray[np.integer], batch_tokens: int) -> Rows:
 
 
 def _equal_counts(batches: list[Rows], world_size: int) -> list[Rows]:
-    """The same batches, those at the end split so that their number is a multiple of ``world_size``.
+    """The batches, with the last ones split so that their number is a multiple of ``world_size``.
 
-    As few as possible are touched: the left-over ones, and whole rounds before them only while there are too few rows
-    for every process. All processes must hold at least as many rows as the result has batches.
+    As few batches as possible are split: the left-over batches, and complete rounds before them only if the left-over
+    batches have too few rows for all processes. ``batches`` must hold at least as many rows as the result has batches.
     """
     whole = len(batches) // world_size * world_size
     if whole == len(batches):
@@ -159,15 +159,15 @@ def collate(source: RaggedRows, target: RaggedRows, rows: Sequence[int]) -> Para
 
     Args:
         source: All source rows.
-        target: All target rows, as many.
-        rows: The B pairs to take; they become ``ParallelBatch.index``.
+        target: All target rows, equally many.
+        rows: The indices of the B pairs to take; they become ``ParallelBatch.index``.
     """
     index = np.asarray(rows, dtype=np.int64)
     return ParallelBatch(_padded(source, index), _padded(target, index), torch.from_numpy(index))
 
 
 def _padded(ragged: RaggedRows, index: Rows) -> TokenRows:
-    # Plain views: indexing a memmap itself costs several times as much.
+    # Plain views, because indexing a memmap itself takes several times as long.
     tokens, offsets = np.asarray(ragged.tokens), np.asarray(ragged.offsets)
     starts = offsets[index]
     lengths = offsets[index + 1] - starts
