@@ -125,10 +125,7 @@ def gather_traces(traces: dict[int, list[Iteration]], world_size: int) -> dict[i
 
 
 def table_rows(traces: Mapping[int, Sequence[Iteration]], codec: Codec) -> list[list[Any]]:
-    """The traces with the columns ``COLUMNS``, one line for each iteration.
-
-    Rows and iterations are counted from 1, and tokens are shown as text.
-    """
+    """The traces with ``COLUMNS``, a line for each iteration: rows and iterations count from 1, tokens are text."""
     lines: list[list[Any]] = []
     for index, iterations in traces.items():
         prefix: list[int] = []

@@ -1,6 +1,6 @@
 """The experiment of the paper's Tables 1 and 2 as commands: base, teacher, distilled data, heads, measurements.
 
-Pure: what is there already, and running it, is the business of ``grid_state`` and ``grid_run``.
+The plan depends only on the settings. ``state.py`` looks at existing results, and ``run.py`` runs the steps.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ Kind = Literal["base", "teacher", "distilled", "frozen", "joint", "compare", "re
 
 @dataclass(frozen=True)
 class Grid:
-    """What a grid consists of.
+    """The settings of a grid.
 
     Args:
         name: Name of the grid and of its folder.
         runs: Folder that holds the folders of all grids and runs.
-        kind: What the models are of, text or images. Images have no teacher: mixes is [gold].
-        data: Folder of the text. Of images what --data.path of a training takes; null where the configuration says it.
-        generated_pairs: Write the demo corpus, its first so many training pairs, into that folder before anything else.
-        base_configs: Files that configure the base, the teacher and, below the next two, everything else.
-        frozen_config: File that is stacked on them for heads on a frozen base.
-        joint_config: File that is stacked on them for base and heads together.
-        block_sizes: Each k that is trained. Heads on a frozen base begin at 2: with k = 1 there is nothing to train.
-        regimes: Which of the two ways.
+        kind: The data of the models, text or images. Images have no teacher: mixes is [gold].
+        data: Folder of the text; for images a value of --data.path of a training, or null if the configuration has it.
+        generated_pairs: Number of training pairs of the demo corpus to write into ``data`` before the first step.
+        base_configs: Files that configure the base and the teacher, and on which the next two files are stacked.
+        frozen_config: File stacked on ``base_configs`` for heads on a frozen base.
+        joint_config: File stacked on ``base_configs`` for training base and heads together.
+        block_sizes: The values of k to train. Heads on a frozen base begin at 2: with k = 1 there is nothing to train.
+        regimes: The regimes to train: frozen, joint or both.
         mixes: The targets that heads are trained on: the corpus's own (gold), the teacher's (distilled), or both.
-        seeds: One run a seed, for each regime, mix and block size.
+        seeds: Seeds of the runs, one run for each seed, regime, mix and block size.
         base_seed: Seed of the base.
         teacher_seed: Seed of the teacher.
         joint_from: Joint training starts from the frozen run of the same k, mix and seed (its base and heads), or from
             the base. With k = 1 it always starts from the base.
-        joint_head_weights: Weight of p_1 and of each head in joint training's loss; the last one also counts for all
-            further heads. null weighs all alike, as the paper does.
-        rules: Acceptance rules that each model is measured by.
-        corpus: Name of the corpus that is measured on; of images validation or test.
-        timed: Sentences or images that are timed one at a time; 0 times nothing.
+        joint_head_weights: Weights of p_1 and of each head in the loss of joint training. The last weight is also the
+            weight of all further heads. null gives equal weights, as in the paper.
+        rules: Acceptance rules by which each model is measured.
+        corpus: Name of the corpus to measure on; for images validation or test.
+        timed: Sentences or images to time, one at a time; 0 for no timing.
         arguments: Further arguments of every training, such as --trainer.precision=bf16-mixed.
-        base_arguments: The same for base and teacher.
-        heads_arguments: The same for all trainings of heads.
-        frozen_arguments: The same for heads on a frozen base.
-        joint_arguments: The same for joint training.
+        base_arguments: Further arguments of training base and teacher.
+        heads_arguments: Further arguments of all trainings of heads.
+        frozen_arguments: Further arguments of training heads on a frozen base.
+        joint_arguments: Further arguments of joint training.
         distill_arguments: Further arguments of distilling, such as --processes=1.
         compare_arguments: Further arguments of measuring, such as --device=cpu.
-        jobs: Steps at once; as many as there are GPUs by default, without GPUs as there are cores.
+        jobs: Steps that run at once; by default the number of GPUs, or of cores if there is no GPU.
         threads: Threads of each step on the CPU (OMP_NUM_THREADS); cores divided by jobs by default.
-        base: Folder of a finished model to use as the base instead of training one.
-        teacher: The same for the teacher.
-        teacher_data: Folder of finished distilled text to use instead of making it.
-        seconds: Rough times of steps by kind (base, distilled, frozen, joint, compare, report), for the plan's
-            estimate as long as no such step has run; those of frozen, joint and compare are for k = 8.
+        base: Folder of a finished model to use as the base instead of training a base.
+        teacher: Folder of a finished model to use as the teacher instead of training a teacher.
+        teacher_data: Folder of finished distilled text to use instead of distilling.
+        seconds: Rough seconds of steps by kind (base, distilled, frozen, joint, compare, report). They estimate kinds
+            of which no step has run yet; those of frozen, joint and compare are for k = 8.
     """
 
     name: str = "grid"
@@ -98,7 +98,7 @@ class Grid:
 
     @property
     def folder(self) -> Path:
-        """Where everything of the grid lies."""
+        """The folder of all files of the grid."""
         return Path(self.runs).expanduser() / self.name
 
 
@@ -111,29 +111,29 @@ class Step:
     arguments: tuple[str, ...]
     """the command and its options, as they follow ``python train.py``"""
     result: Path
-    """what is there when the step is done"""
+    """file that exists when the step is done"""
     own: Path
-    """file or folder that this step alone writes; it is moved aside when the step is run anew"""
+    """file or folder that only this step writes; it is moved aside before the step starts anew"""
     complete: str | None = None
-    """a key that is true in ``result``, a JSON file, once the step is done; None where its existence says so"""
+    """a key that is true in ``result``, a JSON file, once the step is done; None if the file's existence suffices"""
     resumes_from: Path | None = None
-    """what an interrupted run of this step leaves behind to go on from; None where it starts anew"""
+    """file of an interrupted run from which the step resumes; None if it starts anew"""
     resume: tuple[str, ...] = ()
-    """further arguments that make it go on"""
+    """further arguments that make the step resume"""
     needs: tuple[str, ...] = ()
     """steps that must have succeeded before"""
     after: tuple[str, ...] = ()
-    """steps that must be over before, however they ended"""
+    """steps that must have ended before, in success or failure"""
     alone: bool = False
-    """nothing else may run beside it"""
+    """whether no other step may run at the same time"""
     block_size: int = 0
-    """k of the model that is trained or measured; 0 for one without heads"""
+    """k of the trained or measured model; 0 for a model without heads"""
     given: Path | None = None
-    """what is used instead of running a command"""
+    """finished result to use instead of running the command"""
 
 
 def plan(grid: Grid) -> list[Step]:
-    """All steps, each after those that it needs.
+    """All steps, each after the steps that it needs.
 
     Raises:
         InputError: The settings contradict each other.
@@ -147,7 +147,7 @@ def plan(grid: Grid) -> list[Step]:
 
 
 def recipes(steps: Sequence[Step]) -> dict[str, str]:
-    """For each step a hash of its command and, through what it needs, of all commands before it."""
+    """For each step a hash of its command and of all commands that it directly or indirectly needs."""
     found: dict[str, str] = {}
     for step in steps:
         content = json.dumps([step.arguments, [found[name] for name in step.needs]])
@@ -252,7 +252,7 @@ def _compare(grid: Grid, model: Step, trainings: Sequence[Step]) -> Step:
         result=result,
         own=result,
         needs=(model.name,),
-        # What is timed has the machine to itself.
+        # A timed measurement runs alone on the machine.
         after=tuple(step.name for step in trainings) if grid.timed else (),
         alone=grid.timed > 0,
         block_size=model.block_size,

@@ -1,4 +1,4 @@
-"""Runs the steps of a plan: each in a process of its own, several at once, and again only what is not done."""
+"""Runs the unfinished steps of a plan, each in its own process, several at once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from lightning_bpd.grid.state import Record, has_result, read_record, states, wr
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_LINES = 5
-# If the grid is killed outright, so are its steps: they would go on unseen, beside their own resumption.
+# A killed grid kills its steps too. Otherwise they would still run when the grid resumes them.
 _DIES_WITH_GRID = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
-# Seconds between two looks at the processes.
+# Seconds between two polls of the processes.
 _POLL = 0.1
 
 
@@ -34,28 +34,28 @@ class Outcome:
     step: Step
     status: Literal["done", "failed", "interrupted", "not run"]
     seconds: float = 0.0
-    """of this run of it"""
+    """seconds of this run of the step"""
     exit_code: int = 0
     words: str = ""
-    """why it failed or was not run"""
+    """the reason of a failure or of not running"""
     log: tuple[str, ...] = ()
-    """the last lines it wrote, where it failed"""
+    """the last lines of its output, if it failed"""
 
 
 class Watcher(Protocol):
-    """Is told what happens."""
+    """Receives the events of a run."""
 
     def started(self, step: Step, resumed: bool) -> None:
-        """A step's process runs from now on."""
+        """The process of a step has started."""
 
     def ended(self, outcome: Outcome) -> None:
-        """A step is over, or will not run."""
+        """A step has ended, or will not run."""
 
     def waiting(self, running: Mapping[str, float], settled: int) -> None:
-        """Called again and again: running steps and their seconds, and the number of steps that are over."""
+        """Called repeatedly with the running steps and their seconds, and the number of ended steps."""
 
     def asked_to_stop(self, number: signal.Signals, running: Sequence[str]) -> None:
-        """A signal came, and was passed on to these steps."""
+        """A signal came and was passed on to the running steps."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class _Running:
     process: subprocess.Popen[bytes]
     log: BinaryIO
     log_start: int
-    """where in the log this run's own output begins"""
+    """offset in the log, in bytes, at which the output of this run begins"""
     slot: int
     record: Record
     start: float
@@ -81,18 +81,18 @@ def run_steps(
     watcher: Watcher,
     keep: bool = False,
 ) -> tuple[list[Outcome], signal.Signals | None]:
-    """Run what is not done, in the plan's order as far as needs allow.
+    """Run the unfinished steps in the plan's order, as far as their needs allow.
 
-    A step that fails is not run again, nor are those that need it; the others are. The first signal (Ctrl-C, SIGTERM
-    or the end of the terminal) is passed on, so that trainings save and stop; nothing is started any more.
+    A step that fails is not run again, and steps that need it are not run; all other steps are. The first signal
+    (Ctrl-C, SIGTERM or a closed terminal) is passed on, so trainings save and stop, and no further step starts.
 
     Args:
         steps: The plan.
-        folder: The grid's folder; nobody else may run a grid in it.
-        program: What stands before a step's arguments, such as the interpreter and train.py.
-        slots: Environment variables of each step that runs at the same time as others.
-        watcher: Is told what happens.
-        keep: Accept results that were made by other commands than the plan's.
+        folder: The grid's folder; no other process may run a grid in it.
+        program: The command before a step's arguments, such as the interpreter and train.py.
+        slots: Environment variables for each of the steps that run at once.
+        watcher: Receives the events.
+        keep: Accept results made by commands that differ from the plan's.
 
     Returns:
         Outcomes in the order of their ends, without steps that were done before; and the signal that came, if any.
@@ -112,7 +112,7 @@ def run_steps(
     def pass_on(number: signal.Signals, time_of_asking: int) -> None:
         for each in running:
             if time_of_asking < 3:
-                # A terminal that has gone is no concern of a training.
+                # Steps get SIGTERM for a closed terminal: they have no terminal.
                 each.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
             else:
                 _kill(each.process)
@@ -159,7 +159,7 @@ def run_steps(
                 if not started and (running or waiting):
                     time.sleep(_POLL)
         finally:
-            # Only after an error of our own is anything left.
+            # Processes are left here only after an error of our own.
             for each in running:
                 _kill(each.process)
                 each.process.wait()
@@ -168,12 +168,12 @@ def run_steps(
 
 
 def log_path(folder: Path, name: str) -> Path:
-    """Where a step's standard output and error are kept."""
+    """The file of a step's standard output and error."""
     return folder / "logs" / f"{name}.log"
 
 
 def _next(waiting: Sequence[Step], settled: Mapping[str, str], running: Sequence[Step]) -> Step | None:
-    """The first step that may start beside those that run."""
+    """The first step that may start beside the running steps."""
     if any(step.alone for step in running):
         return None
     for step in waiting:
@@ -208,7 +208,7 @@ def _start(
         record = Record(
             list(step.arguments), recipe, datetime.now().astimezone().isoformat(timespec="seconds")
         )
-    # Before the process: a result without a record would be made again.
+    # Written before the process starts: a result without a record would be made again.
     write_record(folder, step.name, replace(record, exit_code=None))
     path = log_path(folder, step.name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def _start(
         stdout=log,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **slots[slot]},
-        # Ctrl-C would else reach it twice, from the terminal and from here, which means: do not even save.
+        # Otherwise Ctrl-C reaches the step twice, from the terminal and from here, and a second Ctrl-C stops unsaved.
         start_new_session=True,
     )
     return _Running(step, process, log, log_start, slot, record, time.monotonic())
@@ -245,7 +245,7 @@ def _end(folder: Path, ended: _Running, interrupted: bool) -> Outcome:
 
 
 def _use_given(folder: Path, step: Step, recipe: str) -> Outcome:
-    """Put links to a finished result where the step would have written its own."""
+    """Link a given result to the path where the step would have written its result."""
     assert step.given is not None
     if step.own.is_symlink():
         step.own.unlink()
@@ -256,7 +256,7 @@ def _use_given(folder: Path, step: Step, recipe: str) -> Outcome:
         step.own.parent.mkdir(parents=True, exist_ok=True)
         step.own.symlink_to(given)
     else:
-        # A folder with a link in it, so that what is measured of the model is not written beside the original.
+        # A folder that holds a link, so that measurements of the model are not written beside the original.
         step.own.mkdir(parents=True)
         step.result.parent.symlink_to(given)
         config = given.parent / "config.yaml"
@@ -270,7 +270,7 @@ def _use_given(folder: Path, step: Step, recipe: str) -> Outcome:
 
 
 def _set_aside(folder: Path, step: Step) -> None:
-    """Move what an earlier command of this step wrote to ``earlier``, out of the report's sight."""
+    """Move the results of an earlier command of this step to ``earlier``, where the report does not look."""
     if not os.path.lexists(step.own):
         return
     number = 1
@@ -282,21 +282,21 @@ def _set_aside(folder: Path, step: Step) -> None:
 
 def _last_lines(path: Path, start: int) -> tuple[str, ...]:
     with path.open("rb") as file:
-        # The end of it: a log may be long.
+        # Only the end is read, because a log may be long.
         file.seek(max(start, path.stat().st_size - 20_000))
         lines = file.read().decode(errors="replace").splitlines()
     return tuple(line.rstrip() for line in lines if line.strip())[-LAST_LINES:]
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those that it started."""
+    """Kill a process and the processes that it started."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
-    """Collects the signals that ask to stop, instead of stopping."""
+    """Collect the signals that ask to stop instead of stopping."""
     asked: list[signal.Signals] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

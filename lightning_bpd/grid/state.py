@@ -22,22 +22,22 @@ _ROUGH_BLOCK_SIZE = 8
 
 @dataclass(frozen=True)
 class Record:
-    """What ``steps/step_<name>.json`` says of the last run of a step."""
+    """The last run of a step, as stored in ``steps/step_<name>.json``."""
 
     arguments: list[str]
     recipe: str
-    """hash of the command and of all commands that led to what it needed"""
+    """hash of the command and of all commands of the steps that it needed"""
     started: str
     """date and time of the first start, ISO 8601"""
     seconds: float = 0.0
     """wall-clock time, over all resumptions"""
     exit_code: int | None = None
-    """None while it runs; negative when a signal ended it"""
+    """None while the step runs; negative if a signal ended it"""
 
 
 @dataclass(frozen=True)
 class State:
-    """What is to be done about a step."""
+    """The action that a step needs."""
 
     action: Literal["nothing", "run", "resume"]
     words: str
@@ -45,12 +45,12 @@ class State:
 
 def record_path(folder: Path, name: str) -> Path:
     """The record of a step, in a grid's folder."""
-    # Not compare_*.json, which the report takes for a measurement.
+    # Not compare_*.json, which the report would read as a measurement.
     return folder / "steps" / f"step_{name}.json"
 
 
 def read_record(folder: Path, name: str) -> Record | None:
-    """The record of a step; None if there is none that can be read."""
+    """The record of a step; None if it is missing or cannot be read."""
     try:
         with damaged(record_path(folder, name), "the step is run again"):
             return from_plain(Record, read_json(record_path(folder, name), ""))
@@ -59,12 +59,12 @@ def read_record(folder: Path, name: str) -> Record | None:
 
 
 def write_record(folder: Path, name: str, record: Record) -> None:
-    """Write it, whole."""
+    """Write the record of a step atomically."""
     write_atomically(record_path(folder, name), json.dumps(asdict(record), indent=2) + "\n")
 
 
 def has_result(step: Step) -> bool:
-    """Whether the step's result is there and complete."""
+    """Whether the step's result exists and is complete."""
     if step.complete is None:
         return step.result.is_file()
     found = _read(step.result)
@@ -72,12 +72,12 @@ def has_result(step: Step) -> bool:
 
 
 def states(steps: Sequence[Step], folder: Path, keep: bool = False) -> dict[str, State]:
-    """What is to be done about each step.
+    """The action that each step needs, by name.
 
     Args:
         steps: The plan.
         folder: The grid's folder.
-        keep: Accept results that were made by other commands than the plan's.
+        keep: Accept results made by commands that differ from the plan's.
     """
     by_name = {step.name: step for step in steps}
     recipe = recipes(steps)
@@ -85,7 +85,7 @@ def states(steps: Sequence[Step], folder: Path, keep: bool = False) -> dict[str,
     for step in steps:
         record = read_record(folder, step.name)
         missing = [name for name in step.needs if found[name].action != "nothing"]
-        # What lies in the folder of a step that is run anew goes away with it.
+        # A result inside the folder of a step that starts anew is moved aside with that folder.
         lost = any(step.result.is_relative_to(by_name[name].own) for name in missing)
         state = _state(step, record, recipe[step.name], keep)
         if step.kind == "report" and state.action == "nothing":
@@ -176,7 +176,7 @@ def total(
 
 
 def key_figures(step: Step) -> str:
-    """What a finished step reached, in a few words; empty if its result does not say."""
+    """The main figures of a finished step as short text; empty if its result has none."""
     if step.kind == "compare":
         found = _read(step.result)
         arms = found.get("arms") if isinstance(found, dict) else None

@@ -12,11 +12,11 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Some sentences."""
+    """A paragraph of text."""
 
     text: str
     kind: str = ""
-    """``answer`` for the first one, ``warning`` for doubts"""
+    """``answer`` for the first paragraph, ``warning`` for doubts"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Cell:
     small: str = ""
     """small print below the text"""
     numbers: dict[str, Any] = field(default_factory=dict)
-    """all numbers that the text was rounded from"""
+    """all numbers that the text shows rounded"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Table:
     words: int = 1
     """how many of the first columns hold text; the others hold numbers"""
     folded: bool = False
-    """shown on demand, because it is long"""
+    """whether the table is shown on demand, because it is long"""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Figure:
     y_label: str
     panels: tuple[Panel, ...]
     whole_x: bool = False
-    """x is a count"""
+    """whether x is a count"""
     line_at: float | None = None
-    """a thin horizontal line, such as where nothing is gained"""
+    """the y of a thin horizontal line, such as the line of no gain"""
 
 
 Block = Paragraph | Table | Figure
@@ -152,5 +152,5 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def span(values: Sequence[float], digits: int = 2) -> str:
-    """Format the least and the greatest of some numbers; one number if both look alike."""
+    """Format the least and the greatest of some numbers; one number if both round to equal text."""
     return "–".join(dict.fromkeys(f"{value:.{digits}f}" for value in (min(values), max(values))))

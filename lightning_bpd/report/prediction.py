@@ -1,4 +1,4 @@
-"""Which block size should be fastest here: from the costs of single calls and the replay, beside the stopwatch."""
+"""The fastest block size on this machine, predicted from the costs of single calls and the replay, and as measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Choice(NamedTuple):
 
     block_size: int
     seconds: float
-    """predicted, a row"""
+    """predicted seconds for each row"""
     predicted: float
     """speed-up over greedy decoding"""
     measured: float | None
@@ -48,7 +48,7 @@ def best_predicted(choices: list[Choice]) -> Choice:
 
 
 def best_measured(choices: list[Choice]) -> Choice | None:
-    """The fastest by the stopwatch; None where no blockwise decoding was timed."""
+    """The fastest as measured; None if no blockwise decoding was timed."""
     timed = [choice for choice in choices if choice.measured is not None]
     if not any(choice.block_size > 1 for choice in timed):
         return None

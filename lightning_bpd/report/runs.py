@@ -15,7 +15,7 @@ from lightning_bpd.measuring.record import DATA, REGIMES, Arm, Record, read_reco
 from lightning_bpd.report.document import MISSING
 from lightning_bpd.report.statistics import bleu_of, psnr
 
-# May differ between runs without making them less comparable.
+# Settings that may differ between comparable runs.
 _VARIES = ("time", "date", "command", "seconds", "started", "host")
 
 
@@ -41,12 +41,12 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """Of its training; None if the model does not say."""
+        """The seed of its training; None if the model does not give it."""
         return self.record.training.seed
 
     @property
     def references(self) -> tuple[str, ...]:
-        """What its output was compared with; images are known by the hash of the corpus."""
+        """The references of its output; for images, the hash of the corpus."""
         return tuple(self.record.references or [self.record.corpus.hash])
 
     @property

@@ -323,5 +323,5 @@ def _models(runs: Sequence[Run]) -> str:
 
 
 def _all(values: Iterable[object]) -> str:
-    """The values of all runs, each once."""
+    """The different values of all runs."""
     return "; ".join(dict.fromkeys(map(str, values)))

@@ -1,4 +1,4 @@
-"""How certain a measured number is: bootstraps over rows, which are sentences or images."""
+"""The uncertainty of measured numbers: bootstraps over rows, which are sentences or images."""
 
 from __future__ import annotations
 

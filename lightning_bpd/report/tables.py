@@ -68,7 +68,7 @@ def _quality(quality: Quality, result: Result) -> Cell:
 
 
 def certainty_table(results: Results, runs: Sequence[Run], rule: str) -> Table:
-    """How certain the cells of the quality table are: interval of the block size, quality difference and its p."""
+    """The uncertainty of the quality table: interval of the block size, quality difference and its p."""
     quality = runs[0].record.words.quality
     title = (
         f"How certain that is, {rule}: 95 % interval of the block size; {quality.label} difference to k = 1"
