@@ -1,4 +1,4 @@
-"""fit, validate, test and predict: LightningCLI with run folders and checkpoints that behave."""
+"""fit, validate, test and predict: LightningCLI with run folders and resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def run(args: list[str]) -> CommandLine:
         args: The subcommand and its options.
 
     Raises:
-        InputError: If the user asked for something that cannot be.
+        InputError: The options or the configuration are invalid.
     """
     keep_quiet()
-    # An abbreviated option would pass by what is done about its full name.
+    # No abbreviations: code that handles the full name of an option would miss them.
     parser_options = {"exit_on_error": False, "allow_abbrev": False}
     try:
         return CommandLine(
@@ -94,19 +94,19 @@ def run(args: list[str]) -> CommandLine:
 
 
 def class_names(kind: type) -> set[str]:
-    """The short names by which the command line knows a class and those made of it."""
+    """The short names of a class and its subclasses on the command line."""
     return {kind.__name__}.union(*map(class_names, kind.__subclasses__()))
 
 
 class CommandLine(LightningCLI):
-    """Everything of a run lives in ``<runs>/<experiment>``."""
+    """LightningCLI that keeps all files of a run in ``<runs>/<experiment>``."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> CommandLine:
-        """Itself: weight averaging copies the module, whose optimiser's factory refers to the command line."""
+        """Return itself: weight averaging copies the module, whose optimiser factory refers to the command line."""
         return self
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Options of our own beside Lightning's."""
+        """Add our options to Lightning's."""
         parser.add_argument(
             "--experiment", type=str, default="default", help="Name of the run and of its folder."
         )
@@ -122,7 +122,7 @@ class CommandLine(LightningCLI):
         # A group of its own, so that one checkpoint can be measured under many rules.
         parser.add_class_arguments(DecodingOptions, "decode")
         parser.link_arguments("decode", "model.init_args.decode")
-        # Overview says what matters of the model in a line.
+        # Overview logs the number of parameters instead.
         parser.set_defaults({"trainer.enable_model_summary": False})
         parser.add_lightning_class_args(BlockwiseDecoding, "blockwise")
         parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
@@ -139,14 +139,14 @@ class CommandLine(LightningCLI):
         A run that is resumed or measured starts from its own configuration; files and flags override it.
         """
         assert isinstance(args, list)
-        # First which run: the other options may fit its configuration and not the default one.
+        # Find the run first: the other options may fit its configuration and not the default configuration.
         self.config = parser.parse_args([*args[:1], *naming_options(args[1:])])
         options = self._options()
         checkpoint = options["ckpt_path"]
         self.folder = run_folder(options["runs"], options["experiment"])
         if self.config.subcommand != "fit":
             self.folder = folder_of(checkpoint) or self.folder
-        # The same command starts a run and goes on with it, also when SLURM gives it once more.
+        # One command starts a run and resumes it, also when SLURM requeues the job.
         self.goes_on = self.config.subcommand == "fit" and (
             checkpoint == "auto" or (checkpoint is None and is_requeued(self.folder))
         )
@@ -168,7 +168,7 @@ class CommandLine(LightningCLI):
         pass
 
     def before_instantiate_classes(self) -> None:
-        """Settle the run's folder and the checkpoint, before anything is written."""
+        """Determine the run's folder and the checkpoint, before any file is written."""
         options, folder = self._options(), self.folder
         if self.goes_on and is_finished(folder, options["trainer"]):
             logger.info("%s is finished: nothing is left to do", folder)
@@ -189,7 +189,7 @@ class CommandLine(LightningCLI):
         options["trainer"]["default_root_dir"] = str(folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add loggers and progress bar, unless the configuration brings its own or wants none."""
+        """Add loggers and a progress bar, unless the configuration names its own or disables them."""
         options = self.config_init[self.subcommand]["trainer"]
         if options["logger"] in (None, True):
             kwargs["logger"] = self._loggers()
@@ -201,8 +201,8 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
-        """Make the finished model and say what was reached."""
-        # The other ranks end here: from now on none may be waited for.
+        """Make the finished model and print the result."""
+        # The other ranks end here, so no later call may wait for them.
         close_connections()
         if isinstance(self.model, DecoderTraining) and self._writes():
             finish(self.trainer, Console())
@@ -210,11 +210,11 @@ class CommandLine(LightningCLI):
             mark_finished(self.folder, self._options()["trainer"])
 
     def after_validate(self) -> None:
-        """Write what was measured."""
+        """Write the measurement."""
         self._write_measurement("validation")
 
     def after_test(self) -> None:
-        """Write what was measured."""
+        """Write the measurement."""
         self._write_measurement("test")
 
     def _write_measurement(self, part: str) -> None:
@@ -242,7 +242,7 @@ class CommandLine(LightningCLI):
         return loggers
 
     def _writes(self) -> bool:
-        """Whether this process is the one that writes a run's folder; known before there is a trainer to ask."""
+        """Whether this process writes the run's folder. It does not need a trainer."""
         trial = self._options()["trainer"]["fast_dev_run"]
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         return self.config.subcommand == "fit" and not trial and first
@@ -252,7 +252,7 @@ class CommandLine(LightningCLI):
 
 
 def _label(decode: dict[str, Any]) -> str:
-    """The rule that output was decoded by, for a file's name: ``greedy``, ``beam``, ``blockwise_4_top-2``."""
+    """The decoding options as part of a file name: ``greedy``, ``beam``, ``blockwise_4_top-2``."""
     if decode["decoder"] != "blockwise":
         return str(decode["decoder"])
     size = decode["block_size"] or "all"

@@ -23,7 +23,7 @@ def expand_data_folder(args: list[str], classes: Collection[str]) -> list[str]:
         classes: The data classes' short names.
 
     Raises:
-        InputError: What stands there is neither.
+        InputError: The value of ``--data`` is neither.
     """
     expanded: list[str] = []
     previous = ""
@@ -56,7 +56,7 @@ def _is_folder(value: str, classes: Collection[str]) -> bool:
 
 
 def naming_options(args: list[str]) -> list[str]:
-    """Only those arguments that say which run is meant, and the files that may say so too."""
+    """The arguments that name the run, and the configuration files, which may name it too."""
     names = ("--config", "-c", "--experiment", "--runs", "--ckpt_path")
     kept: list[str] = []
     for position, argument in enumerate(args):
@@ -68,13 +68,13 @@ def naming_options(args: list[str]) -> list[str]:
 
 
 def drop_repeated(options: MutableMapping[str, Any], args: list[str]) -> None:
-    """Let ``--KEY+=ITEM`` add nothing that the list holds already: a resumed run has it from its first start.
+    """Let ``--KEY+=ITEM`` add no item that the list already holds: a resumed run has it from its first start.
 
     Numbers may be repeated, such as equal weights.
 
     Args:
         options: The parsed options, whose lists are changed.
-        args: What they were parsed from.
+        args: The arguments that they were parsed from.
     """
     for key in {match[1] for argument in args if (match := re.match(r"--([\w.]+)\+(=|$)", argument))}:
         items = options.get(key)
@@ -87,10 +87,10 @@ def drop_repeated(options: MutableMapping[str, Any], args: list[str]) -> None:
 
 
 def take_tokenizers_of_base(model: MutableMapping[str, Any], data: MutableMapping[str, Any]) -> None:
-    """Let data without a tokenizer of its own be cut into the tokens of the base that the model starts from.
+    """Let data without its own tokenizer use the tokenizers of the base that the model starts from.
 
     Args:
-        model: The model's arguments, of which ``base`` may be the folder of a finished model or a Hugging Face model.
+        model: The model's arguments. ``base`` may be the folder of a finished model or a Hugging Face model.
         data: The data's arguments, which are changed.
     """
     base = model.get("base")

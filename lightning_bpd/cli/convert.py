@@ -34,7 +34,7 @@ def convert(model: str, output: str) -> None:
 
 
 def _with_heads(folder: Path) -> GenerativeModel:
-    """A finished model whose base is a Marian folder, with that base converted."""
+    """A finished model whose base is a Marian folder, with the base converted."""
     found = read_folder(folder)
     if not isinstance(found.codec, hugging_face.HuggingFaceCodec):
         raise InputError(f"{folder} holds a network of this project already: there is nothing to convert")

@@ -39,7 +39,7 @@ from lightning_bpd.saved import finished_model
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOGS = 30.0
-# Source tokens decoded together, padding included: what keeps the device busy and its caches useful.
+# Source tokens decoded together, padding included: enough to keep the device busy, few enough for its caches.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
 
 
@@ -67,16 +67,16 @@ def distill(
 ) -> None:
     """Replace the target side of a corpus by a teacher's translations (Kim and Rush 2016).
 
-    The corpus is cut into parts of rows of like length. Each part is written once it is complete, and the finished
-    files are made of all parts at the end. Interrupted in any way, the same command goes on with the parts that are
-    missing; neither that nor the number of processes and machines of one kind changes a byte of the result.
+    The corpus is cut into parts of rows of similar length. Each part is written once it is complete, and the finished
+    files are made from all parts at the end. After an interruption the same command makes the missing parts. Neither an
+    interruption nor the number of processes and machines of one kind changes a byte of the result.
 
-    Train on it with --data.distilled OUTPUT --data.mix distilled (or both). With --held_out it is a corpus by itself,
-    which --data OUTPUT takes.
+    Train on the result with --data.distilled OUTPUT --data.mix distilled (or both). With --held_out the result is a
+    complete corpus for --data OUTPUT.
 
     Args:
-        teacher: Folder of a finished model, or hf:NAME_OR_FOLDER. The paper's has the base's hyper-parameters and
-            another seed.
+        teacher: Folder of a finished model, or hf:NAME_OR_FOLDER. In the paper the teacher has the base's
+            hyper-parameters and another seed.
         data: Folder of the corpus, whose target side is not needed; or a file or pipe of sentences, one a line, plain
             or compressed; - is standard input.
         output: Folder to write: train.SOURCE, train.TARGET (train.jsonl where a source has several lines),
@@ -86,18 +86,18 @@ def distill(
         target_language: Ending of target files.
         decoder: Beam search, or greedy decoding.
         beam: Prefixes that beam search keeps.
-        alpha: Exponent of its length penalty.
-        best: Translations of each row to keep, each a pair of its own.
-        extra_length: Tokens that a translation may be longer than its source; those that reach this are left out.
-        max_length: Source tokens, end token included, from which a row is left out.
-        max_length_ratio: Of the tokens of the longer side to those of the shorter, above which a pair is left out.
+        alpha: Exponent of beam search's length penalty.
+        best: Translations of each row to keep, each as a separate pair.
+        extra_length: Tokens that a translation may be longer than its source; translations of this length are left out.
+        max_length: The most source tokens of a row, end token included; longer rows are left out.
+        max_length_ratio: The largest ratio of the tokens of the longer side to the shorter; other pairs are left out.
         held_out: Different sources, evenly spread over the corpus, to validate on: the pairs of all rows with these
             sources are written as val.SOURCE and val.TARGET, and not into train.
-        precision: What the teacher computes in.
+        precision: The number format of the teacher's computation.
         batch_tokens: Source tokens decoded together, padding included; 1,024 on a CPU and 32,768 on a GPU by default.
-        part_rows: Rows of a part: what is lost at most, for each process, by an interruption.
-        shard: This machine's share of the parts, as 2/5; several machines write to one shared folder, and the last to
-            end makes the files. Under torchrun each rank is a shard by itself.
+        part_rows: Rows of a part, which is the most that an interruption loses for each process.
+        shard: This machine's share of the parts, such as 2/5. Several machines write to one shared folder, and the last
+            to end makes the files. Under torchrun each rank is a shard.
         processes: Processes to decode in; one for each GPU, or each core, by default.
         device: Such as cpu or cuda; auto takes all GPUs there are.
     """
@@ -257,7 +257,7 @@ def _devices(device: str, kind: str, processes: int | None) -> list[str]:
 
 @contextmanager
 def _progress(rows: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rows a second and time left on a terminal, elsewhere a log line now and then."""
+    """A bar with rows per second and remaining time on a terminal, and log lines elsewhere."""
     started = time.monotonic()
     done = 0
     if sys.stderr.isatty():

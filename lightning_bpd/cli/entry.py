@@ -1,4 +1,4 @@
-"""Where the command line starts: picks the subcommand and turns mistakes of the user into one line.
+"""The entry of the command line: picks the subcommand and turns mistakes of the user into one line.
 
 Nothing here imports torch or Lightning, so that ``--help`` and ``report`` do not wait for them.
 """
@@ -60,13 +60,12 @@ def main(args: list[str] | None = None) -> None:
     """Run one subcommand.
 
     Args:
-        args: What stands after the program's name; the process's own arguments by default.
+        args: The arguments after the program's name; the process's own arguments by default.
 
     Raises:
-        SystemExit: With 0 when all went well and only help was asked for; 2 after a mistake of the user or an error
-            of the machine, which one line on standard error explains; 1 when whoever read the output has left; 130 or
-            143 when the run was interrupted.
-        Exception: Whatever is a fault of this package, with a note that asks for a report.
+        SystemExit: Code 0 after printing help; 2 after a mistake of the user or an error of the machine, with one line
+            on standard error; 1 when the reader of the output has closed its pipe; 130 or 143 after an interruption.
+        Exception: A fault of this package, with a note that asks for a report.
     """
     args = sys.argv[1:] if args is None else args
     _fill_closed_streams()
@@ -75,7 +74,7 @@ def main(args: list[str] | None = None) -> None:
         try:
             _dispatch(args)
         finally:
-            # Output that cannot be written is an error here, and not while Python ends.
+            # Flushed here, so that a failing write is reported here and not when Python exits.
             sys.stdout.flush()
     except SystemExit as error:
         # Before the first step Lightning turns Ctrl-C into exit code 1.
@@ -85,7 +84,7 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # `head` has read enough.
+        # The reader, such as `head`, has closed the pipe.
         _discard(sys.stdout)
         sys.exit(1)
     except Exception as error:
@@ -97,7 +96,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _check_configs(args: list[str]) -> None:
-    """Raise InputError for a configuration file without settings, of which the parser does not tell the name."""
+    """Raise InputError for a configuration file without settings, because the parser's message lacks its name."""
     for option, following in zip_longest(args, args[1:], fillvalue=""):
         name, equals, value = option.partition("=")
         path = value if equals else following
@@ -109,7 +108,7 @@ def _check_configs(args: list[str]) -> None:
             with open(path, "rb") as file:
                 settings = yaml.safe_load(file)
         except (OSError, ValueError, yaml.YAMLError):
-            continue  # The parser says what is wrong.
+            continue  # The parser reports the error.
         if not isinstance(settings, dict):
             raise InputError(
                 f"--config {path}: the file holds no settings, which are lines such as NAME: VALUE"
@@ -134,12 +133,12 @@ def _dispatch(args: list[str]) -> None:
 
 
 def program() -> str:
-    """Return what the user types before a command."""
+    """Return the program's name as the user types it before a command."""
     return "lightning-bpd" if Path(sys.argv[0]).name == "lightning-bpd" else "python train.py"
 
 
 def shipped_configs(args: list[str]) -> list[str]:
-    """Let ``--config configs/...`` name a file that comes with the project where there is no such file here."""
+    """Let ``--config configs/...`` name a shipped file if the working folder has no such file."""
     found = list(args)
     for position, argument in enumerate(args):
         option, equals, value = argument.partition("=")
@@ -171,7 +170,7 @@ def _run_function(command: str, args: list[str]) -> None:
     args = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", arg) for arg in args]
     args = _with_true(args, {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool})
     prog = f"{os.path.basename(sys.argv[0])} {command}"
-    # An abbreviated option would pass by what is done about its full name.
+    # No abbreviations: code that handles the full name of an option would miss them.
     auto_cli(
         function,
         args=args,
@@ -198,7 +197,7 @@ def _fail(message: str) -> None:
         line = f"{line[:700]} ... {line[-250:]}"
     try:
         sys.stderr.write(f"error: {line}\n")
-        # What is left in it cannot be written, as the message says: it would be tried once more at the end.
+        # Flushed here, because Python would otherwise flush standard output again at exit.
         sys.stdout.flush()
     except OSError:
         _discard(sys.stdout, sys.stderr)
@@ -206,26 +205,26 @@ def _fail(message: str) -> None:
 
 
 def _fill_closed_streams() -> None:
-    """Give each standard stream that is closed a file of its own, as no file of ours must get its number.
+    """Open the null device for each closed standard stream, so that no other file gets the stream's number.
 
-    Nothing can be read from such a file, and what is written to it is lost. ``sys.__stdin__`` and ``sys.__stdout__``
-    still say that a stream was closed.
+    Nothing can be read from the null device, and output to it is lost. ``sys.__stdin__`` and ``sys.__stdout__``
+    still show that a stream was closed.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            # The smallest free number: that of this stream, for those before it are filled.
+            # The smallest free number is the number of this stream, because all earlier streams are open.
             number = os.open(os.devnull, os.O_WRONLY)
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
 def _discard(*streams: TextIO) -> None:
-    """Lose what a stream still holds, of which Python would complain when it flushes it at the end."""
+    """Discard the buffered output of streams, whose flush at exit would fail."""
     for stream in streams:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _send_log_to_stderr() -> None:
-    """Show what the package logs, each message a plain line."""
+    """Send the log of the package to standard error, one plain line for each message."""
     logger = logging.getLogger("lightning_bpd")
     if not logger.handlers:
         handler = logging.StreamHandler()

@@ -29,13 +29,13 @@ def grid(dry_run: bool = False, keep: bool = False, **settings: Any) -> None:
     """Train and measure a grid of models: frozen and joint, on gold and distilled data, for several block sizes.
 
     Configuration files stack (--config configs/grids/translation.yaml --config configs/grids/small.yaml), later ones
-    win, and flags win over files. Every step is a command of its own with its own folder; its output is in
-    <runs>/<name>/logs. The same command again goes on where it was stopped, and runs what failed once more.
+    win, and flags win over files. Every step is a separate command with its own folder; its output is in
+    <runs>/<name>/logs. The same command resumes a stopped grid and runs failed steps again.
 
     Args:
-        dry_run: Only say what would be done: each step, its state, its command, and how long it may take.
-        keep: Accept finished results that another command made than the plan's. Without it they are moved to
-            <runs>/<name>/earlier and made anew, for a table must not mix settings that its plan does not name.
+        dry_run: Only print the plan: each step, its state, its command, and its estimated time.
+        keep: Accept finished results made by commands that differ from the plan's. Otherwise they are moved to
+            <runs>/<name>/earlier and made anew, because a table must not mix settings that its plan does not name.
     """
     configuration = Grid(**settings)
     steps = plan(configuration)
@@ -65,13 +65,13 @@ def grid(dry_run: bool = False, keep: bool = False, **settings: Any) -> None:
 
 
 class _Shown:
-    """Says what happens: a line when a step starts and ends, and on a terminal what runs at the moment."""
+    """Prints a line when a step starts and ends and, on a terminal, the running steps."""
 
     def __init__(self, console: Console, status: Status | None, folder: Path, steps: Sequence[Step]) -> None:
         self.console, self.status, self.folder, self.steps = console, status, folder, steps
 
     def say(self, text: str) -> None:
-        """A line, as it is."""
+        """Print a line without markup."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def started(self, step: Step, resumed: bool) -> None:
@@ -107,7 +107,7 @@ class _Shown:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``7 s``, ``2 min 5 s``, ``3 h 20 min``."""
+    """Format seconds as ``7 s``, ``2 min 5 s`` or ``3 h 20 min``."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -117,7 +117,7 @@ def duration(seconds: float) -> str:
 
 
 def _check_inputs(configuration: Grid) -> None:
-    """Raise InputError for what is missing before hours are spent."""
+    """Raise InputError for missing inputs before the first step runs."""
     configs = {
         "base_configs": configuration.base_configs,
         "frozen_config": [configuration.frozen_config] if "frozen" in configuration.regimes else [],
@@ -168,7 +168,7 @@ def _slots(configuration: Grid) -> tuple[int, list[dict[str, str]]]:
     slots = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(jobs)]
     if gpus:
         for number, slot in enumerate(slots):
-            # An equal share of them; one that several jobs share where there are more jobs.
+            # An equal share of the GPUs. If there are more jobs than GPUs, several jobs share one.
             slot["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number::jobs] or [gpus[number % len(gpus)]])
     return jobs, slots
 
@@ -193,7 +193,7 @@ def _generate(configuration: Grid) -> None:
 
 @contextmanager
 def _status(console: Console) -> Iterator[Status | None]:
-    """A line that says what runs, if somebody looks at it."""
+    """A status line for the running steps, if standard output is a terminal."""
     if not console.is_terminal:
         yield None
         return
@@ -243,7 +243,7 @@ def _overview(configuration: Grid, steps: Sequence[Step], jobs: int, keep: bool)
 def _conclude(
     shown: _Shown, configuration: Grid, outcomes: Sequence[Outcome], asked: signal.Signals | None
 ) -> None:
-    """Say what became of it; the exit code is 1 if something failed, 128 + signal if it was stopped."""
+    """Print the result. Exits with 1 if a step failed, and with 128 + signal if the grid was stopped."""
     if asked is not None:
         shown.say("Stopped; the same command goes on")
         sys.exit(128 + asked)

@@ -1,4 +1,4 @@
-"""report: what `compare` measured, as tables and figures."""
+"""report: tables and figures of the measurements of `compare`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def report(runs: list[str], output: str = "report", corpus: str | None = None, r
     Args:
         runs: Folders with compare_CORPUS.json files, or folders of such folders, as a grid makes them.
         output: Folder to write; a report that is there is replaced.
-        corpus: Which corpus to report on; need not be given where there is only one.
+        corpus: The corpus to report on; not needed if there is only one.
         resamples: Draws of each bootstrap, at least 100.
     """
     if resamples < 100:

@@ -1,4 +1,4 @@
-"""The folder that holds everything of a run, and the checkpoints in it. No Lightning, no torch."""
+"""The folder of all files of a run, and the checkpoints in it. Imports neither Lightning nor torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError
 
 CHECKPOINTS = "checkpoints"
-# What --ckpt_path takes beside a file: the checkpoints that a run keeps.
+# Values of --ckpt_path beside a file: the checkpoints that a run keeps.
 NAMES = ("last", "best")
-# What a start that failed leaves behind has none of these.
+# A run whose start failed has none of these files.
 RESULTS = (CHECKPOINTS, "metrics.csv", "model")
-# Says how long a run was to be that came to its end.
+# Holds the planned length of a run that reached its end.
 FINISHED = "finished.json"
 
 
@@ -26,7 +26,7 @@ def run_folder(runs: str, experiment: str) -> Path:
     """The folder of an experiment, ``<runs>/<experiment>``; it need not exist.
 
     Raises:
-        InputError: If the name cannot be that of one folder.
+        InputError: The name cannot name a single folder.
     """
     if not re.fullmatch(r"\w[\w.+=,-]*", experiment):
         raise InputError(
@@ -43,7 +43,7 @@ def checkpoint_to_resume(folder: Path, checkpoint: str) -> Path:
         checkpoint: ``last``, ``best`` or a file.
 
     Raises:
-        InputError: If it does not exist: a run that was meant to go on must not start afresh.
+        InputError: The file does not exist. A run that should resume must not start anew.
     """
     kind = "best checkpoint" if checkpoint == "best" else "checkpoint"
     return _existing(
@@ -109,19 +109,19 @@ def lock(folder: Path) -> TextIO:
 
 
 def is_requeued(folder: Path) -> bool:
-    """Whether SLURM runs this job once more, and the job was the last to train into the folder."""
+    """Whether SLURM runs this job again, and this job was the last to train into the folder."""
     if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" or not _lock_path(folder).is_file():
         return False
     return _lock_path(folder).read_text() == os.environ.get("SLURM_JOB_ID")
 
 
 def mark_finished(folder: Path, trainer: Mapping[str, Any]) -> None:
-    """Write down that a run has come to its end, of the length that the trainer's options say."""
+    """Record that a run has reached its end, with the length in the trainer's options."""
     write_atomically(folder / FINISHED, json.dumps(_length(trainer)) + "\n")
 
 
 def is_finished(folder: Path, trainer: Mapping[str, Any]) -> bool:
-    """Whether a run has come to its end, and the trainer's options ask for the same length."""
+    """Whether a run has reached its end, and its length equals the length in the trainer's options."""
     try:
         return bool(json.loads((folder / FINISHED).read_text(encoding="utf-8")) == _length(trainer))
     except (OSError, ValueError):
@@ -133,7 +133,7 @@ def _length(trainer: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _lock_path(folder: Path) -> Path:
-    # Beside the folder, for the folder itself may be renamed.
+    # Beside the folder, because the folder itself may be renamed.
     return folder.with_name(f".{folder.name}.lock")
 
 

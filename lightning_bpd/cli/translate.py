@@ -20,7 +20,7 @@ from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.saved.translation import load
 
-# Lines read, translated and written at a time: enough for batches of like length, little enough for any memory.
+# Lines read, translated and written at a time: enough for batches of similar length, few enough for any memory.
 CHUNK = 10_000
 
 
@@ -52,7 +52,7 @@ def translate(
         model: Folder of the finished model, such as runs/default/model; or a Hugging Face model, hf:NAME_OR_FOLDER.
         input: File or pipe to translate; - is standard input.
         output: File to write, complete or not at all (a pipe or device is written as it is); - is standard output.
-        decoder: blockwise gives, by the exact rule, what greedy gives, in fewer calls; beam is a little better.
+        decoder: greedy; blockwise, whose exact rule gives greedy's output in fewer calls; or beam, slightly better.
         batch_size: Lines decoded together.
         beam: Prefixes that beam search keeps.
         alpha: Exponent of beam search's length penalty.
@@ -94,11 +94,11 @@ def translate(
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; auto is a GPU if there is one. Raises InputError for one that is not here."""
+    """The device of a name; auto is a GPU if there is one. Raises InputError for a device that cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        # To and fro: a device such as meta holds no numbers.
+        # Read the number back, because a device such as meta holds no numbers.
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
@@ -113,7 +113,7 @@ def _open_output(path: str) -> Iterator[BinaryIO]:
             raise InputError("standard output is closed: give --output FILE")
         yield sys.stdout.buffer
         return
-    # A link stays a link: what it leads to is replaced.
+    # A link stays a link: the file that it leads to is replaced.
     target = Path(os.path.realpath(path))
     try:
         with whole_file(target) if target.is_file() or not target.exists() else open(path, "wb") as file:
@@ -126,12 +126,12 @@ def _open_output(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def progress_bar(done: str, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal of somebody who waits; yields what counts ``unit`` on.
+    """A progress bar on standard error, if that is a terminal. Yields a function that adds to the count.
 
     Args:
-        done: What has happened to those that are counted, such as Translated.
-        unit: What is counted, such as lines.
-        total: How many there are, if that is known.
+        done: The label of the bar, such as Translated.
+        unit: The unit of the count, such as lines.
+        total: The final count, if it is known.
     """
     columns = (
         TextColumn(done),
