@@ -21,8 +21,9 @@ from lightning_bpd.grid.state import Record, has_result, read_record, states, wr
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_LINES = 5
-# A killed grid kills its steps too. Otherwise they would still run when the grid resumes them.
-_DIES_WITH_GRID = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+# A killed grid kills its steps too. Otherwise they would still run when the grid resumes them. A grid that died before
+# the signal was arranged is no longer the parent of its step.
+_DIES_WITH_GRID = ("setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
 # Seconds between two polls of the processes.
 _POLL = 0.1
 
@@ -216,8 +217,9 @@ def _start(
     log.write(f"$ {' '.join(arguments)}\n".encode())
     log.flush()
     log_start = log.tell()
+    with_grid = (*_DIES_WITH_GRID, str(os.getpid())) if shutil.which("setpriv") else ()
     process = subprocess.Popen(
-        [*_DIES_WITH_GRID, *program, *arguments],
+        [*with_grid, *program, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
