@@ -44,12 +44,14 @@ def test_metrics_are_those_of_the_known_blocks(tmp_path, monkeypatch):
         "val/mean_accepted_block_size": mean(SIZES),
         "val/k3_exact/mean_accepted_block_size": mean(SIZES),
         "val/k3_exact/bleu": pytest.approx(100.0),
+        "val/k3_exact/chrf": pytest.approx(100.0),
         "val/k3_exact/greedy_agreement": 1.0,
         "val/k3_exact/model_calls": sum(CALLS) / 7,
         "val/k3_exact/iteration_reduction": tokens / sum(CALLS),
         "val/k3_exact/speedup": greedy_time / time,
         "val/k2_top-2/mean_accepted_block_size": mean(SIZES_TOP_2),
         "val/k2_top-2/bleu": metrics["val/k2_top-2/bleu"],
+        "val/k2_top-2/chrf": metrics["val/k2_top-2/chrf"],
         # Rows 1 and 4 read 8 for 7; 0 and 6 have their 7 where it heads a block.
         "val/k2_top-2/greedy_agreement": 5 / 7,
         "val/k2_top-2/model_calls": sum(CALLS_TOP_2) / 7,
@@ -60,6 +62,7 @@ def test_metrics_are_those_of_the_known_blocks(tmp_path, monkeypatch):
         "val/replay/mean_accepted_block_size_k3": mean(SIZES),
     }
     assert 50 < metrics["val/k2_top-2/bleu"] < 95
+    assert 50 < metrics["val/k2_top-2/chrf"] < 99
     decoded = validated(tmp_path, BlockwiseDecoding([BlockRule(2)]))
     assert metrics["val/replay/mean_accepted_block_size_k2"] == decoded["val/mean_accepted_block_size"]
 

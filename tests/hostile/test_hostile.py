@@ -5,7 +5,8 @@ from artefacts import write_artefacts, write_results
 from inputs import KINDS
 from trial import tried
 
-COUNT = 120
+# 210 is the first run that is resumed, the rarest kind.
+NUMBERS = [*range(119), 210]
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +19,7 @@ def artefacts(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("number", range(COUNT))
+@pytest.mark.parametrize("number", NUMBERS)
 def test_an_input_is_used_or_refused_in_one_line(artefacts, tmp_path, number):
     command, wrong = tried(number, 1, artefacts, tmp_path / "input")
     assert wrong is None, f"{command}\n{wrong}"
@@ -27,5 +28,5 @@ def test_an_input_is_used_or_refused_in_one_line(artefacts, tmp_path, number):
 def test_every_kind_is_among_the_first_inputs(artefacts, tmp_path):
     from inputs import make_input
 
-    found = {make_input(number, 1, artefacts, tmp_path / str(number))[0] for number in range(COUNT)}
+    found = {make_input(number, 1, artefacts, tmp_path / str(number))[0] for number in NUMBERS}
     assert found == {kind.__name__ for kind in KINDS}

@@ -43,7 +43,7 @@ def plain(attention: LocalAttention, x: torch.Tensor) -> torch.Tensor:
     """Local self-attention by one matrix of all scores."""
     query, key, value = attention._split(attention.query_key_value(x), 3)
     scores = query @ key.transpose(2, 3) / query.size(3) ** 0.5
-    hidden = ~local_mask(x.size(1), attention.local_block)
+    hidden = ~local_mask(x.size(1), attention.visible.block)
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
     return attention.output((weights @ value).transpose(1, 2).flatten(2))
 
@@ -224,7 +224,7 @@ def test_rows_that_are_no_images():
     model = network()
     source, target = images(model, 2)
     with pytest.raises(
-        InputError, match="an input of 17 tokens is not an image of 3 x 2 x 3: make it 18 long"
+        InputError, match="an input of 17 tokens is not an image of 3 x 2 x 3: give 18 tokens"
     ):
         model.encode(TokenRows(source.tokens[:, 1:], source.lengths - 1))
     with pytest.raises(InputError, match="an input of 4 tokens is not an image"):
