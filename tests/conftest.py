@@ -13,12 +13,18 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def package_logger():
-    """The command line, run inside a test, shows what the package logs: not in the tests that follow."""
+    """The command line, run inside a test or a fixture of a whole file, shows what the package logs: not elsewhere."""
     logger = logging.getLogger("lightning_bpd")
-    before = (logger.level, logger.propagate, list(logger.handlers))
+
+    def reset():
+        # The handler writes to the standard error of the test or fixture that ran the command.
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+
+    reset()
     yield
-    level, logger.propagate, logger.handlers = before
-    logger.setLevel(level)
+    reset()
 
 
 class Deprecations(logging.Handler):
