@@ -36,6 +36,7 @@ from lightning_bpd.interfaces import (
     DecodeResult,
     Drafter,
     InputError,
+    Memory,
     Proposal,
     Sampler,
     SequenceModel,
@@ -66,9 +67,9 @@ class Agreeing:
         # What to propose in each row after each number of tokens; a wrong token is the right one + 1.
         self.table = torch.where(agrees, right, (right + 1) % vocabulary)
 
-    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
         """Begin with new rows."""
-        self.inner.start(source, max_length, sampler)
+        self.inner.start(source, max_length, sampler, memory)
         self.rows = torch.arange(len(source.lengths), device=source.lengths.device)
         self.length = torch.full_like(self.rows, -1)  # the start token is no token of the row
 

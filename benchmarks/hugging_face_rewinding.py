@@ -31,7 +31,15 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from lightning_bpd.adapters import CausalAdapter, ModelAdapter, Seq2SeqAdapter
 from lightning_bpd.decoding import Exact, blockwise, greedy
-from lightning_bpd.interfaces import DecodeResult, InputError, Proposal, Sampler, TokenRows, VerifiedBlock
+from lightning_bpd.interfaces import (
+    DecodeResult,
+    InputError,
+    Memory,
+    Proposal,
+    Sampler,
+    TokenRows,
+    VerifiedBlock,
+)
 
 Family = Literal["marian", "t5", "llama"]
 END, START = 1, 2
@@ -43,7 +51,7 @@ class Silent:
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
 
-    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
         """Nothing to prepare."""
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:

@@ -50,8 +50,33 @@ class ParallelBatch(NamedTuple):
     """int64 [B], the position of each pair in its corpus"""
 
 
+class Memory(NamedTuple):
+    """What a model computed of each source before the first token of its row.
+
+    Of an encoder-decoder, these are the states of the encoder. Of a decoder-only model, these are the hidden states of
+    the prompt, without its last token.
+    """
+
+    states: Tensor
+    """[B, S, D]; S may be 0"""
+    inside: Tensor | None
+    """bool [B, S], which states are no padding; None if all are"""
+
+
+class Reading(NamedTuple):
+    """What a model computed of whole rows in one teacher-forced call."""
+
+    hidden: Tensor
+    """[B, T, D], the hidden state before each target token"""
+    memory: Memory
+
+
 class DecodeState(Protocol):
     """What a model remembers of each row between two calls: encoded source and key-value cache."""
+
+    @property
+    def memory(self) -> Memory:
+        """What the model computed of the source of each row; as it was at the start, before any ``reorder``."""
 
     @property
     def lengths(self) -> Tensor:
@@ -170,16 +195,17 @@ class Proposal(NamedTuple):
 
 
 class Drafter(Protocol):
-    """Proposes the tokens of a block. It sees the model's hidden states, never its cache."""
+    """Proposes the tokens of a block. It sees the model's hidden states and its memory, never its cache."""
 
     @property
     def block_size(self) -> int:
         """The largest block that can be proposed, p_1's own token included."""
 
-    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
         """Begin with new rows, one per source, each of at most ``max_length`` tokens.
 
-        Proposals are chosen by ``sampler``, with the noise of their own positions.
+        Proposals are chosen by ``sampler``, with the noise of their own positions. ``memory`` is what the model
+        computed of each source.
         """
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:

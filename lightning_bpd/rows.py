@@ -69,6 +69,11 @@ class Local:
         return max(0, (query // self.block - 1) * self.block)
 
 
+def inside(lengths: Tensor, size: int) -> Tensor:
+    """Return which of ``size`` positions each row of ``lengths`` (int64 [B]) fills, bool [B, size]."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
 def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a mask that is added to attention scores: 0 where ``visible`` (bool), else -inf."""
     return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)

@@ -10,7 +10,8 @@ import lightning_bpd
 PACKAGE = Path(lightning_bpd.__file__).parent
 FLOORS = [
     {"interfaces", "faults", "files", "kernels", "rows"},
-    {"models", "adapters", "drafters", "decoding", "metrics"},
+    {"models", "adapters", "decoding", "metrics"},
+    {"drafters"},
     {"codecs"},
     {"saved"},
     {"datamodules", "training", "measuring", "tracking"},

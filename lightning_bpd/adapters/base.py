@@ -11,7 +11,7 @@ from lightning_bpd.adapters.cache import RowCache
 from lightning_bpd.adapters.generation import end_token, suppressed_tokens
 from lightning_bpd.adapters.low_rank import add_low_rank
 from lightning_bpd.adapters.projection import Projection, family, output_layer
-from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.interfaces import InputError, Memory, TokenRows
 
 
 class RowState:
@@ -21,6 +21,8 @@ class RowState:
         cache: Keys and values, the prefix included.
         prefix: Tokens of each row's prefix.
     """
+
+    memory: Memory
 
     def __init__(self, cache: RowCache, prefix: list[int]) -> None:
         self.cache = cache

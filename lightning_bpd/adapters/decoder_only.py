@@ -13,8 +13,8 @@ from lightning_bpd.adapters.cache import RowCache, cache_name
 from lightning_bpd.adapters.examination import check_histories, examined, random_tokens
 from lightning_bpd.adapters.generation import setting
 from lightning_bpd.adapters.projection import family, find_projection
-from lightning_bpd.interfaces import InputError, TokenRows
-from lightning_bpd.rows import Causal, Rows, Slots, Visible, Window
+from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows
+from lightning_bpd.rows import Causal, Rows, Slots, Visible, Window, inside
 
 TESTED = frozenset(
     {
@@ -38,9 +38,9 @@ TESTED = frozenset(
 class PromptState(RowState):
     """Cached self-attention of each row, with its prompt up to the last token but one (a DecodeState)."""
 
-    def __init__(self, cache: RowCache, prefix: list[int], last: Tensor) -> None:
+    def __init__(self, cache: RowCache, prefix: list[int], last: Tensor, memory: Memory) -> None:
         super().__init__(cache, prefix)
-        self.last = last
+        self.last, self.memory = last, memory
 
     def reorder(self, rows: Tensor) -> None:
         """Replace row i by row ``rows[i]`` (int64 [B'])."""
@@ -114,7 +114,11 @@ class CausalAdapter(Adapter):
         return self.longest_prompt
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T]) after prompts.
+        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T]) after prompts."""
+        return self.read(source, target).hidden
+
+    def read(self, source: TokenRows, target: Tensor) -> Reading:
+        """Compute what ``forward`` returns, and the hidden states of the prompts.
 
         The first input of each row is not read.
 
@@ -131,7 +135,8 @@ class CausalAdapter(Adapter):
         slots = Rows(len(tokens), len(positions), positions.device).take(len(positions))
         hidden = self._body(tokens, slots, None)
         rows = torch.arange(len(target), device=target.device)[:, None]
-        return hidden[rows, lengths - 1 + torch.arange(target.size(1), device=target.device)]
+        of_target = hidden[rows, lengths - 1 + torch.arange(target.size(1), device=target.device)]
+        return Reading(of_target, _memory(hidden[:, : width - 1], source.lengths))
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> PromptState:
         """Preallocate the cache, and read each prompt once but for its last token (SequenceModel.start)."""
@@ -143,13 +148,17 @@ class CausalAdapter(Adapter):
         tokens, lengths = source
         read = int(lengths.max()) - 1
         cache = RowCache(len(tokens), read + max_length, tokens.device)
+        weight = self.output_weight
+        hidden = weight.new_zeros(len(tokens), 0, weight.size(1))
         if read:
             filled, _ = readable(TokenRows(tokens, lengths - 1), read, 0)
-            self._body(filled, cache.begin(read), cache)
+            hidden = self._body(filled, cache.begin(read), cache)
             cache.end(read)
         prefix = (lengths - 1).tolist()
         cache.rows.rewind(prefix)
-        state = PromptState(cache, prefix, tokens.gather(1, lengths[:, None] - 1)[:, 0])
+        state = PromptState(
+            cache, prefix, tokens.gather(1, lengths[:, None] - 1)[:, 0], _memory(hidden, lengths)
+        )
         if rows is not None:
             state.reorder(rows)
         return state
@@ -212,6 +221,11 @@ class CausalAdapter(Adapter):
             logits.append(self.model(input_ids=whole, use_cache=False).logits[0, length - 1 :])
         self.projection = find_projection(self.model, torch.stack(hidden), torch.stack(logits))
         check_histories(self, source, target, torch.stack(logits))
+
+
+def _memory(hidden: Tensor, lengths: Tensor) -> Memory:
+    """The hidden states [B, S, D] of prompts of ``lengths`` (int64 [B]) tokens, without the last token of each."""
+    return Memory(hidden, inside(lengths - 1, hidden.size(1)))
 
 
 def _visible(model: Any, config: Any) -> dict[str, Visible]:

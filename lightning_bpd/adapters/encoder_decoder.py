@@ -14,7 +14,7 @@ from lightning_bpd.adapters.examination import check_histories, examined, random
 from lightning_bpd.adapters.generation import setting
 from lightning_bpd.adapters.positions import RowPositions, position_limit
 from lightning_bpd.adapters.projection import family, find_projection
-from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows
 from lightning_bpd.rows import Causal
 
 TESTED = frozenset({"bart", "blenderbot", "m2m_100", "marian", "mbart", "mt5", "pegasus", "plbart", "t5"})
@@ -28,7 +28,8 @@ class Seq2SeqState(RowState):
         self, cache: RowCache, prefix: list[int], memory: Tensor, mask: Tensor | None, rows: Tensor | None
     ) -> None:
         super().__init__(cache, prefix)
-        self.memory, self.memory_mask = memory, mask
+        self.memory = _memory(memory, mask)
+        self.encoded, self.encoded_mask = memory, mask
         self.both = EncoderDecoderCache(cache, DynamicCache())
         self._sources = list(range(len(memory)))
         if rows is not None:
@@ -45,9 +46,9 @@ class Seq2SeqState(RowState):
         if sources == self._sources:
             return
         self._sources = sources
-        self.memory = self.memory.index_select(0, rows)
-        if self.memory_mask is not None:
-            self.memory_mask = self.memory_mask.index_select(0, rows)
+        self.encoded = self.encoded.index_select(0, rows)
+        if self.encoded_mask is not None:
+            self.encoded_mask = self.encoded_mask.index_select(0, rows)
         self.both.cross_attention_cache.batch_select_indices(rows)
 
 
@@ -132,7 +133,11 @@ class Seq2SeqAdapter(Adapter):
         return memory, None if inside is None else hiding(inside, memory.dtype)
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with ``bos_id``).
+        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with ``bos_id``)."""
+        return self.read(source, target).hidden
+
+    def read(self, source: TokenRows, target: Tensor) -> Reading:
+        """Compute what ``forward`` returns, and the encoded source.
 
         Padding at the right end of ``target`` needs no mask: no earlier position can see it.
         """
@@ -144,7 +149,8 @@ class Seq2SeqAdapter(Adapter):
             encoder_attention_mask=_for_each_token(mask, len(self.prefix) + target.size(1)),
             use_cache=False,
         ).last_hidden_state
-        return hidden[:, len(self.prefix) :] * self.projection.scale
+        hidden = hidden[:, len(self.prefix) :] * self.projection.scale
+        return Reading(hidden, _memory(memory, mask))
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> Seq2SeqState:
         """Encode each source once, and preallocate the cache (SequenceModel.start)."""
@@ -181,9 +187,9 @@ class Seq2SeqAdapter(Adapter):
         with self.positions.of(decoder, tokens, call):
             hidden = decoder(
                 input_ids=tokens,
-                attention_mask=call.mask(Causal(), state.memory.dtype).expand(rows, -1, -1, -1),
-                encoder_hidden_states=state.memory,
-                encoder_attention_mask=_for_each_token(state.memory_mask, length),
+                attention_mask=call.mask(Causal(), state.encoded.dtype).expand(rows, -1, -1, -1),
+                encoder_hidden_states=state.encoded,
+                encoder_attention_mask=_for_each_token(state.encoded_mask, length),
                 use_cache=True,
                 **{self.cache_name: state.both},
             ).last_hidden_state
@@ -218,6 +224,11 @@ def hiding(inside: Tensor, dtype: torch.dtype) -> Tensor:
     """Make an additive attention mask, [B, 1, 1, S], that hides all tokens not ``inside`` (bool [B, S])."""
     hidden = torch.zeros(inside.shape, dtype=dtype, device=inside.device)
     return hidden.masked_fill_(~inside, -torch.inf)[:, None, None]
+
+
+def _memory(states: Tensor, mask: Tensor | None) -> Memory:
+    """States [B, S, D] with the additive mask that hides their padding, [B, 1, 1, S] or None."""
+    return Memory(states, None if mask is None else mask[:, 0, 0] == 0)
 
 
 def _for_each_token(mask: Tensor | None, length: int) -> Tensor | None:

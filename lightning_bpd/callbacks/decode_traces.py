@@ -13,6 +13,7 @@ from lightning_bpd.decoding import GREEDY, blockwise
 from lightning_bpd.interfaces import (
     Acceptance,
     Drafter,
+    Memory,
     Proposal,
     Sampler,
     SequenceModel,
@@ -56,10 +57,10 @@ class Recorder:
         """The block size of the other drafter."""
         return self.drafter.block_size
 
-    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
         """Forget the previous row."""
         self.proposals = []
-        self.drafter.start(source, max_length, sampler)
+        self.drafter.start(source, max_length, sampler, memory)
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
         """Propose, and record the proposals."""

@@ -65,7 +65,7 @@ def blockwise(
     longest = max(row.limit for row in hosts)
     # A block is fed whole, even if it extends past the end of its row.
     state = model.start(source, None, longest + block_size - 1)
-    drafter.start(source, longest, sampler)
+    drafter.start(source, longest, sampler, state.memory)
 
     active = hosts
     numbers = torch.arange(len(hosts), device=device) if rows is None else rows

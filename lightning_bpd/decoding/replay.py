@@ -47,9 +47,10 @@ def replay(
         For each k' = 1..k, the accepted sizes of all iterations, int64 [B, I] on the CPU (``DecodeResult.accepted``).
     """
     tokens, lengths = result.tokens, result.lengths
-    drafter.start(source, tokens.size(1), sampler)
     numbers = torch.arange(len(lengths), device=lengths.device) if rows is None else rows
-    further = _further_accepted(model, drafter, source, tokens, lengths, block_size - 1, numbers).cpu()
+    further = _further_accepted(
+        model, drafter, source, tokens, lengths, block_size - 1, sampler, numbers
+    ).cpu()
     return _walk(further, lengths.cpu(), block_size)
 
 
@@ -60,6 +61,7 @@ def _further_accepted(
     tokens: Tensor,
     lengths: Tensor,
     count: int,
+    sampler: Sampler,
     numbers: Tensor,
 ) -> Tensor:
     """Count the proposals accepted after the certain token, for an iteration at each position, int64 [B, L]."""
@@ -69,6 +71,7 @@ def _further_accepted(
     if count == 0:
         return further
     state = model.start(source, None, tokens.size(1))
+    drafter.start(source, tokens.size(1), sampler, state.memory)
     start = torch.full_like(tokens[:, :1], model.bos_id)
     # At index t the model has read the start token and t tokens. Token t is certain; proposals follow it.
     hidden = model.step(torch.cat((start, tokens[:, :-1]), 1), state)

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_bpd.drafters.head_drafter import FirstHead, HeadDrafter
 from lightning_bpd.drafters.layer import HeadLayer
-from lightning_bpd.interfaces import InputError
-
-# A token with this bias or less has probability 0. Converted Marian models use -10,000, which bfloat16 rounds up.
-FORBIDDEN_BIAS = -9_000.0
+from lightning_bpd.drafters.losses import HeadLosses, head_losses
+from lightning_bpd.drafters.module import Base, TrainedDrafter
+from lightning_bpd.interfaces import InputError, Reading, SequenceModel, TokenRows
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,16 @@ class HeadShape:
         if self.first_head not in ("identity", "learned"):
             raise InputError(f"unknown first_head {self.first_head!r}: choose identity or learned")
 
+    def loss_weights(self) -> None:
+        """Return None: all heads count alike (DrafterShape.loss_weights)."""
 
-class BlockHeads(nn.Module):
+    def build(self, base: Base) -> BlockHeads:
+        """Make heads for a base, with as many hidden units as its feed-forward layers if the shape does not say."""
+        shape = self if self.d_hidden is not None else replace(self, d_hidden=base.architecture.feed_forward)
+        return BlockHeads(base.architecture.d_model, shape)
+
+
+class BlockHeads(TrainedDrafter):
     """k heads, each a feed-forward layer with a residual from the base's hidden state.
 
     The heads share the base's vocabulary projection, which they do not hold. They start as the identity: each head
@@ -63,19 +71,13 @@ class BlockHeads(nn.Module):
 
     Attributes:
         shape: The shape, with ``d_hidden`` filled in.
-        block_size: k.
-        first: The number of the first head that has parameters: 2 if head 1 is the identity, else 1.
-        candidates: int64 [C], the distinct tokens that heads propose, in rising order, if the shape has candidates;
-            the first token ids before ``choose_candidates``.
     """
 
-    candidates: Tensor
+    shape: HeadShape
 
     def __init__(self, d_model: int, shape: HeadShape) -> None:
-        super().__init__()
         units = shape.d_hidden or 4 * d_model
-        self.shape = replace(shape, d_hidden=units)
-        self.block_size = shape.block_size
+        super().__init__(replace(shape, d_hidden=units), shape.candidates)
         self.first = 2 if shape.first_head == "identity" else 1
         heads = shape.block_size - self.first + 1
         seen = units * heads if shape.second_matrix == "dense" else units
@@ -84,35 +86,6 @@ class BlockHeads(nn.Module):
         self.output_weight = nn.Parameter(torch.zeros(heads, d_model, seen))
         self.output_bias = nn.Parameter(torch.zeros(heads, d_model))
         nn.init.normal_(self.hidden_weight, std=d_model**-0.5)
-        if shape.candidates is not None:
-            self.register_buffer("candidates", torch.arange(shape.candidates))
-
-    def choose_candidates(self, counts: Tensor, bias: Tensor | None = None) -> None:
-        """Take the most frequent tokens as candidates, if the shape has candidates.
-
-        Args:
-            counts: int64 [V], the count of each token in the training data.
-            bias: [V], the bias of the base's logits. A token that the bias forbids does not become a candidate.
-        """
-        if self.shape.candidates is None:
-            return
-        order = counts.argsort(descending=True, stable=True)
-        if bias is not None:
-            order = order[bias.to(order.device)[order] > FORBIDDEN_BIAS]
-        self.candidates = order[: self.shape.candidates].sort().values.to(self.hidden_weight.device)
-
-    def candidates_of(self, vocabulary: int) -> Tensor | None:
-        """Return the candidates, or None if they do not restrict a vocabulary of this size."""
-        restricted = self.shape.candidates is not None and len(self.candidates) < vocabulary
-        return self.candidates if restricted else None
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        # The number of candidates depends on the training data. Earlier versions repeated candidates to fill the list.
-        name = f"{prefix}candidates"
-        if self.shape.candidates is not None and name in state_dict:
-            state_dict[name] = state_dict[name].unique()
-            self.candidates = torch.empty_like(state_dict[name], device=self.candidates.device)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     @property
     def layer(self) -> HeadLayer:
@@ -162,3 +135,27 @@ class BlockHeads(nn.Module):
             outputs.append(layer.outputs(flat, layer.units(flat)))
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
         return joined.view(*hidden.shape[:-1], len(heads), hidden.size(-1))
+
+    def losses(
+        self,
+        base: Base,
+        reading: Reading,
+        rows: TokenRows,
+        which: range,
+        weights: Tensor | None = None,
+        temperature: float | None = None,
+        divisor: Tensor | None = None,
+    ) -> HeadLosses:
+        """Compute ``head_losses`` of the hidden states (TrainedDrafter.losses)."""
+        weight, bias = base.output_weight, base.output_bias
+        return head_losses(
+            self, reading.hidden, weight, rows, which, weights, temperature, bias=bias, divisor=divisor
+        )
+
+    def drafter(self, base: Base) -> HeadDrafter:
+        """Return a drafter with these heads (TrainedDrafter.drafter)."""
+        return HeadDrafter(self, base.output_weight, bias=base.output_bias)
+
+    def model(self, base: Base) -> SequenceModel[Any]:
+        """Return the base, with the predictions of head 1 if that is learned (TrainedDrafter.model)."""
+        return FirstHead(base, self) if self.first == 1 else base

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 import torch
 from torch import Tensor
 
-from lightning_bpd.drafters.block_heads import BlockHeads
 from lightning_bpd.drafters.layer import HeadLayer
 from lightning_bpd.interfaces import (
     InputError,
+    Memory,
     Proposal,
     Sampler,
     SequenceModel,
@@ -20,6 +20,9 @@ from lightning_bpd.interfaces import (
     VerifiedBlock,
 )
 from lightning_bpd.kernels.linear import linear
+
+if TYPE_CHECKING:
+    from lightning_bpd.drafters.block_heads import BlockHeads
 
 # Number of weights from which reading a projection takes longer than rounding the rows to 8 bits.
 EIGHT_BITS_FROM = 1_000_000
@@ -101,7 +104,7 @@ class HeadDrafter:
         """The largest block that the heads can propose."""
         return self.heads.block_size
 
-    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
         """Choose proposals by ``sampler`` (Drafter.start)."""
         self.sampler = sampler
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lightning_bpd.drafters.block_heads import BlockHeads
 from lightning_bpd.drafters.layer import HeadLayer, add_product
+from lightning_bpd.drafters.scores import KnownGradients, Teacher, cross_entropy, divergence
 from lightning_bpd.drafters.targets import shifted_targets
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.kernels.linear import linear
+
+if TYPE_CHECKING:
+    from lightning_bpd.drafters.block_heads import BlockHeads
 
 # Logits held at once. On a CPU just under 32 MiB of float32: malloc gets larger blocks from the kernel each time.
 CPU_LOGITS, GPU_LOGITS = 8_000_000, 64_000_000
@@ -36,6 +38,11 @@ class HeadLosses(NamedTuple):
     """int64 [n]: how often a head's most probable token is the target, or in distillation the teacher's best token"""
     counts: Tensor
     """int64 [n]: number of targets of each head"""
+
+    def joined(self, others: HeadLosses) -> HeadLosses:
+        """Return the losses of these heads and of others after them; the weights of all add up to 1."""
+        joined = (torch.cat(parts) for parts in zip(self[1:], others[1:], strict=True))
+        return HeadLosses(self.loss + others.loss, *joined)
 
 
 def head_losses(
@@ -122,10 +129,7 @@ def head_losses(
     if which.start > 1:
         return other
     first = losses_over(weight, bias, target_ids[tokens], rows.lengths, range(1, 2), shares[:1])
-    return HeadLosses(
-        first.loss + other.loss,
-        *(torch.cat(parts) for parts in zip(first[1:], other[1:], strict=True)),
-    )
+    return first.joined(other)
 
 
 def _losses_over(
@@ -208,7 +212,7 @@ def _losses_over(
     sums = losses.view_as(mask).sum(0)
     loss = (sums * shares).sum()
     if any(needed):
-        loss = _KnownGradients.apply(loss, scale, gradients, *inputs)
+        loss = KnownGradients.apply(loss, scale, gradients, *inputs)
     return HeadLosses(loss, sums, correct.view_as(mask).sum(0), counts)
 
 
@@ -254,12 +258,12 @@ def _score_part(work: _Work, part: slice, pairs: Tensor) -> None:
     token, head = pairs // len(which) - part.start, pairs % len(which)
     outputs, units = heads.forward(hidden)
     rows = outputs[token, head].to(weight.dtype)
-    score: Score = partial(_cross_entropy, targets=work.targets[pairs])
+    score: Score = partial(cross_entropy, targets=work.targets[pairs])
     if work.temperature is not None:
         # Head i at token t learns from the base at token t + i - 1, so heads share teacher distributions.
         ahead, indices = (part.start + which.start - 1 + token + head).unique(return_inverse=True)
-        teacher = _Teacher.of(work.logits(work.hidden[ahead].to(weight.dtype)), work.temperature)
-        score = partial(_divergence, teacher=teacher, indices=indices)
+        teacher = Teacher.of(work.logits(work.hidden[ahead].to(weight.dtype)), work.temperature)
+        score = partial(divergence, teacher=teacher, indices=indices)
     # The logits have no name here, so that their memory is free once their gradient is computed.
     work.losses[pairs], work.correct[pairs], of_logits = score(work.logits(rows))
     gradients = (work.of_hidden, work.of_weight, work.of_bias, heads.totals)
@@ -310,74 +314,3 @@ class _Heads:
         learned = gradient[:, int(self.identity) :]
         of_hidden = self.layer.backward(hidden.to(self.dtype), units, learned, self.totals)
         return of_hidden + gradient[:, 0] if self.identity else of_hidden
-
-
-class _Teacher(NamedTuple):
-    """The base's distributions at M tokens."""
-
-    probabilities: Tensor
-    """[M, V]"""
-    entropy: Tensor
-    """[M], nats"""
-    best: Tensor
-    """int64 [M]"""
-    temperature: float
-
-    @classmethod
-    def of(cls, logits: Tensor, temperature: float) -> _Teacher:
-        logits = logits / temperature
-        probabilities, normalizer, best = _softmax(logits)
-        return cls(probabilities, normalizer - _dot(probabilities, logits), best, temperature)
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return losses [P], whether the most probable token is the target [P], and the gradient of the logits [P, V]."""
-    probabilities, normalizer, best = _softmax(logits)
-    losses = normalizer - logits.gather(1, targets[:, None]).squeeze(1)
-    probabilities.scatter_add_(1, targets[:, None], torch.full_like(losses, -1)[:, None])
-    return losses, best == targets, probabilities
-
-
-def _divergence(logits: Tensor, teacher: _Teacher, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Do as ``_cross_entropy``, with the teacher's distributions at ``indices`` (int64 [P]) as targets."""
-    temperature = teacher.temperature
-    logits = logits / temperature
-    probabilities, normalizer, best = _softmax(logits)
-    expected = teacher.probabilities.index_select(0, indices)
-    losses = (normalizer - _dot(expected, logits) - teacher.entropy[indices]) * temperature**2
-    return losses, best == teacher.best[indices], probabilities.sub_(expected).mul_(temperature)
-
-
-def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return probabilities [P, V], the logarithm of their normalizer [P], and the most probable token [P]."""
-    peak, best = logits.max(1, keepdim=True)
-    probabilities = logits.softmax(1)
-    # The most probable token has a probability of at least 1 / V, so its logarithm is finite.
-    return probabilities, (peak - probabilities.gather(1, best).log()).squeeze(1), best.squeeze(1)
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Compute row by row dot products of [P, V] and [P, V], [P], without the elementwise product in memory."""
-    return torch.bmm(left[:, None], right[:, :, None]).flatten()
-
-
-class _KnownGradients(torch.autograd.Function):
-    """A loss with known gradients, which are ``scale`` times too large."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, loss: Tensor, scale: Tensor, gradients: list[Tensor | None], *inputs: Tensor
-    ) -> Tensor:
-        ctx.scale, ctx.gradients = scale, gradients
-        return loss.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("the gradients of head_losses can be taken once only: compute the loss again")
-        factor = gradient / ctx.scale
-        gradients = [None if known is None else known.mul_(factor) for known in ctx.gradients]
-        # The gradients are handed over: a second copy for the vocabulary would take as much memory as the weights.
-        ctx.gradients = None
-        return None, None, None, *gradients

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.decoding import GREEDY, Exact, greedy, replay
-from lightning_bpd.interfaces import Block, DecodeState, TokenRows, VerifiedBlock
+from lightning_bpd.interfaces import Block, DecodeState, ReplayableDrafter, TokenRows, VerifiedBlock
 from lightning_bpd.measuring.record import Arm, Costs, Replay
 from lightning_bpd.measuring.timing import timed
 from lightning_bpd.saved.finished_model import GenerativeModel
@@ -39,17 +39,26 @@ def measure_heads(
     # A row of the middle length, by itself.
     alone = [source for _, source in model.batches(sources, 1)]
     return {
-        "replay": Replay(sum(arms[0].tokens), replayed_iterations(model, sources, batch_size, extra_length)),
+        "replay": _replayed(model, sources, batch_size, extra_length, sum(arms[0].tokens)),
         "acceptance_by_position": None if exact is None else exact.acceptance_by_position,
         "costs": decoding_costs(model, alone[len(alone) // 2], extra_length),
     }
+
+
+def _replayed(
+    subject: GenerativeModel, sources: Sequence[Any], batch_size: int, extra_length: int, tokens: int
+) -> Replay | None:
+    """Iterations for all rows, of ``tokens`` tokens; None for a drafter that must be decoded with."""
+    if not isinstance(subject.drafter, ReplayableDrafter):
+        return None
+    return Replay(tokens, replayed_iterations(subject, sources, batch_size, extra_length))
 
 
 def replayed_iterations(
     subject: GenerativeModel, sources: Sequence[Any], batch_size: int, extra_length: int
 ) -> list[int]:
     """Iterations of exact blockwise decoding for k' = 1..k, summed over the rows; from one call over greedy output."""
-    assert subject.drafter is not None
+    assert isinstance(subject.drafter, ReplayableDrafter)
     totals = [0] * subject.drafter.block_size
     for _, source in subject.batches(sources, batch_size):
         output = greedy(subject.model, source, extra_length)
@@ -81,7 +90,8 @@ def decoding_costs(subject: GenerativeModel, source: TokenRows, extra_length: in
     block = output.tokens[:, :1].expand(-1, most).contiguous()
 
     state = model.start(source, None, half + most)
-    hidden = model.step(before, state)[:, -1:].expand(-1, most, -1).contiguous()
+    read = model.step(before, state)
+    hidden = read[:, -1:].expand(-1, most, -1).contiguous()
     logits = model.project(hidden)
     positions, numbers = (
         torch.full_like(output.lengths, half),
@@ -89,7 +99,10 @@ def decoding_costs(subject: GenerativeModel, source: TokenRows, extra_length: in
     )
     choices, ones = logits.argmax(-1), torch.ones_like(output.lengths)
     verified = VerifiedBlock(block, positions, numbers, hidden, logits, choices, ones)
-    drafter.start(source, half + most, GREEDY)
+    drafter.start(source, half + most, GREEDY, state.memory)
+    # A drafter with a memory of its own reads the first half, too.
+    prefix = VerifiedBlock(before, positions - half, numbers, read, logits, choices, ones * half)
+    drafter.propose(prefix, output.tokens[:, half - 1], 1)
     lengths = torch.full_like(output.lengths, half).cpu()
     parts: dict[tuple[str, int], Callable[[], object]] = {
         ("start", 0): lambda: model.start(source, None, int(output.lengths.max()) + most)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows
 from lightning_bpd.kernels.dropout import add_dropped, dropout
 from lightning_bpd.kernels.linear import Linear, linear
 from lightning_bpd.models.attention import Attention, KeyValueCache
+from lightning_bpd.models.positions import halved_sinusoids, sinusoids
 from lightning_bpd.rows import Rows, Slots
 
 
@@ -180,8 +181,10 @@ class EncoderDecoderState:
         source: list[tuple[Tensor, Tensor]],
         source_mask: Tensor | None,
         rows: Tensor | None,
+        memory: Memory,
     ) -> None:
         self.cache = cache
+        self.memory = memory
         self._source = source
         self._source_mask = source_mask
         self.row_source, self.row_mask = source, source_mask
@@ -356,7 +359,11 @@ class EncoderDecoder(nn.Module):
         return self.encoder_norm(x), mask
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token).
+        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token)."""
+        return self.read(source, target).hidden
+
+    def read(self, source: TokenRows, target: Tensor) -> Reading:
+        """Compute what ``forward`` returns, and the encoded source.
 
         Padding at the right end of ``target`` needs no mask: no earlier position can see it.
         """
@@ -365,7 +372,7 @@ class EncoderDecoder(nn.Module):
         x = self._embed(self.target_embedding, target, self._positions("target", length)[:length])
         for layer in self.decoder:
             x = layer(x, memory, mask)
-        return self.decoder_norm(x)
+        return Reading(self.decoder_norm(x), _memory(memory, mask))
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> EncoderDecoderState:
         """Encode each source once and preallocate the cache (SequenceModel.start)."""
@@ -379,7 +386,7 @@ class EncoderDecoder(nn.Module):
             architecture.d_model // architecture.heads,
             like=keys_values[0][0],  # under autocast narrower than the residual stream
         )
-        return EncoderDecoderState(cache, keys_values, mask, rows)
+        return EncoderDecoderState(cache, keys_values, mask, rows, _memory(memory, mask))
 
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
         """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step)."""
@@ -395,24 +402,11 @@ class EncoderDecoder(nn.Module):
         return linear(hidden, self.output_weight, self.output_bias)
 
 
+def _memory(states: Tensor, mask: Tensor | None) -> Memory:
+    return Memory(states, None if mask is None else mask[:, 0, 0])
+
+
 def _embedding(vocabulary: int, width: int) -> nn.Embedding:
     embedding = nn.Embedding(vocabulary, width)
     nn.init.normal_(embedding.weight, std=width**-0.5)
     return embedding
-
-
-def sinusoids(length: int, width: int) -> Tensor:
-    """Make sine and cosine position vectors, float32 [length, width] (Vaswani et al. 2017, section 3.5)."""
-    # In float64 first: float32 loses the phase of fast waves at large positions.
-    position = torch.arange(length, dtype=torch.float64)[:, None]
-    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10_000.0) / width))
-    table = torch.empty(length, width, dtype=torch.float64)
-    table[:, 0::2] = torch.sin(position * rate)
-    table[:, 1::2] = torch.cos(position * rate)
-    return table.float()
-
-
-def halved_sinusoids(length: int, width: int) -> Tensor:
-    """Make the vectors of ``sinusoids`` with all sines before all cosines, as in Marian, float32 [length, width]."""
-    table = sinusoids(length, width)
-    return torch.cat((table[:, 0::2], table[:, 1::2]), 1)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_bpd.interfaces import InputError, TokenRows
+from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows
 from lightning_bpd.kernels.dropout import dropout
 from lightning_bpd.kernels.linear import linear
 from lightning_bpd.models.attention import KeyValueCache
@@ -224,9 +224,11 @@ class ImageTransformer(nn.Module):
         return self.encoder_norm(x), None
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token).
+        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token)."""
+        return self.read(source, target).hidden
 
-        T may be less than the length of an image.
+    def read(self, source: TokenRows, target: Tensor) -> Reading:
+        """Compute what ``forward`` returns, and the encoded source. T may be less than the length of an image.
 
         Raises:
             InputError: The inputs are longer than an image, or the source is not an image.
@@ -240,7 +242,7 @@ class ImageTransformer(nn.Module):
         x = self._embed(self.target_embedding(target), self.target_positions[:length])
         for layer in self.decoder:
             x = layer(x, memory, None)
-        return self.decoder_norm(x)
+        return Reading(self.decoder_norm(x), Memory(memory, None))
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> EncoderDecoderState:
         """Encode each source once and preallocate a cache of a window (SequenceModel.start).
@@ -262,7 +264,7 @@ class ImageTransformer(nn.Module):
         )
         like = keys_values[0][0]  # under autocast narrower than the residual stream
         cache = KeyValueCache(shape.decoder_layers, cached, shape.heads, shape.d_model // shape.heads, like)
-        return EncoderDecoderState(cache, keys_values, mask, rows)
+        return EncoderDecoderState(cache, keys_values, mask, rows, Memory(memory, None))
 
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
         """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.drafters import BlockHeads, FirstHead, HeadDrafter, HeadShape
+from lightning_bpd.drafters import DrafterShape, HeadShape, TrainedDrafter
 from lightning_bpd.faults import damaged, from_plain, read_json
 from lightning_bpd.files import whole_folder
-from lightning_bpd.interfaces import DecodeResult, InputError, SequenceModel, TokenRows
+from lightning_bpd.interfaces import DecodeResult, Drafter, InputError, SequenceModel, TokenRows
 from lightning_bpd.saved.model_card import model_card
 from lightning_bpd.saved.network import build, build_network, check_tokens, network_config
 
@@ -48,8 +49,8 @@ class GenerativeModel:
     network: Network
     codec: Any
     """what the tokens mean: a Codec"""
-    heads: BlockHeads | None = None
-    """what proposes blocks, on the network's device"""
+    heads: TrainedDrafter | None = None
+    """the parameters of its drafter, on the network's device"""
     origin: str | None = None
     """the Hugging Face model that the network is, unchanged; None for any other network"""
 
@@ -71,17 +72,12 @@ class GenerativeModel:
     @cached_property
     def model(self) -> SequenceModel[Any]:
         """p_1: the network, through the first head if that was learned."""
-        heads = self.heads
-        learned = heads is not None and heads.shape.first_head == "learned"
-        return FirstHead(self.network, heads) if learned else self.network  # type: ignore[arg-type]
+        return self.network if self.heads is None else self.heads.model(self.network)
 
     @cached_property
-    def drafter(self) -> HeadDrafter | None:
+    def drafter(self) -> Drafter | None:
         """Proposes blocks; None without heads."""
-        network = self.network
-        if self.heads is None:
-            return None
-        return HeadDrafter(self.heads, network.output_weight, bias=network.output_bias)
+        return None if self.heads is None else self.heads.drafter(self.network)
 
     def to(self, device: str | torch.device) -> Self:
         """Move network and heads there, in eval mode."""
@@ -167,7 +163,7 @@ def _write(model: GenerativeModel, folder: Path, metrics: Mapping[str, Any]) -> 
         config |= {"network": network_config(model.network), **model.codec.write(folder)}
     if model.heads is not None:
         save_file(model.heads.state_dict(), folder / "heads.safetensors")
-        config["heads"] = {"shape": dataclasses.asdict(model.heads.shape), "base": own}
+        config["heads"] = {**describe_heads(model.heads), "base": own}
     if "base" in config:
         (folder / "README.md").write_text(model_card(config, metrics), encoding="utf-8")
     _write_json(folder / "config.json", config)
@@ -254,7 +250,7 @@ def _read_hugging_face(folder: Path, config: Mapping[str, Any], base: str | None
     return GenerativeModel(network, codec, heads, None if inside else where)
 
 
-def read_heads(folder: str | Path, network: ModelAdapter) -> BlockHeads:
+def read_heads(folder: str | Path, network: ModelAdapter) -> TrainedDrafter:
     """A finished model's block heads, for a Hugging Face base that is loaded already, on the CPU.
 
     Args:
@@ -294,7 +290,7 @@ def describe(model: GenerativeModel, base: tuple[str, str] | None = None) -> dic
         **model.codec.describe(),
     }
     if model.heads is not None:
-        description["heads"] = {"shape": dataclasses.asdict(model.heads.shape)}
+        description["heads"] = describe_heads(model.heads)
         if base is not None:
             description["heads"] |= {"path": base[0], "base": base[1]}
     return description
@@ -353,9 +349,33 @@ def read_base(path: str | Path) -> GenerativeModel:
     return read_checkpoint(path) if Path(path).is_file() else read_folder(path)
 
 
-def _heads(config: Mapping[str, Any], network: Network, weights: dict[str, Tensor], where: str) -> BlockHeads:
-    shape = from_plain(HeadShape, config["shape"])
-    return build(lambda: BlockHeads(network.architecture.d_model, shape), 0, weights, where)
+def describe_heads(heads: TrainedDrafter) -> dict[str, Any]:
+    """What ``_heads`` rebuilds a drafter from; block heads are what it is if no class is named."""
+    kind = type(heads.shape)
+    named = {} if kind is HeadShape else {"class_path": f"{kind.__module__}.{kind.__qualname__}"}
+    return {**named, "shape": dataclasses.asdict(heads.shape)}
+
+
+def _heads(
+    config: Mapping[str, Any], network: Network, weights: dict[str, Tensor], where: str
+) -> TrainedDrafter:
+    kind = _shape_class(config["class_path"], where) if "class_path" in config else HeadShape
+    shape = from_plain(kind, config["shape"])
+    return build(lambda: shape.build(network), 0, weights, where)
+
+
+def _shape_class(path: str, where: str) -> type[Any]:
+    """The class of that name. Nothing else than a shape of a drafter is called, whatever a folder says."""
+    module, _, name = path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"the drafter of {where} is a {path}, which cannot be imported ({error}): install the package that has it"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, DrafterShape)):
+        raise InputError(f"{path}, which {where} names, is no DrafterShape: export the model again")
+    return kind
 
 
 def _codec(config: Mapping[str, Any]) -> Any:

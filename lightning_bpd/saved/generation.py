@@ -12,7 +12,7 @@ from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.decoding import GREEDY, DecodingOptions, Sampled, parse_acceptance
 from lightning_bpd.decoding import blockwise as decode_by_blocks
-from lightning_bpd.drafters import HeadDrafter
+from lightning_bpd.drafters import TrainedDrafter
 from lightning_bpd.interfaces import Drafter, InputError, Sampler, TokenRows
 from lightning_bpd.saved.finished_model import read_heads
 
@@ -62,8 +62,17 @@ def blockwise(
 
     adapter = adopt(model)
     heads = read_heads(folder, adapter).to(adapter.device).eval()
-    drafter = HeadDrafter(heads, adapter.output_weight, bias=adapter.output_bias)
-    return make_generation(adapter, drafter, block_size, acceptance, seed)
+    check_first_head(heads)
+    return make_generation(adapter, heads.drafter(adapter), block_size, acceptance, seed)
+
+
+def check_first_head(heads: TrainedDrafter) -> None:
+    """Raise InputError if the drafter decides in the model's place."""
+    if heads.first == 1:
+        raise InputError(
+            "these heads have a first one of their own (first_head: learned), which decides in the model's place: "
+            "generate cannot give what it says; lightning_bpd.load(FOLDER).translate does"
+        )
 
 
 def make_generation(
@@ -83,18 +92,13 @@ def make_generation(
         seed: Selects the noise of sampling; drawn from torch's generator at each call if not given.
 
     Raises:
-        InputError: The heads have a learned first one, or the numbers make no sense.
+        InputError: The numbers make no sense.
     """
     from lightning_bpd.adapters import Request
 
     options = DecodingOptions("blockwise", block_size=block_size, acceptance=acceptance)
     check_decoding(options, drafter.block_size, HuggingFaceCodec)  # type: ignore[arg-type]  # its constants are asked
     rule, most = parse_acceptance(acceptance), block_size or drafter.block_size
-    if isinstance(drafter, HeadDrafter) and drafter.heads.first == 1:
-        raise InputError(
-            "these heads have a first one of their own (first_head: learned), which decides in the model's place: "
-            "generate cannot give what it says; lightning_bpd.load(FOLDER).translate does"
-        )
     where = network.output_weight.device, network.output_weight.dtype
 
     def generate(

@@ -19,7 +19,7 @@ from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder
-from lightning_bpd.models.encoder_decoder import halved_sinusoids
+from lightning_bpd.models.positions import halved_sinusoids
 from lightning_bpd.saved.finished_model import GenerativeModel
 from lightning_bpd.saved.network import build
 

@@ -18,7 +18,7 @@ from lightning_bpd.decoding import GREEDY, DecodingOptions
 from lightning_bpd.interfaces import InputError, Sampler, TokenRows, check_range
 from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.saved.finished_model import GenerativeModel, read_base, read_checkpoint, read_folder
-from lightning_bpd.saved.generation import make_generation
+from lightning_bpd.saved.generation import check_first_head, make_generation
 
 logger = logging.getLogger(__name__)
 
@@ -166,8 +166,9 @@ class Translator(GenerativeModel):
         network: Any = self.network
         if not isinstance(self.codec, HuggingFaceCodec):
             raise InputError("generate is for Hugging Face models, and this model takes text: use translate")
-        if self.drafter is None:
+        if self.heads is None or self.drafter is None:
             raise InputError("this model has no block heads, which generate needs: use translate")
+        check_first_head(self.heads)
         generation = make_generation(network, self.drafter, block_size, acceptance, seed)
         chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1}
         config = copy.deepcopy(settings.pop("generation_config", None))

@@ -119,7 +119,7 @@ class BaseTraining(DecoderTraining):
 
     def _loss(self, batch: ParallelBatch, label_smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
         """Summed loss to minimise, summed cross-entropy, number of target tokens."""
-        hidden, targets = without_padding(self.hidden(batch), batch.target)
+        hidden, targets = without_padding(self.read(batch).hidden, batch.target)
         assert self.network is not None
         loss, cross_entropy = summed_cross_entropy(
             hidden, self.network.output_weight, targets, label_smoothing

@@ -15,8 +15,8 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.drafters import BlockHeads, HeadDrafter, HeadLosses, HeadShape, head_losses
-from lightning_bpd.interfaces import InputError, ParallelBatch, SequenceModel
+from lightning_bpd.drafters import DrafterShape, HeadLosses, HeadShape, TrainedDrafter
+from lightning_bpd.interfaces import Drafter, InputError, ParallelBatch, Reading, SequenceModel
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
 from lightning_bpd.saved.finished_model import GenerativeModel, fingerprint, read_base
 from lightning_bpd.saved.network import LoraShape
@@ -44,28 +44,23 @@ def named_base(path: str | None) -> str:
     return path
 
 
-def build_heads(base: GenerativeModel, shape: HeadShape, seed: int) -> BlockHeads:
-    """Heads for a base, on its device: its own where it has some of this shape, else new ones.
-
-    New ones have as many hidden units as the base's feed-forward layers, if the shape does not say.
-    """
+def build_heads(base: GenerativeModel, shape: HeadShape | DrafterShape, seed: int) -> TrainedDrafter:
+    """A drafter for a base, on its device: its own where it has one of this shape, else a new one."""
     network = base.network
     check_projection(network)
-    if shape.d_hidden is None:
-        shape = dataclasses.replace(shape, d_hidden=network.architecture.feed_forward)
-    # Candidates are no part of what is trained.
-    same = (
-        base.heads is not None and dataclasses.replace(base.heads.shape, candidates=shape.candidates) == shape
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        heads = shape.build(network).to(network.output_weight.device)
     if base.heads is not None:
+        # Candidates are no part of what is trained.
+        same = type(base.heads.shape) is type(heads.shape) and heads.shape == dataclasses.replace(
+            base.heads.shape, candidates=shape.candidates
+        )
         logger.info(
             "The base has heads: %s", "going on from them" if same else "of another shape, starting anew"
         )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        heads = BlockHeads(network.architecture.d_model, shape).to(network.output_weight.device)
-    if same and base.heads is not None:
-        heads.load_state_dict(dict(base.heads.named_parameters()), strict=False)
+        if same:
+            heads.load_state_dict(dict(base.heads.named_parameters()), strict=False)
     return heads
 
 
@@ -93,25 +88,29 @@ def heads_of_step(
     return range(head, head + 1), None
 
 
-def weights_of_heads(head_weights: Sequence[float] | None, block_size: int, trained: range) -> Tensor | None:
+def weights_of_heads(
+    head_weights: Sequence[float] | None, shape: HeadShape | DrafterShape, trained: range
+) -> Tensor | None:
     """One weight for each head, float32 [k]; None if all count alike.
 
     Args:
-        head_weights: What the user gave.
-        block_size: k.
+        head_weights: What the user gave; the drafter's own by default.
+        shape: The shape of the drafter.
         trained: Numbers of the heads that are trained.
 
     Raises:
         InputError: There are more or fewer weights than heads, a weight is negative or not finite, or all trained heads
             have weight 0.
     """
+    head_weights = shape.loss_weights() if head_weights is None else head_weights
     if head_weights is None:
         return None
     weights = torch.tensor(head_weights, dtype=torch.float32)
     own = weights[trained.start - 1 : trained.stop - 1]
-    if len(weights) != block_size or not (weights >= 0).all() or not own.any() or weights.sum().isinf():
+    count = shape.block_size
+    if len(weights) != count or not (weights >= 0).all() or not own.any() or weights.sum().isinf():
         raise InputError(
-            f"head_weights {list(head_weights)} must be {block_size} numbers, one for each head, head 1 first: finite, "
+            f"head_weights {list(head_weights)} must be {count} numbers, one for each head, head 1 first: finite, "
             f"at least 0, and not all 0 for the trained heads {trained.start} to {trained.stop - 1}"
         )
     return weights
@@ -140,7 +139,7 @@ class HeadTraining(DecoderTraining):
     def __init__(
         self,
         base: str | Architecture | ImageArchitecture,
-        heads: HeadShape,
+        heads: HeadShape | DrafterShape,
         loss: LossKind,
         optimizer: OptimizerCallable,
         schedule: Schedule,
@@ -160,7 +159,7 @@ class HeadTraining(DecoderTraining):
             self.heads = build_heads(self.parts, heads, self.seed)
         self.head_scores = HeadScores(heads.block_size)
 
-    def block_decoder(self) -> tuple[SequenceModel[Any], HeadDrafter]:
+    def block_decoder(self) -> tuple[SequenceModel[Any], Drafter]:
         """p_1 and the drafter."""
         assert self.network is not None
         model = GenerativeModel(self.network, None, self.heads)
@@ -190,7 +189,7 @@ class HeadTraining(DecoderTraining):
             self.loss, self.trained_heads, self.head_weights, self.seed, self.current_epoch, batch_idx
         )
         tokens = batch.target.lengths.sum()
-        losses = self._losses(batch, self.hidden(batch), heads, weights, self.temperature, tokens)
+        losses = self._losses(batch, self.read(batch), heads, weights, self.temperature, tokens)
         self.log("train/loss", losses.loss.detach(), prog_bar=True)
         counts = losses.counts.clamp(min=1)
         for index, head in enumerate(heads):
@@ -202,18 +201,18 @@ class HeadTraining(DecoderTraining):
 
     def measure(self, stage: Stage, batch: ParallelBatch) -> dict[int, Any]:
         """Log each head's teacher-forced loss, the quality of outputs, and how far p_1 has moved."""
-        hidden = self.hidden(batch)
-        losses = self._losses(batch, hidden, range(1, self.shape.block_size + 1))
+        reading = self.read(batch)
+        losses = self._losses(batch, reading, range(1, self.shape.block_size + 1))
         outputs = self.score(stage, batch, losses.sums[0], losses.counts[0])
         self.head_scores.update(self, stage, losses)
         if self.drift is not None:
-            self.drift.update(self, stage, batch, self.block_decoder()[0], hidden)
+            self.drift.update(self, stage, batch, self.block_decoder()[0], reading.hidden)
         return outputs
 
     def _losses(
         self,
         batch: ParallelBatch,
-        hidden: Tensor,
+        reading: Reading,
         heads: range,
         weights: Tensor | None = None,
         temperature: float | None = None,
@@ -221,10 +220,7 @@ class HeadTraining(DecoderTraining):
     ) -> HeadLosses:
         assert self.network is not None
         assert self.heads is not None
-        weight, bias = self.network.output_weight, self.network.output_bias
-        return head_losses(
-            self.heads, hidden, weight, batch.target, heads, weights, temperature, bias=bias, divisor=divisor
-        )
+        return self.heads.losses(self.network, reading, batch.target, heads, weights, temperature, divisor)
 
 
 def check_averaging(trainer: pl.Trainer, frozen_base: bool) -> None:

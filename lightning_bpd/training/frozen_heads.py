@@ -13,9 +13,9 @@ from torch.optim import AdamW
 
 from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.drafters import BlockHeads, HeadShape
-from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, check_base
+from lightning_bpd.drafters import DrafterShape, HeadShape, TrainedDrafter
+from lightning_bpd.interfaces import InputError, ParallelBatch, Reading
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, check_base, describe_heads
 from lightning_bpd.training.blocks import HeadTraining, LossKind, named_base, weights_of_heads
 from lightning_bpd.training.optimisation import Schedule, check_precision, narrow_types
 
@@ -32,8 +32,8 @@ class FrozenBaseHeadDistillation(HeadTraining):
     Args:
         base: The model to put heads on: the folder of a finished model, a checkpoint, or a Hugging Face model,
             ``hf:NAME_OR_FOLDER`` (with ``,dtype=bfloat16`` and other options of adapters.Reference).
-        heads: The shape of the heads. Where the base has heads of this shape, candidates aside, training goes on
-            from them.
+        heads: The shape of the heads, or of another drafter, by its class_path. If the base has heads of this shape,
+            candidates aside, training goes on from them.
         loss: One head a micro-batch, drawn at random (sampled, as the paper), or the mean over all heads (all).
         targets: What heads learn: the data's tokens (data), or the base's own distribution of them (distill).
         temperature: Softens both distributions when ``targets`` is distill.
@@ -51,12 +51,12 @@ class FrozenBaseHeadDistillation(HeadTraining):
     regime = "frozen"
     base: str
     parts: GenerativeModel
-    heads: BlockHeads
+    heads: TrainedDrafter
 
     def __init__(
         self,
         base: str | None = None,
-        heads: HeadShape = HeadShape(),  # noqa: B008  # frozen
+        heads: HeadShape | DrafterShape = HeadShape(),  # noqa: B008  # frozen
         loss: LossKind = "all",
         targets: Literal["data", "distill"] = "data",
         temperature: float = 1.0,
@@ -77,7 +77,7 @@ class FrozenBaseHeadDistillation(HeadTraining):
             raise InputError(
                 "block_size 1 with an identity as first head has nothing to train: raise block_size"
             )
-        self.head_weights = weights_of_heads(head_weights, heads.block_size, self.trained_heads)
+        self.head_weights = weights_of_heads(head_weights, heads, self.trained_heads)
         self.temperature = temperature if targets == "distill" else None
         check_decoding(decode, heads.block_size, self.parts.codec)
         # The base is in no checkpoint, so a checkpoint lacks most of this module's weights.
@@ -99,9 +99,9 @@ class FrozenBaseHeadDistillation(HeadTraining):
         return super().configure_optimizers()
 
     @torch.no_grad()
-    def hidden(self, batch: ParallelBatch) -> Tensor:
-        """The base's hidden states, which take no gradient."""
-        return super().hidden(batch)
+    def read(self, batch: ParallelBatch) -> Reading:
+        """What the base computes of a batch, which takes no gradient."""
+        return super().read(batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the heads alone, and the fingerprint of their base."""
@@ -121,7 +121,8 @@ class FrozenBaseHeadDistillation(HeadTraining):
             )
         remedy = f"name the base that they were trained on ({stored['path']}) with --model.base"
         check_base(stored["base"], self.fingerprint, self.base, remedy)
-        if HeadShape(**stored["shape"]) != self.heads.shape:
+        own = describe_heads(self.heads)
+        if {name: stored.get(name) for name in own} != own:
             raise InputError(
                 f"the checkpoint holds heads of the shape {stored['shape']}, and model.heads asks for others: "
                 "let model.heads say the same"

@@ -10,7 +10,7 @@ from torch.optim import AdamW, Optimizer
 
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, refuse_own_code
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.drafters import HeadShape
+from lightning_bpd.drafters import DrafterShape, HeadShape
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
 from lightning_bpd.saved.finished_model import GenerativeModel
@@ -42,8 +42,8 @@ class JointFineTuning(HeadTraining):
     Args:
         base: What to start from: the folder of a finished model, a checkpoint, a Hugging Face model
             (``hf:NAME_OR_FOLDER``), or the shape of a new network for text.
-        heads: The shape of the heads. Where the base has heads of this shape, candidates aside, training goes on
-            from them.
+        heads: The shape of the heads, or of another drafter, by its class_path. If the base has heads of this shape,
+            candidates aside, training goes on from them.
         loss: One of p_1 and the heads a micro-batch, drawn at random (sampled, as the paper), or the mean over all of
             them (all).
         head_weights: Weight of each head in the loss, p_1 first; equal by default. A head with weight 0 is not trained.
@@ -67,7 +67,7 @@ class JointFineTuning(HeadTraining):
     def __init__(
         self,
         base: str | Architecture | None = None,
-        heads: HeadShape = HeadShape(),  # noqa: B008  # frozen
+        heads: HeadShape | DrafterShape = HeadShape(),  # noqa: B008  # frozen
         loss: LossKind = "all",
         head_weights: list[float] | None = None,
         optimizer: OptimizerCallable = AdamW,
@@ -99,7 +99,7 @@ class JointFineTuning(HeadTraining):
         if self.network is not None:
             check_base_type(self.network)
         self.trained_heads = range(1, heads.block_size + 1)
-        self.head_weights = weights_of_heads(head_weights, heads.block_size, self.trained_heads)
+        self.head_weights = weights_of_heads(head_weights, heads, self.trained_heads)
         self.base_learning_rate = base_learning_rate
 
     def configure_model(self) -> None:

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.drafters import BlockHeads
-from lightning_bpd.interfaces import Drafter, ParallelBatch, SequenceModel
+from lightning_bpd.drafters import TrainedDrafter
+from lightning_bpd.interfaces import Drafter, ParallelBatch, Reading, SequenceModel
 from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, describe
 from lightning_bpd.training.losses import decoder_inputs
 from lightning_bpd.training.optimisation import Schedule, with_schedule
@@ -48,7 +48,7 @@ class DecoderTraining(pl.LightningModule, ABC):
     """the objective in a word, for the titles of figures"""
     network: Network | None
     """None until the data module knows its vocabularies, if training starts from random weights"""
-    heads: BlockHeads | None
+    heads: TrainedDrafter | None
 
     def __init__(
         self,
@@ -107,10 +107,10 @@ class DecoderTraining(pl.LightningModule, ABC):
         assert self.network is not None
         return self.network, None
 
-    def hidden(self, batch: ParallelBatch) -> Tensor:
-        """The network's hidden states before each target token, [B, T, D]."""
+    def read(self, batch: ParallelBatch) -> Reading:
+        """The network's hidden states before each target token, and its memory of the source."""
         assert self.network is not None
-        return self.network(batch.source, decoder_inputs(batch.target, self.network.bos_id))
+        return self.network.read(batch.source, decoder_inputs(batch.target, self.network.bos_id))
 
     # Building
 

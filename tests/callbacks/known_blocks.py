@@ -41,6 +41,8 @@ def pad(rows):
 
 
 class State:
+    memory = None
+
     def __init__(self, rows):
         self.rows = rows
         self.lengths = torch.zeros(len(rows), dtype=torch.long)
@@ -82,7 +84,7 @@ class Heads:
     def __init__(self, able=True):
         self.able = able
 
-    def start(self, source, max_length, sampler):
+    def start(self, source, max_length, sampler, memory):
         pass
 
     def reorder(self, rows):

@@ -25,7 +25,7 @@ def test_proposals_are_read_at_the_last_accepted_token():
     accepted = torch.tensor([1, 5, 3])
     tokens, start = torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, dtype=torch.long)
     block = VerifiedBlock(tokens, start, start, hidden, torch.zeros(3, 5, 40), tokens, accepted)
-    drafter.start(None, 9, GREEDY)
+    drafter.start(None, 9, GREEDY, None)
     for count in range(1, 5):
         proposal = drafter.propose(block, torch.tensor([7, 8, 9]), count)
         assert proposal.probabilities is None

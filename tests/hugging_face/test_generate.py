@@ -140,7 +140,7 @@ class Right:
         self.tokens = torch.nn.functional.pad(tokens, (0, self.block_size))
         self.wrong = wrong
 
-    def start(self, source, max_length, sampler):
+    def start(self, source, max_length, sampler, memory):
         self.places = torch.arange(len(self.tokens))
         self.read = torch.zeros_like(self.places)
         self.generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.decoding import GREEDY, sequential
-from lightning_bpd.interfaces import Proposal, Sampler, TokenRows, VerifiedBlock
+from lightning_bpd.interfaces import Memory, Proposal, Sampler, TokenRows, VerifiedBlock
 from lightning_bpd.models import Architecture, EncoderDecoder
 
 BOS, EOS = 1, 2
@@ -46,7 +46,7 @@ class HeadLike:
         noise = torch.randn(block_size, width, width, generator=generator).double()
         self.maps = torch.eye(width).double() + 0.1 * noise
 
-    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
         self.sampler = sampler
 
     def proposals(
@@ -86,7 +86,7 @@ class Knowing:
         self.known = torch.nn.functional.pad(result.tokens, (0, self.block_size))
         self.wrong = wrong
 
-    def start(self, source: TokenRows, max_length: int, sampler: Sampler) -> None:
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
         self.rows = torch.arange(len(source.lengths))
         self.read = torch.zeros(len(source.lengths), dtype=torch.long)
         self.generator = torch.Generator().manual_seed(0)

@@ -185,7 +185,7 @@ def test_a_batch_equals_single_rows(seed, rule, block_size):
 class Counting:
     """p_1 counts: after token n comes n + 1, after the start token the row's source token. Ends at 40."""
 
-    bos_id, ends, max_length = 0, frozenset((40,)), None
+    bos_id, ends, max_length, memory = 0, frozenset((40,)), None, None
 
     def __init__(self):
         self.fed = []
@@ -223,7 +223,7 @@ class Shifted:
     def __init__(self, shift):
         self.shift = shift
 
-    def start(self, source, max_length, sampler):
+    def start(self, source, max_length, sampler, memory):
         pass
 
     def propose(self, verified, following, count):

@@ -1,0 +1,335 @@
+"""A small Transformer that proposes all tokens of a block in one pass.
+
+It reads what the base computed of the prefix and of the source, and puts a mask token at each position to be proposed
+(ParallelSpec, arXiv 2410.05589; P-EAGLE, arXiv 2602.01469). Each proposal is corrected by the one before it, with a
+table of low rank (the Markov head of DSpark).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_bpd.drafters.groups import GroupLayer, Groups
+from lightning_bpd.drafters.losses import LEAST_BIAS, HeadLosses
+from lightning_bpd.drafters.module import Base, TrainedDrafter
+from lightning_bpd.drafters.parallel_decoding import ParallelProposer
+from lightning_bpd.drafters.projected_loss import Factor, projected_loss
+from lightning_bpd.drafters.scores import Teacher, cross_entropy, divergence
+from lightning_bpd.drafters.shape import DrafterShape
+from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows
+from lightning_bpd.kernels.dropout import dropout
+from lightning_bpd.kernels.linear import Linear, linear
+from lightning_bpd.models.encoder_decoder import Architecture
+from lightning_bpd.models.positions import sinusoids
+from lightning_bpd.rows import inside
+
+# Training on a share of the anchors keeps at least this share of them at every depth (P-EAGLE, section 3).
+LEAST_KEPT = 0.2
+
+
+@dataclass(frozen=True)
+class ParallelDraft(DrafterShape):
+    """The shape of a ``ParallelDrafter``, and how it is trained.
+
+    Args:
+        block_size: k, the most tokens of a block: the certain token and k - 1 proposals.
+        layers: Transformer layers.
+        attention_heads: Attention heads; divides the width of the base.
+        feed_forward: Hidden units of the feed-forward layers; twice the width of the base by default.
+        correction: Rank of the table by which each proposal is corrected by the token before it; 0 for none.
+        memory: Whether it attends to what the base computed of the source.
+        candidates: At most this many tokens are proposed, the most frequent ones; None for all.
+        dropout: Probability of dropout in training.
+        decay: A proposal counts this much of the proposal before it in the loss, if no ``head_weights`` are given.
+        kept: Share of the groups of each depth that are trained at the next depth, drawn at random; 1 for all.
+    """
+
+    block_size: int = 8
+    layers: int = 1
+    attention_heads: int = 4
+    feed_forward: int | None = None
+    correction: int = 64
+    memory: bool = True
+    candidates: int | None = None
+    dropout: float = 0.0
+    decay: float = 0.8
+    kept: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("block_size", 2), ("layers", 1), ("attention_heads", 1), ("correction", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("feed_forward", "candidates"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
+        for name in ("decay", "kept"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and less than 1, not {self.dropout}")
+
+    def loss_weights(self) -> list[float]:
+        """Return weights that fall by ``decay`` from one head to the next; p_1 counts as much as the first proposal."""
+        return [self.decay ** max(head - 1, 0) for head in range(self.block_size)]
+
+    def build(self, base: Base) -> ParallelDrafter:
+        """Make a drafter for a base, with random weights."""
+        return ParallelDrafter(base, self)
+
+
+class ParallelDrafter(TrainedDrafter):
+    """One or two Transformer layers over the prefix, and k - 2 mask tokens.
+
+    The input at position t is made of the base's hidden state before token t and of token t, which the base is certain
+    of. Its output predicts token t + 1. The output of the mask token d positions further predicts token t + d + 1.
+
+    Args:
+        base: The base, of which only widths and the size of the vocabulary are used.
+        shape: The shape.
+
+    Raises:
+        InputError: The shape does not fit the base.
+    """
+
+    shape: ParallelDraft
+
+    def __init__(self, base: Base, shape: ParallelDraft) -> None:
+        super().__init__(shape, shape.candidates)
+        width, vocabulary = base.architecture.d_model, len(base.output_weight)
+        if width % shape.attention_heads:
+            raise InputError(
+                f"attention_heads {shape.attention_heads} does not divide the width of the base, {width}: change it"
+            )
+        self.architecture = Architecture(
+            d_model=width,
+            heads=shape.attention_heads,
+            feed_forward=shape.feed_forward or 2 * width,
+            dropout=shape.dropout,
+            norm="pre",
+        )
+        # Typed by their elements, because a ModuleList does not tell them.
+        self.layers: Iterable[GroupLayer] = nn.ModuleList(  # type: ignore[assignment]
+            GroupLayer(self.architecture) for _ in range(shape.layers)
+        )
+        self.hidden_norm, self.token_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.input = Linear(2 * width, width)
+        self.masks = nn.Parameter(torch.randn(shape.block_size - 2, width))
+        # Attention to the memory has something to see even if a source is empty.
+        self.nothing = nn.Parameter(torch.zeros(1, 1, width))
+        self.norm = nn.LayerNorm(width)
+        if shape.correction:
+            self.correction_of = nn.Embedding(vocabulary, shape.correction)
+            self.correction_to = nn.Parameter(torch.zeros(vocabulary, shape.correction))
+            nn.init.normal_(self.correction_of.weight, std=shape.correction**-0.5)
+        self._positions = torch.empty(0, width)
+
+    # Inputs, also of decoding
+
+    def positions(self, length: int, like: Tensor) -> Tensor:
+        """Return position vectors of at least ``length`` positions, [>= length, D], on the device of ``like``."""
+        if length > len(self._positions):
+            with torch.inference_mode(False):
+                self._positions = sinusoids(2 * length, self.architecture.d_model)
+        if (self._positions.device, self._positions.dtype) != (like.device, like.dtype):
+            with torch.inference_mode(False):
+                self._positions = self._positions.to(like)
+        return self._positions
+
+    def inputs(self, hidden: Tensor, tokens: Tensor, weight: Tensor) -> Tensor:
+        """Make the inputs of real tokens, [B, T, D], without their positions.
+
+        Args:
+            hidden: [B, T, D], the base's hidden state before each token.
+            tokens: int64 [B, T].
+            weight: The base's vocabulary projection, [V, D], whose rows stand for the tokens.
+        """
+        dtype = self.input.weight.dtype
+        embedded = F.embedding(tokens, weight.detach()).to(dtype)
+        both = torch.cat((self.hidden_norm(hidden.to(dtype)), self.token_norm(embedded)), -1)
+        return self.input(both)
+
+    def seen(self, memory: Memory) -> tuple[Tensor, Tensor | None]:
+        """Return the memory that the layers attend to, [B, S, D], and its mask, bool [B, 1, 1, S] or None."""
+        dtype = self.input.weight.dtype
+        nothing = self.nothing.expand(len(memory.states), -1, -1)
+        if not self.shape.memory:
+            return nothing, None
+        states = torch.cat((nothing, memory.states.to(dtype)), 1)
+        if memory.inside is None:
+            return states, None
+        return states, F.pad(memory.inside, (1, 0), value=True)[:, None, None]
+
+    # Training
+
+    def losses(
+        self,
+        base: Base,
+        reading: Reading,
+        rows: TokenRows,
+        which: range,
+        weights: Tensor | None = None,
+        temperature: float | None = None,
+        divisor: Tensor | None = None,
+    ) -> HeadLosses:
+        """Compute the losses of p_1 and of the proposals (TrainedDrafter.losses)."""
+        device = rows.lengths.device
+        shares = torch.ones(len(which)) if weights is None else weights
+        shares = (shares / shares.sum()).to(device)
+        parts = []
+        if which.start == 1:
+            parts.append(self._loss_of_base(base, reading, rows, shares[:1], divisor))
+        if which.stop > 2:
+            others = range(max(which.start, 2), which.stop)
+            own = shares[-len(others) :]
+            parts.append(self._loss_of_proposals(base, reading, rows, others, own, temperature, divisor))
+        return parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
+
+    def _loss_of_base(
+        self, base: Base, reading: Reading, rows: TokenRows, share: Tensor, divisor: Tensor | None
+    ) -> HeadLosses:
+        """The cross-entropy of p_1 against the data."""
+        filled = inside(rows.lengths, rows.tokens.size(1))
+        targets, bias = rows.tokens[filled], _finite(base.output_bias)
+        count = filled.sum()
+        shares = (share / (count if divisor is None else divisor)).expand(len(targets))
+        factors = [Factor(reading.hidden[filled], base.output_weight)]
+        loss, losses, correct = projected_loss(factors, bias, _against(targets), shares)
+        return HeadLosses(loss, losses.sum()[None], correct.sum()[None], count[None])
+
+    def _loss_of_proposals(
+        self,
+        base: Base,
+        reading: Reading,
+        rows: TokenRows,
+        which: range,
+        shares: Tensor,
+        temperature: float | None,
+        divisor: Tensor | None,
+    ) -> HeadLosses:
+        lengths, length = rows.lengths, rows.tokens.size(1)
+        tokens = rows.tokens.masked_fill(~inside(lengths, length), 0)
+        weight, bias, ids = self._projection(base, tokens)
+        depths = which.stop - 2  # the anchor's own prediction, and mask tokens of depth 1, 2, ...
+        groups = self._groups(lengths, length, depths - 1)
+        outputs = self._outputs(base, reading, tokens, groups)
+
+        # What each output predicts: [B, T + G], depth by depth.
+        every = torch.arange(length, device=tokens.device).expand_as(tokens)
+        anchors = torch.cat((every, groups.of_all_depths()), 1) if groups.counts else every
+        sizes = [length, *groups.counts]
+        depth = torch.arange(len(sizes), device=tokens.device).repeat_interleave(
+            torch.tensor(sizes, device=tokens.device)
+        )
+        place = anchors + depth + 1
+        target = ids.gather(1, place.clamp(max=length - 1))
+        exists = place < lengths[:, None]
+        chosen = exists & (depth >= which.start - 2)
+        if temperature is None:
+            chosen &= target >= 0
+        chosen &= (shares > 0)[(depth - which.start + 2).clamp(min=0)]
+        row, column = chosen.nonzero().unbind(1)
+        head = depth[column] - which.start + 2
+        counts = torch.zeros(len(which), dtype=torch.long, device=tokens.device).index_add_(
+            0, head, torch.ones_like(head)
+        )
+
+        each = shares / (counts.clamp(min=1) if divisor is None else divisor)
+        if divisor is not None and self.training and self.shape.kept < 1:
+            # Every group stands for those that were left out.
+            there = (lengths[:, None] - 1 - torch.arange(depths, device=tokens.device)).clamp(min=0).sum(0)
+            kept = torch.zeros(depths, dtype=torch.long, device=tokens.device)
+            kept.index_add_(0, depth, exists.sum(0))
+            each = each * (there / kept.clamp(min=1))[which.start - 2 :]
+        factors = [Factor(outputs[row, column], weight)]
+        if self.shape.correction:
+            before = tokens[row, place[row, column] - 1]
+            factors.append(Factor(self.correction_of(before), self._corrections(base)))
+        score = _against(target[row, column])
+        if temperature is not None:
+            taught = reading.hidden[row, place[row, column]].detach()
+            score = partial(_teach, hidden=taught, weight=weight, bias=bias, temperature=temperature)
+        loss, losses, correct = projected_loss(factors, bias, score, each[head])
+        sums = torch.zeros(len(which), dtype=losses.dtype, device=tokens.device).index_add_(0, head, losses)
+        right = torch.zeros_like(counts).index_add_(0, head, correct.long())
+        return HeadLosses(loss, sums, right, counts)
+
+    def _projection(self, base: Base, tokens: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Projection and bias of the candidates, and the index of each token among them, -1 for other tokens."""
+        weight, bias = base.output_weight, base.output_bias
+        indices = torch.arange(len(weight), device=tokens.device)
+        candidates = self.candidates_of(len(weight))
+        if candidates is not None:
+            indices = torch.full_like(indices, -1)
+            indices[candidates] = torch.arange(len(candidates), device=tokens.device)
+            weight = weight.index_select(0, candidates)
+        if bias is not None:
+            indices = indices.masked_fill(bias.isneginf(), -1)
+            bias = bias if candidates is None else bias.index_select(0, candidates)
+        return weight, _finite(bias), indices[tokens]
+
+    def _corrections(self, base: Base) -> Tensor:
+        """The table that corrections are projected with, [C, rank]."""
+        candidates = self.candidates_of(len(base.output_weight))
+        return self.correction_to if candidates is None else self.correction_to.index_select(0, candidates)
+
+    def _groups(self, lengths: Tensor, length: int, depths: int) -> Groups:
+        """The groups to train; all of them in validation."""
+        kept = self.shape.kept if self.training else 1.0
+        if kept == 1:
+            anchors = torch.arange(length, device=lengths.device).expand(len(lengths), -1)
+            return Groups(anchors, [length - depth for depth in range(1, depths + 1) if depth < length])
+        # In random order, those with the most proposals inside their row first.
+        order = torch.rand(len(lengths), length, device=lengths.device)
+        order = order + (torch.arange(length, device=lengths.device) >= lengths[:, None] - 2)
+        shares = [max(kept**depth, LEAST_KEPT) for depth in range(1, depths + 1)]
+        return Groups(order.argsort(1), [math.ceil(share * length) for share in shares])
+
+    def _outputs(self, base: Base, reading: Reading, tokens: Tensor, groups: Groups) -> Tensor:
+        """The outputs of all real tokens, then of all mask tokens, [B, T + G, D]."""
+        length = tokens.size(1)
+        x = self.inputs(reading.hidden, tokens, base.output_weight)
+        positions = self.positions(length + self.block_size, x)
+        x = x + positions[:length]
+        if groups.counts:
+            depth = torch.arange(len(groups.counts), device=x.device).repeat_interleave(
+                torch.tensor(groups.counts, device=x.device)
+            )
+            x = torch.cat((x, self.masks[depth] + positions[groups.of_all_depths() + depth + 1]), 1)
+        x = dropout(x, self.shape.dropout, self.training)
+        memory, mask = self.seen(reading.memory)
+        for layer in self.layers:
+            x = layer.of_groups(x, length, groups, memory, mask)
+        return self.norm(x).to(reading.hidden.dtype)
+
+    # Decoding
+
+    def drafter(self, base: Base) -> ParallelProposer:
+        """Return a drafter with these weights (TrainedDrafter.drafter)."""
+        return ParallelProposer(self, base.output_weight, base.output_bias)
+
+
+def _against(targets: Tensor) -> partial[tuple[Tensor, Tensor, Tensor]]:
+    def score(logits: Tensor, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        return cross_entropy(logits, targets[part])
+
+    return partial(score)
+
+
+def _teach(
+    logits: Tensor, part: slice, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses against the base's distributions, whose hidden states are ``hidden`` [P, D]."""
+    own = linear(hidden[part], weight.detach()).to(logits.dtype)
+    teacher = Teacher.of(own if bias is None else own + bias, temperature)
+    return divergence(logits, teacher, torch.arange(len(logits), device=logits.device))
+
+
+def _finite(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().clamp(min=LEAST_BIAS)

@@ -1,0 +1,149 @@
+"""A ``ParallelDrafter`` in decoding: its cache, and its proposals from left to right."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lightning_bpd.interfaces import Memory, Proposal, Sampler, TokenRows, VerifiedBlock
+from lightning_bpd.kernels.linear import linear
+from lightning_bpd.models.attention import KeyValueCache
+from lightning_bpd.models.encoder_decoder import EncoderDecoderState
+from lightning_bpd.rows import Rows
+
+if TYPE_CHECKING:
+    from lightning_bpd.drafters.parallel import ParallelDrafter
+
+
+class ParallelProposer:
+    """Proposes the sampler's choices at the position after the certain token and at mask tokens behind it.
+
+    Every call appends the accepted tokens to the cache, and mask tokens, which the next call writes over. As masks only
+    look back, the first proposals do not depend on how many there are.
+
+    Args:
+        module: The weights, in eval mode.
+        weight: The base's vocabulary projection, [V, D].
+        bias: The bias of the base's logits, [V], or None.
+    """
+
+    sampler: Sampler
+    """chooses the proposals; given to ``start``"""
+
+    def __init__(self, module: ParallelDrafter, weight: Tensor, bias: Tensor | None) -> None:
+        self.module = module
+        self.candidates = module.candidates_of(len(weight))
+        self._weight = weight.detach()
+        self._bias = None if bias is None else bias.detach()
+
+    @property
+    def block_size(self) -> int:
+        """The largest block that can be proposed."""
+        return self.module.block_size
+
+    # Lazy: training makes a drafter for each validation batch, mostly for its block size only.
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The projection to the tokens that are proposed, [C, D]."""
+        return self._weight if self.candidates is None else self._weight[self.candidates]
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """The bias of these tokens, [C], or None."""
+        return self._bias if self._bias is None or self.candidates is None else self._bias[self.candidates]
+
+    @cached_property
+    def corrections(self) -> Tensor:
+        """The table that corrections are projected with, [C, rank], of the type of ``weight``."""
+        table = self.module.correction_to.detach()
+        table = table if self.candidates is None else table[self.candidates]
+        return table.to(self._weight.dtype)
+
+    @torch.no_grad()
+    def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
+        """Compute keys and values of the memory, and preallocate the cache (Drafter.start)."""
+        self.sampler = sampler
+        shape = self.module.architecture
+        states, mask = self.module.seen(memory)
+        keys_values = [layer.cross_attention.source(states) for layer in self.module.layers]
+        # A call appends a block and at most as many mask tokens, of which the last may extend past the row's end.
+        rows = Rows(len(states), max_length + 2 * self.block_size, states.device)
+        width = shape.d_model // shape.heads
+        cache = KeyValueCache(len(keys_values), rows, shape.heads, width, like=keys_values[0][0])
+        self.state = EncoderDecoderState(cache, keys_values, mask, None, memory)
+        self.module.positions(rows.max_length, states)
+
+    @torch.no_grad()
+    def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
+        """Propose ``count`` tokens that come after ``following`` (Drafter.propose)."""
+        begins, accepted = torch.stack((verified.positions, verified.accepted)).tolist()
+        self.state.cache.rows.rewind(begins)
+        outputs = self._outputs(verified, following, accepted, count)
+        logits = linear(outputs.to(self._weight.dtype), self.weight, self.bias)
+        return self._left_to_right(logits, following, verified.positions + verified.accepted, verified.rows)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i become what row ``rows[i]`` was (Drafter.reorder)."""
+        self.state.reorder(rows)
+
+    def _outputs(self, verified: VerifiedBlock, following: Tensor, accepted: list[int], count: int) -> Tensor:
+        """The outputs that predict the ``count`` tokens after ``following``, [B, count, D]."""
+        module, cache, most = self.module, self.state.cache, max(accepted)
+        tokens = torch.cat((verified.tokens[:, 1:most], following[:, None]), 1)
+        alike = min(accepted) == most
+        index = torch.arange(most - 1 + count, device=tokens.device)
+        last = verified.accepted[:, None] - 1
+        if not alike:
+            # The accepted tokens, the certain one, and what is passed over: proposals that were not accepted.
+            tokens = torch.where(index[:most] == last, following[:, None], tokens)
+        x = module.inputs(verified.hidden[:, :most], tokens, self._weight)
+        x = torch.cat((x, module.masks[: count - 1].expand(len(x), -1, -1)), 1)
+        if not alike:
+            # The mask tokens follow the certain token, and what is passed over comes last.
+            order = torch.where(index <= last, index, (index - last - 1 + most).clamp(max=len(index) - 1))
+            x = x.gather(1, order[..., None].expand_as(x))
+        slots, mask = cache.slots(len(index))
+        positions = module.positions(cache.rows.max_length, x)
+        x = x + positions[slots.positions]
+        for number, layer in enumerate(module.layers):
+            x = layer.step(x, self.state, number, slots, mask)
+        cache.rows.append(len(index))
+        if alike:
+            return module.norm(x[:, most - 1 :])
+        places = last + index[:count]
+        return module.norm(x.gather(1, places[..., None].expand(-1, -1, x.size(2))))
+
+    def _left_to_right(self, logits: Tensor, following: Tensor, positions: Tensor, rows: Tensor) -> Proposal:
+        """Choose tokens for logits [B, count, C], each with the correction of the token before it.
+
+        Args:
+            logits: The logits without corrections.
+            following: int64 [B], the certain token.
+            positions: int64 [B], the position in its row of the first proposed token.
+            rows: int64 [B], the number of each row in its corpus.
+        """
+        module = self.module
+        if not module.shape.correction:
+            all_at_once = self.sampler.choose(logits, positions, rows, self.candidates)
+            return Proposal(all_at_once, self._all_tokens(self.sampler.probabilities(logits)))
+        before, tokens, probabilities = following, [], []
+        for index in range(logits.size(1)):
+            correction = linear(module.correction_of(before).to(logits.dtype), self.corrections)
+            corrected = (logits[:, index] + correction)[:, None]
+            chosen = self.sampler.choose(corrected, positions + index, rows, self.candidates)
+            before = chosen[:, 0]
+            tokens.append(chosen)
+            probabilities.append(self.sampler.probabilities(corrected))
+        drawn = None if probabilities[0] is None else torch.cat(probabilities, 1)  # type: ignore[arg-type]
+        return Proposal(torch.cat(tokens, 1), self._all_tokens(drawn))
+
+    def _all_tokens(self, probabilities: Tensor | None) -> Tensor | None:
+        """Spread probabilities of the candidates [..., C] over all tokens [..., V]."""
+        if probabilities is None or self.candidates is None:
+            return probabilities
+        full = probabilities.new_zeros(*probabilities.shape[:-1], len(self._weight))
+        return full.index_copy_(-1, self.candidates, probabilities)
