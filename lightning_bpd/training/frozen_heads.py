@@ -32,8 +32,8 @@ class FrozenBaseHeadDistillation(HeadTraining):
     Args:
         base: The model to put heads on: the folder of a finished model, a checkpoint, or a Hugging Face model,
             ``hf:NAME_OR_FOLDER`` (with ``,dtype=bfloat16`` and other options of adapters.Reference).
-        heads: The shape of the heads, or of another drafter, by its class_path. If the base has heads of this shape,
-            candidates aside, training goes on from them.
+        heads: The shape of the block heads. If the base has heads of this shape, candidates aside, training goes on
+            from them.
         loss: One head a micro-batch, drawn at random (sampled, as the paper), or the mean over all heads (all).
         targets: What heads learn: the data's tokens (data), or the base's own distribution of them (distill).
         temperature: Softens both distributions when ``targets`` is distill.
@@ -43,6 +43,7 @@ class FrozenBaseHeadDistillation(HeadTraining):
         schedule: Learning rate after the warm-up: inverse square root of the step, half a cosine to zero, or constant.
         warmup_steps: Optimiser steps of linear warm-up.
         decode: How outputs are searched for when they are scored.
+        drafter: The shape of another drafter, such as ParallelDraft; in the place of ``heads``.
 
     Raises:
         InputError: The base cannot be read, or the numbers make no sense.
@@ -56,7 +57,7 @@ class FrozenBaseHeadDistillation(HeadTraining):
     def __init__(
         self,
         base: str | None = None,
-        heads: HeadShape | DrafterShape = HeadShape(),  # noqa: B008  # frozen
+        heads: HeadShape = HeadShape(),  # noqa: B008  # frozen
         loss: LossKind = "all",
         targets: Literal["data", "distill"] = "data",
         temperature: float = 1.0,
@@ -65,21 +66,23 @@ class FrozenBaseHeadDistillation(HeadTraining):
         schedule: Schedule = "inverse_square_root",
         warmup_steps: int = 4000,
         decode: DecodingOptions = DecodingOptions(),  # noqa: B008  # frozen
+        drafter: DrafterShape | None = None,
     ) -> None:
+        shape = heads if drafter is None else drafter
         if temperature <= 0:
             raise InputError(f"temperature must be greater than 0, not {temperature}")
-        super().__init__(named_base(base), heads, loss, optimizer, schedule, warmup_steps, decode)
+        super().__init__(named_base(base), shape, loss, optimizer, schedule, warmup_steps, decode)
         network = self.parts.network.requires_grad_(False).eval()
         self.base_types = narrow_types(network.parameters())
         self.frozen_base = (self.base, self.fingerprint)
-        self.trained_heads = range(self.heads.first, heads.block_size + 1)
+        self.trained_heads = range(self.heads.first, shape.block_size + 1)
         if not self.trained_heads:
             raise InputError(
                 "block_size 1 with an identity as first head has nothing to train: raise block_size"
             )
-        self.head_weights = weights_of_heads(head_weights, heads, self.trained_heads)
+        self.head_weights = weights_of_heads(head_weights, shape, self.trained_heads)
         self.temperature = temperature if targets == "distill" else None
-        check_decoding(decode, heads.block_size, self.parts.codec)
+        check_decoding(decode, shape.block_size, self.parts.codec)
         # The base is in no checkpoint, so a checkpoint lacks most of this module's weights.
         self.strict_loading = False
 

@@ -42,8 +42,8 @@ class JointFineTuning(HeadTraining):
     Args:
         base: What to start from: the folder of a finished model, a checkpoint, a Hugging Face model
             (``hf:NAME_OR_FOLDER``), or the shape of a new network for text.
-        heads: The shape of the heads, or of another drafter, by its class_path. If the base has heads of this shape,
-            candidates aside, training goes on from them.
+        heads: The shape of the block heads. If the base has heads of this shape, candidates aside, training goes on
+            from them.
         loss: One of p_1 and the heads a micro-batch, drawn at random (sampled, as the paper), or the mean over all of
             them (all).
         head_weights: Weight of each head in the loss, p_1 first; equal by default. A head with weight 0 is not trained.
@@ -57,6 +57,7 @@ class JointFineTuning(HeadTraining):
             memory, more time.
         lora: Low-rank updates to train in the place of a Hugging Face base's weights; the finished model has them
             merged. The whole base is trained if not given.
+        drafter: The shape of another drafter, such as ParallelDraft; in the place of ``heads``.
 
     Raises:
         InputError: The base cannot be read, or the numbers make no sense.
@@ -67,7 +68,7 @@ class JointFineTuning(HeadTraining):
     def __init__(
         self,
         base: str | Architecture | None = None,
-        heads: HeadShape | DrafterShape = HeadShape(),  # noqa: B008  # frozen
+        heads: HeadShape = HeadShape(),  # noqa: B008  # frozen
         loss: LossKind = "all",
         head_weights: list[float] | None = None,
         optimizer: OptimizerCallable = AdamW,
@@ -78,11 +79,13 @@ class JointFineTuning(HeadTraining):
         images: ImageArchitecture | None = None,
         gradient_checkpointing: bool = False,
         lora: LoraShape | None = None,
+        drafter: DrafterShape | None = None,
     ) -> None:
+        shape = heads if drafter is None else drafter
         if images is not None and base is not None:
             raise InputError(f"base is {base} and images asks for a new network: leave one of them out")
         start = images or (base if isinstance(base, Architecture) else named_base(base))
-        super().__init__(start, heads, loss, optimizer, schedule, warmup_steps, decode)
+        super().__init__(start, shape, loss, optimizer, schedule, warmup_steps, decode)
         if self.parts is not None:
             network = self.parts.network
             if isinstance(self.parts.codec, HuggingFaceCodec):
@@ -98,8 +101,8 @@ class JointFineTuning(HeadTraining):
             train_low_rank(self.network, lora, self.seed)
         if self.network is not None:
             check_base_type(self.network)
-        self.trained_heads = range(1, heads.block_size + 1)
-        self.head_weights = weights_of_heads(head_weights, heads, self.trained_heads)
+        self.trained_heads = range(1, shape.block_size + 1)
+        self.head_weights = weights_of_heads(head_weights, shape, self.trained_heads)
         self.base_learning_rate = base_learning_rate
 
     def configure_model(self) -> None:
