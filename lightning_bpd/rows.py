@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import torch
@@ -79,6 +79,21 @@ def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)
 
 
+# Rows of the masks that are kept for later calls.
+_MOST_CACHED = 32
+
+
+@lru_cache(maxsize=128)
+def _by_distance(
+    visible: Visible, tokens: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Make the mask [1, 1, tokens, width] of new tokens over the last ``width`` positions, their own included."""
+    with torch.inference_mode(False):
+        key = torch.arange(width, device=device)
+        # Positions are counted from far enough to the right that a window does not begin before the first.
+        return additive(visible(key[-tokens:, None] + width, key + width), dtype)[None, None]
+
+
 class Slots:
     """The places of one call's tokens in a cache, and of the keys that they attend to; the same for every layer.
 
@@ -119,6 +134,13 @@ class Slots:
 
     def mask(self, visible: Visible, dtype: torch.dtype) -> Tensor:
         """Return the mask [B or 1, 1, T, extent - begin] that is added to attention scores."""
+        if self.start is not None and not self._ring and self.tokens <= _MOST_CACHED:
+            # The mask of an earlier call, as far as it depends on distances only, which is all that a causal mask does.
+            width = self.extent - self.begin
+            if isinstance(visible, Causal | Window):
+                return _by_distance(visible, self.tokens, 1 << (width - 1).bit_length(), dtype, self._device)[
+                    ..., -width:
+                ]
         query = self.positions[:, None, :, None]
         key = torch.arange(self.begin, self.extent, device=self._device)
         if self._ring:

@@ -119,7 +119,7 @@ class ParallelDrafter(TrainedDrafter):
             GroupLayer(self.architecture) for _ in range(shape.layers)
         )
         self.hidden_norm, self.token_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.input = Linear(2 * width, width)
+        self.hidden_input, self.token_input = Linear(width, width), Linear(width, width, bias=False)
         self.masks = nn.Parameter(torch.randn(shape.block_size - 2, width))
         # Attention to the memory has something to see even if a source is empty.
         self.nothing = nn.Parameter(torch.zeros(1, 1, width))
@@ -142,22 +142,17 @@ class ParallelDrafter(TrainedDrafter):
                 self._positions = self._positions.to(like)
         return self._positions
 
-    def inputs(self, hidden: Tensor, tokens: Tensor, weight: Tensor) -> Tensor:
-        """Make the inputs of real tokens, [B, T, D], without their positions.
+    def of_hidden(self, hidden: Tensor) -> Tensor:
+        """Map the base's hidden states [..., D] to the first part of the inputs of real tokens."""
+        return self.hidden_input(self.hidden_norm(hidden.to(self.nothing.dtype)))
 
-        Args:
-            hidden: [B, T, D], the base's hidden state before each token.
-            tokens: int64 [B, T].
-            weight: The base's vocabulary projection, [V, D], whose rows stand for the tokens.
-        """
-        dtype = self.input.weight.dtype
-        embedded = F.embedding(tokens, weight.detach()).to(dtype)
-        both = torch.cat((self.hidden_norm(hidden.to(dtype)), self.token_norm(embedded)), -1)
-        return self.input(both)
+    def of_tokens(self, embedded: Tensor) -> Tensor:
+        """Map rows of the base's vocabulary projection [..., D], which stand for tokens, to the second part."""
+        return self.token_input(self.token_norm(embedded.to(self.nothing.dtype)))
 
     def seen(self, memory: Memory) -> tuple[Tensor, Tensor | None]:
         """Return the memory that the layers attend to, [B, S, D], and its mask, bool [B, 1, 1, S] or None."""
-        dtype = self.input.weight.dtype
+        dtype = self.nothing.dtype
         nothing = self.nothing.expand(len(memory.states), -1, -1)
         if not self.shape.memory:
             return nothing, None
@@ -294,7 +289,8 @@ class ParallelDrafter(TrainedDrafter):
     def _outputs(self, base: Base, reading: Reading, tokens: Tensor, groups: Groups) -> Tensor:
         """The outputs of all real tokens, then of all mask tokens, [B, T + G, D]."""
         length = tokens.size(1)
-        x = self.inputs(reading.hidden, tokens, base.output_weight)
+        embedded = F.embedding(tokens, base.output_weight.detach())
+        x = self.of_hidden(reading.hidden) + self.of_tokens(embedded)
         positions = self.positions(length + self.block_size, x)
         x = x + positions[:length]
         if groups.counts:

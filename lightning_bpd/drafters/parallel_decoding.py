@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from lightning_bpd.drafters.parallel import ParallelDrafter
 
 
+# Numbers of a table that is computed once, 64 MiB of float32; what would need a larger one is computed as needed.
+MOST_TABLE = 2**24
+
+
 class ParallelProposer:
     """Proposes the sampler's choices at the position after the certain token and at mask tokens behind it.
 
@@ -57,11 +61,27 @@ class ParallelProposer:
         return self._bias if self._bias is None or self.candidates is None else self._bias[self.candidates]
 
     @cached_property
-    def corrections(self) -> Tensor:
-        """The table that corrections are projected with, [C, rank], of the type of ``weight``."""
-        table = self.module.correction_to.detach()
-        table = table if self.candidates is None else table[self.candidates]
-        return table.to(self._weight.dtype)
+    def token_inputs(self) -> Tensor | None:
+        """The part of the inputs that depends on the token, [V, D]; None if the table would be large."""
+        if self._weight.numel() > MOST_TABLE:
+            return None
+        return self.module.of_tokens(self._weight)
+
+    @cached_property
+    def corrections(self) -> Tensor | tuple[Tensor, Tensor]:
+        """The correction of each proposed token by the token before, [V, C]; its factors if the table would be large."""
+        before = self.module.correction_of.weight.detach().to(self._weight.dtype)
+        proposed = self.module.correction_to.detach().to(before)
+        proposed = proposed if self.candidates is None else proposed[self.candidates]
+        small = len(before) * len(proposed) <= MOST_TABLE
+        return before @ proposed.t() if small else (before, proposed)
+
+    def correction(self, before: Tensor) -> Tensor:
+        """Return the corrections of the tokens after ``before`` (int64 [B]), [B, C]."""
+        if isinstance(self.corrections, Tensor):
+            return self.corrections[before]
+        table, proposed = self.corrections
+        return linear(table[before], proposed)
 
     @torch.no_grad()
     def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
@@ -100,7 +120,9 @@ class ParallelProposer:
         if not alike:
             # The accepted tokens, the certain one, and what is passed over: proposals that were not accepted.
             tokens = torch.where(index[:most] == last, following[:, None], tokens)
-        x = module.inputs(verified.hidden[:, :most], tokens, self._weight)
+        table = self.token_inputs
+        of_tokens = module.of_tokens(self._weight[tokens]) if table is None else table[tokens]
+        x = module.of_hidden(verified.hidden[:, :most]) + of_tokens
         x = torch.cat((x, module.masks[: count - 1].expand(len(x), -1, -1)), 1)
         if not alike:
             # The mask tokens follow the certain token, and what is passed over comes last.
@@ -108,7 +130,8 @@ class ParallelProposer:
             x = x.gather(1, order[..., None].expand_as(x))
         slots, mask = cache.slots(len(index))
         positions = module.positions(cache.rows.max_length, x)
-        x = x + positions[slots.positions]
+        start = slots.start
+        x = x + positions[slots.positions if start is None else slice(start, start + slots.tokens)]
         for number, layer in enumerate(module.layers):
             x = layer.step(x, self.state, number, slots, mask)
         cache.rows.append(len(index))
@@ -132,8 +155,7 @@ class ParallelProposer:
             return Proposal(all_at_once, self._all_tokens(self.sampler.probabilities(logits)))
         before, tokens, probabilities = following, [], []
         for index in range(logits.size(1)):
-            correction = linear(module.correction_of(before).to(logits.dtype), self.corrections)
-            corrected = (logits[:, index] + correction)[:, None]
+            corrected = (logits[:, index] + self.correction(before))[:, None]
             chosen = self.sampler.choose(corrected, positions + index, rows, self.candidates)
             before = chosen[:, 0]
             tokens.append(chosen)
