@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from lightning_bpd.drafters.correction import Correction
+from lightning_bpd.drafters.group_losses import Batch, group_losses
 from lightning_bpd.drafters.head_drafter import FirstHead, HeadDrafter
 from lightning_bpd.drafters.layer import HeadLayer
 from lightning_bpd.drafters.losses import HeadLosses, head_losses
@@ -30,6 +34,8 @@ class HeadShape:
         candidates: Heads propose at most this many tokens, the most frequent ones, and are trained on these tokens
             only, which makes proposals and loss cheaper. A number as large as the vocabulary, or None, is no
             restriction.
+        following: Whether heads see the certain next token, whose row of the vocabulary projection is a second input.
+        correction: Rank of the table by which each proposal is corrected by the token before it; 0 for none.
     """
 
     block_size: int = 8
@@ -37,6 +43,8 @@ class HeadShape:
     second_matrix: Literal["per_head", "dense"] = "per_head"
     first_head: Literal["identity", "learned"] = "identity"
     candidates: int | None = None
+    following: bool = False
+    correction: int = 0
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -49,6 +57,10 @@ class HeadShape:
             raise InputError(f"unknown second_matrix {self.second_matrix!r}: choose per_head or dense")
         if self.first_head not in ("identity", "learned"):
             raise InputError(f"unknown first_head {self.first_head!r}: choose identity or learned")
+        if self.correction < 0:
+            raise InputError(f"correction must be at least 0, not {self.correction}")
+        if self.first_head == "learned" and (self.following or self.correction):
+            raise InputError("following and correction are for heads after p_1: choose first_head: identity")
 
     def loss_weights(self) -> None:
         """Return None: all heads count alike (DrafterShape.loss_weights)."""
@@ -56,7 +68,7 @@ class HeadShape:
     def build(self, base: Base) -> BlockHeads:
         """Make heads for a base, with as many hidden units as its feed-forward layers if the shape does not say."""
         shape = self if self.d_hidden is not None else replace(self, d_hidden=base.architecture.feed_forward)
-        return BlockHeads(base.architecture.d_model, shape)
+        return BlockHeads(base.architecture.d_model, shape, len(base.output_weight))
 
 
 class BlockHeads(TrainedDrafter):
@@ -68,6 +80,7 @@ class BlockHeads(TrainedDrafter):
     Args:
         d_model: D, the width of the base's hidden states.
         shape: The shape of the heads.
+        vocabulary: V, for the correction.
 
     Attributes:
         shape: The shape, with ``d_hidden`` filled in.
@@ -75,17 +88,19 @@ class BlockHeads(TrainedDrafter):
 
     shape: HeadShape
 
-    def __init__(self, d_model: int, shape: HeadShape) -> None:
+    def __init__(self, d_model: int, shape: HeadShape, vocabulary: int = 0) -> None:
         units = shape.d_hidden or 4 * d_model
         super().__init__(replace(shape, d_hidden=units), shape.candidates)
         self.first = 2 if shape.first_head == "identity" else 1
         heads = shape.block_size - self.first + 1
         seen = units * heads if shape.second_matrix == "dense" else units
-        self.hidden_weight = nn.Parameter(torch.empty(heads, units, d_model))
+        inputs = 2 * d_model if shape.following else d_model
+        self.hidden_weight = nn.Parameter(torch.empty(heads, units, inputs))
         self.hidden_bias = nn.Parameter(torch.zeros(heads, units))
         self.output_weight = nn.Parameter(torch.zeros(heads, d_model, seen))
         self.output_bias = nn.Parameter(torch.zeros(heads, d_model))
-        nn.init.normal_(self.hidden_weight, std=d_model**-0.5)
+        nn.init.normal_(self.hidden_weight, std=inputs**-0.5)
+        self.correction = Correction(vocabulary, shape.correction) if shape.correction else None
 
     @property
     def layer(self) -> HeadLayer:
@@ -108,7 +123,7 @@ class BlockHeads(TrainedDrafter):
                 f"there are no heads {heads.start} to {heads.stop - 1}: choose from heads 1 to {self.block_size}"
             )
 
-    def forward(self, hidden: Tensor, heads: range | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, heads: range | None = None, following: Tensor | None = None) -> Tensor:
         """Compute the outputs of a contiguous range of heads for each hidden state.
 
         With ``per_head``, only the heads of the range are computed.
@@ -116,6 +131,7 @@ class BlockHeads(TrainedDrafter):
         Args:
             hidden: [..., D], the base's hidden states.
             heads: Numbers of heads, from 1; ``first`` to k by default.
+            following: [..., D], the rows of the vocabulary projection of the certain tokens, for heads that see them.
 
         Returns:
             [..., n, D], to be projected to the vocabulary like ``hidden``. Head 1 as identity gives ``hidden``.
@@ -132,7 +148,8 @@ class BlockHeads(TrainedDrafter):
         outputs = [flat[:, None]] if heads.start < self.first else []
         if learned.start < learned.stop:
             layer = self.layer.of(learned)
-            outputs.append(layer.outputs(flat, layer.units(flat)))
+            seen = flat if following is None else torch.cat((flat, following.reshape(flat.shape)), 1)
+            outputs.append(layer.outputs(flat, layer.units(seen)))
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
         return joined.view(*hidden.shape[:-1], len(heads), hidden.size(-1))
 
@@ -146,11 +163,25 @@ class BlockHeads(TrainedDrafter):
         temperature: float | None = None,
         divisor: Tensor | None = None,
     ) -> HeadLosses:
-        """Compute ``head_losses`` of the hidden states (TrainedDrafter.losses)."""
+        """Compute the losses of the heads (TrainedDrafter.losses)."""
+        if self.shape.following or self.shape.correction:
+            batch = Batch.of(base, reading, rows, which.stop - 3, self.correction)
+            shares = torch.ones(len(which)) if weights is None else weights
+            outputs = partial(self._outputs, batch, which)
+            return group_losses(self, batch, outputs, which, shares, temperature, divisor)
         weight, bias = base.output_weight, base.output_bias
         return head_losses(
             self, reading.hidden, weight, rows, which, weights, temperature, bias=bias, divisor=divisor
         )
+
+    def _outputs(self, batch: Batch, which: range) -> Tensor:
+        """The outputs of heads 2 to the last of ``which``, head by head, [B, T + G, D]."""
+        following = None
+        if self.shape.following:
+            following = F.embedding(batch.rows.tokens, batch.base.output_weight.detach())
+        outputs = self(batch.reading.hidden, range(2, which.stop), following)
+        sizes = [outputs.size(1), *batch.groups.counts]
+        return torch.cat([outputs[:, :size, head] for head, size in enumerate(sizes)], 1)
 
     def drafter(self, base: Base) -> HeadDrafter:
         """Return a drafter with these heads (TrainedDrafter.drafter)."""

@@ -27,7 +27,17 @@ class Groups(NamedTuple):
 
     def of_all_depths(self) -> Tensor:
         """Return the anchor of each mask token, int64 [B, G], depth by depth."""
-        return torch.cat([self.anchors[:, :count] for count in self.counts], 1)
+        return torch.cat([self.anchors[:, :count] for count in (0, *self.counts)], 1)
+
+    def every(self, length: int) -> Tensor:
+        """Return the index of each of ``length`` real tokens, int64 [B, length]."""
+        return torch.arange(length, device=self.anchors.device).expand(len(self.anchors), -1)
+
+    @classmethod
+    def all(cls, rows: int, length: int, depths: int, device: torch.device) -> Groups:
+        """Return the groups of all real tokens, of at most ``depths`` mask tokens inside their rows."""
+        anchors = torch.arange(length, device=device).expand(rows, -1)
+        return cls(anchors, [length - depth for depth in range(1, depths + 1) if depth < length])
 
 
 class GroupAttention(Attention):

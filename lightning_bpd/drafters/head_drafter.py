@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic
 import torch
 from torch import Tensor
 
+from lightning_bpd.drafters.correction import LeftToRight
 from lightning_bpd.drafters.layer import HeadLayer
 from lightning_bpd.interfaces import (
     InputError,
@@ -56,6 +57,7 @@ class HeadDrafter:
         self.candidates = heads.candidates_of(len(weight))
         self._weight = weight.detach()
         self._bias = None if bias is None else bias.detach()
+        self._chooser = LeftToRight(heads.correction, self.candidates, len(weight), weight.dtype)
         possible = weight.is_cpu and weight.dtype == torch.float32 and _multiplies_eight_bits()
         if eight_bits and not possible:
             raise InputError(
@@ -127,34 +129,39 @@ class HeadDrafter:
         Raises:
             InputError: There are fewer heads.
         """
-        logits = self.logits(hidden, count)
-        tokens = self.sampler.choose(logits, positions + 1, rows, self.candidates)
-        return Proposal(tokens, self._all_tokens(self.sampler.probabilities(logits)))
+        logits = self.logits(hidden, count, following)
+        return self._chooser.choose(logits, following, positions + 1, rows, self.sampler)
 
-    def _all_tokens(self, probabilities: Tensor | None) -> Tensor | None:
-        """Spread probabilities of the candidates [..., C] over all tokens [..., V]."""
-        if probabilities is None or self.candidates is None:
-            return probabilities
-        full = probabilities.new_zeros(*probabilities.shape[:-1], len(self._weight))
-        return full.index_copy_(-1, self.candidates, probabilities)
+    def logits(self, hidden: Tensor, count: int, following: Tensor | None = None) -> Tensor:
+        """Compute the logits of heads 2 to ``count`` + 1, [..., count, C], without corrections.
 
-    def logits(self, hidden: Tensor, count: int) -> Tensor:
-        """Compute the logits of heads 2 to ``count`` + 1, [..., count, C], from hidden states [..., D]."""
+        Args:
+            hidden: [..., D], the hidden states of the last accepted tokens.
+            count: The number of heads.
+            following: int64 [...], the certain tokens, for heads that see them.
+        """
         heads = range(2, count + 2)
+        seen = None
+        if self.heads.shape.following:
+            assert following is not None
+            seen = self._weight[following]
         if self.folded is not None:
             flat = hidden.reshape(-1, hidden.size(-1))
             layer = self.folded.of(self.heads.learned(heads))
-            logits = layer.outputs(linear(flat, self.weight, self.bias), layer.units(flat))
+            inputs = flat if seen is None else torch.cat((flat, seen.reshape(flat.shape)), 1)
+            logits = layer.outputs(linear(flat, self.weight, self.bias), layer.units(inputs))
             return logits.view(*hidden.shape[:-1], count, -1)
-        outputs = _outputs(self.heads, hidden, heads)
+        outputs = _outputs(self.heads, hidden, heads, seen)
         if self.rounded is None:
             return linear(outputs, self.weight, self.bias)
         return self.rounded.products(outputs)
 
 
-def _outputs(heads: BlockHeads, hidden: Tensor, numbers: range) -> Tensor:
+def _outputs(heads: BlockHeads, hidden: Tensor, numbers: range, following: Tensor | None = None) -> Tensor:
     """Compute heads in the dtype of their weights; return outputs in the dtype of the hidden states."""
-    return heads(hidden.to(heads.hidden_weight.dtype), numbers).to(hidden.dtype)
+    dtype = heads.hidden_weight.dtype
+    following = None if following is None else following.to(dtype)
+    return heads(hidden.to(dtype), numbers, following).to(hidden.dtype)
 
 
 class _EightBits:

@@ -16,19 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_bpd.drafters.correction import Correction
+from lightning_bpd.drafters.group_losses import Batch, group_losses
 from lightning_bpd.drafters.groups import GroupLayer, Groups
-from lightning_bpd.drafters.losses import LEAST_BIAS, HeadLosses
+from lightning_bpd.drafters.losses import HeadLosses
 from lightning_bpd.drafters.module import Base, TrainedDrafter
 from lightning_bpd.drafters.parallel_decoding import ParallelProposer
-from lightning_bpd.drafters.projected_loss import Factor, projected_loss
-from lightning_bpd.drafters.scores import Teacher, cross_entropy, divergence
 from lightning_bpd.drafters.shape import DrafterShape
 from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows
 from lightning_bpd.kernels.dropout import dropout
-from lightning_bpd.kernels.linear import Linear, linear
+from lightning_bpd.kernels.linear import Linear
 from lightning_bpd.models.encoder_decoder import Architecture
 from lightning_bpd.models.positions import sinusoids
-from lightning_bpd.rows import inside
 
 # Training on a share of the anchors keeps at least this share of them at every depth (P-EAGLE, section 3).
 LEAST_KEPT = 0.2
@@ -124,10 +123,7 @@ class ParallelDrafter(TrainedDrafter):
         # Attention to the memory has something to see even if a source is empty.
         self.nothing = nn.Parameter(torch.zeros(1, 1, width))
         self.norm = nn.LayerNorm(width)
-        if shape.correction:
-            self.correction_of = nn.Embedding(vocabulary, shape.correction)
-            self.correction_to = nn.Parameter(torch.zeros(vocabulary, shape.correction))
-            nn.init.normal_(self.correction_of.weight, std=shape.correction**-0.5)
+        self.correction = Correction(vocabulary, shape.correction) if shape.correction else None
         self._positions = torch.empty(0, width)
 
     # Inputs, also of decoding
@@ -174,112 +170,18 @@ class ParallelDrafter(TrainedDrafter):
         divisor: Tensor | None = None,
     ) -> HeadLosses:
         """Compute the losses of p_1 and of the proposals (TrainedDrafter.losses)."""
-        device = rows.lengths.device
+        depths = which.stop - 3
+        groups = self._groups(rows.lengths, rows.tokens.size(1), depths)
+        batch = Batch.of(base, reading, rows, depths, self.correction, groups)
+        outputs = partial(self._outputs, base, reading, batch.rows.tokens, groups)
         shares = torch.ones(len(which)) if weights is None else weights
-        shares = (shares / shares.sum()).to(device)
-        parts = []
-        if which.start == 1:
-            parts.append(self._loss_of_base(base, reading, rows, shares[:1], divisor))
-        if which.stop > 2:
-            others = range(max(which.start, 2), which.stop)
-            own = shares[-len(others) :]
-            parts.append(self._loss_of_proposals(base, reading, rows, others, own, temperature, divisor))
-        return parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
-
-    def _loss_of_base(
-        self, base: Base, reading: Reading, rows: TokenRows, share: Tensor, divisor: Tensor | None
-    ) -> HeadLosses:
-        """The cross-entropy of p_1 against the data."""
-        filled = inside(rows.lengths, rows.tokens.size(1))
-        targets, bias = rows.tokens[filled], _finite(base.output_bias)
-        count = filled.sum()
-        shares = (share / (count if divisor is None else divisor)).expand(len(targets))
-        factors = [Factor(reading.hidden[filled], base.output_weight)]
-        loss, losses, correct = projected_loss(factors, bias, _against(targets), shares)
-        return HeadLosses(loss, losses.sum()[None], correct.sum()[None], count[None])
-
-    def _loss_of_proposals(
-        self,
-        base: Base,
-        reading: Reading,
-        rows: TokenRows,
-        which: range,
-        shares: Tensor,
-        temperature: float | None,
-        divisor: Tensor | None,
-    ) -> HeadLosses:
-        lengths, length = rows.lengths, rows.tokens.size(1)
-        tokens = rows.tokens.masked_fill(~inside(lengths, length), 0)
-        weight, bias, ids = self._projection(base, tokens)
-        depths = which.stop - 2  # the anchor's own prediction, and mask tokens of depth 1, 2, ...
-        groups = self._groups(lengths, length, depths - 1)
-        outputs = self._outputs(base, reading, tokens, groups)
-
-        # What each output predicts: [B, T + G], depth by depth.
-        every = torch.arange(length, device=tokens.device).expand_as(tokens)
-        anchors = torch.cat((every, groups.of_all_depths()), 1) if groups.counts else every
-        sizes = [length, *groups.counts]
-        depth = torch.arange(len(sizes), device=tokens.device).repeat_interleave(
-            torch.tensor(sizes, device=tokens.device)
-        )
-        place = anchors + depth + 1
-        target = ids.gather(1, place.clamp(max=length - 1))
-        exists = place < lengths[:, None]
-        chosen = exists & (depth >= which.start - 2)
-        if temperature is None:
-            chosen &= target >= 0
-        chosen &= (shares > 0)[(depth - which.start + 2).clamp(min=0)]
-        row, column = chosen.nonzero().unbind(1)
-        head = depth[column] - which.start + 2
-        counts = torch.zeros(len(which), dtype=torch.long, device=tokens.device).index_add_(
-            0, head, torch.ones_like(head)
-        )
-
-        each = shares / (counts.clamp(min=1) if divisor is None else divisor)
-        if divisor is not None and self.training and self.shape.kept < 1:
-            # Every group stands for those that were left out.
-            there = (lengths[:, None] - 1 - torch.arange(depths, device=tokens.device)).clamp(min=0).sum(0)
-            kept = torch.zeros(depths, dtype=torch.long, device=tokens.device)
-            kept.index_add_(0, depth, exists.sum(0))
-            each = each * (there / kept.clamp(min=1))[which.start - 2 :]
-        factors = [Factor(outputs[row, column], weight)]
-        if self.shape.correction:
-            before = tokens[row, place[row, column] - 1]
-            factors.append(Factor(self.correction_of(before), self._corrections(base)))
-        score = _against(target[row, column])
-        if temperature is not None:
-            taught = reading.hidden[row, place[row, column]].detach()
-            score = partial(_teach, hidden=taught, weight=weight, bias=bias, temperature=temperature)
-        loss, losses, correct = projected_loss(factors, bias, score, each[head])
-        sums = torch.zeros(len(which), dtype=losses.dtype, device=tokens.device).index_add_(0, head, losses)
-        right = torch.zeros_like(counts).index_add_(0, head, correct.long())
-        return HeadLosses(loss, sums, right, counts)
-
-    def _projection(self, base: Base, tokens: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Projection and bias of the candidates, and the index of each token among them, -1 for other tokens."""
-        weight, bias = base.output_weight, base.output_bias
-        indices = torch.arange(len(weight), device=tokens.device)
-        candidates = self.candidates_of(len(weight))
-        if candidates is not None:
-            indices = torch.full_like(indices, -1)
-            indices[candidates] = torch.arange(len(candidates), device=tokens.device)
-            weight = weight.index_select(0, candidates)
-        if bias is not None:
-            indices = indices.masked_fill(bias.isneginf(), -1)
-            bias = bias if candidates is None else bias.index_select(0, candidates)
-        return weight, _finite(bias), indices[tokens]
-
-    def _corrections(self, base: Base) -> Tensor:
-        """The table that corrections are projected with, [C, rank]."""
-        candidates = self.candidates_of(len(base.output_weight))
-        return self.correction_to if candidates is None else self.correction_to.index_select(0, candidates)
+        return group_losses(self, batch, outputs, which, shares, temperature, divisor)
 
     def _groups(self, lengths: Tensor, length: int, depths: int) -> Groups:
         """The groups to train; all of them in validation."""
         kept = self.shape.kept if self.training else 1.0
         if kept == 1:
-            anchors = torch.arange(length, device=lengths.device).expand(len(lengths), -1)
-            return Groups(anchors, [length - depth for depth in range(1, depths + 1) if depth < length])
+            return Groups.all(len(lengths), length, depths, lengths.device)
         # In random order, those with the most proposals inside their row first.
         order = torch.rand(len(lengths), length, device=lengths.device)
         order = order + (torch.arange(length, device=lengths.device) >= lengths[:, None] - 2)
@@ -309,23 +211,3 @@ class ParallelDrafter(TrainedDrafter):
     def drafter(self, base: Base) -> ParallelProposer:
         """Return a drafter with these weights (TrainedDrafter.drafter)."""
         return ParallelProposer(self, base.output_weight, base.output_bias)
-
-
-def _against(targets: Tensor) -> partial[tuple[Tensor, Tensor, Tensor]]:
-    def score(logits: Tensor, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        return cross_entropy(logits, targets[part])
-
-    return partial(score)
-
-
-def _teach(
-    logits: Tensor, part: slice, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses against the base's distributions, whose hidden states are ``hidden`` [P, D]."""
-    own = linear(hidden[part], weight.detach()).to(logits.dtype)
-    teacher = Teacher.of(own if bias is None else own + bias, temperature)
-    return divergence(logits, teacher, torch.arange(len(logits), device=logits.device))
-
-
-def _finite(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.detach().clamp(min=LEAST_BIAS)

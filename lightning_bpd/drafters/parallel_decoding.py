@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightning_bpd.drafters.correction import MOST_TABLE, LeftToRight
 from lightning_bpd.interfaces import Memory, Proposal, Sampler, TokenRows, VerifiedBlock
 from lightning_bpd.kernels.linear import linear
 from lightning_bpd.models.attention import KeyValueCache
@@ -16,10 +17,6 @@ from lightning_bpd.rows import Rows
 
 if TYPE_CHECKING:
     from lightning_bpd.drafters.parallel import ParallelDrafter
-
-
-# Numbers of a table that is computed once, 64 MiB of float32; what would need a larger one is computed as needed.
-MOST_TABLE = 2**24
 
 
 class ParallelProposer:
@@ -42,6 +39,7 @@ class ParallelProposer:
         self.candidates = module.candidates_of(len(weight))
         self._weight = weight.detach()
         self._bias = None if bias is None else bias.detach()
+        self._chooser = LeftToRight(module.correction, self.candidates, len(weight), weight.dtype)
 
     @property
     def block_size(self) -> int:
@@ -67,22 +65,6 @@ class ParallelProposer:
             return None
         return self.module.of_tokens(self._weight)
 
-    @cached_property
-    def corrections(self) -> Tensor | tuple[Tensor, Tensor]:
-        """The correction of each proposed token by the token before, [V, C]; its factors if the table would be large."""
-        before = self.module.correction_of.weight.detach().to(self._weight.dtype)
-        proposed = self.module.correction_to.detach().to(before)
-        proposed = proposed if self.candidates is None else proposed[self.candidates]
-        small = len(before) * len(proposed) <= MOST_TABLE
-        return before @ proposed.t() if small else (before, proposed)
-
-    def correction(self, before: Tensor) -> Tensor:
-        """Return the corrections of the tokens after ``before`` (int64 [B]), [B, C]."""
-        if isinstance(self.corrections, Tensor):
-            return self.corrections[before]
-        table, proposed = self.corrections
-        return linear(table[before], proposed)
-
     @torch.no_grad()
     def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
         """Compute keys and values of the memory, and preallocate the cache (Drafter.start)."""
@@ -104,7 +86,8 @@ class ParallelProposer:
         self.state.cache.rows.rewind(begins)
         outputs = self._outputs(verified, following, accepted, count)
         logits = linear(outputs.to(self._weight.dtype), self.weight, self.bias)
-        return self._left_to_right(logits, following, verified.positions + verified.accepted, verified.rows)
+        positions = verified.positions + verified.accepted
+        return self._chooser.choose(logits, following, positions, verified.rows, self.sampler)
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i become what row ``rows[i]`` was (Drafter.reorder)."""
@@ -139,33 +122,3 @@ class ParallelProposer:
             return module.norm(x[:, most - 1 :])
         places = last + index[:count]
         return module.norm(x.gather(1, places[..., None].expand(-1, -1, x.size(2))))
-
-    def _left_to_right(self, logits: Tensor, following: Tensor, positions: Tensor, rows: Tensor) -> Proposal:
-        """Choose tokens for logits [B, count, C], each with the correction of the token before it.
-
-        Args:
-            logits: The logits without corrections.
-            following: int64 [B], the certain token.
-            positions: int64 [B], the position in its row of the first proposed token.
-            rows: int64 [B], the number of each row in its corpus.
-        """
-        module = self.module
-        if not module.shape.correction:
-            all_at_once = self.sampler.choose(logits, positions, rows, self.candidates)
-            return Proposal(all_at_once, self._all_tokens(self.sampler.probabilities(logits)))
-        before, tokens, probabilities = following, [], []
-        for index in range(logits.size(1)):
-            corrected = (logits[:, index] + self.correction(before))[:, None]
-            chosen = self.sampler.choose(corrected, positions + index, rows, self.candidates)
-            before = chosen[:, 0]
-            tokens.append(chosen)
-            probabilities.append(self.sampler.probabilities(corrected))
-        drawn = None if probabilities[0] is None else torch.cat(probabilities, 1)  # type: ignore[arg-type]
-        return Proposal(torch.cat(tokens, 1), self._all_tokens(drawn))
-
-    def _all_tokens(self, probabilities: Tensor | None) -> Tensor | None:
-        """Spread probabilities of the candidates [..., C] over all tokens [..., V]."""
-        if probabilities is None or self.candidates is None:
-            return probabilities
-        full = probabilities.new_zeros(*probabilities.shape[:-1], len(self._weight))
-        return full.index_copy_(-1, self.candidates, probabilities)

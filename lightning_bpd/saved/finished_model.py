@@ -359,9 +359,14 @@ def describe_heads(heads: TrainedDrafter) -> dict[str, Any]:
 def _heads(
     config: Mapping[str, Any], network: Network, weights: dict[str, Tensor], where: str
 ) -> TrainedDrafter:
-    kind = _shape_class(config["class_path"], where) if "class_path" in config else HeadShape
-    shape = from_plain(kind, config["shape"])
+    shape = described_shape(config, where)
     return build(lambda: shape.build(network), 0, weights, where)
+
+
+def described_shape(config: Mapping[str, Any], where: str) -> Any:
+    """The inverse of ``describe_heads``, weights aside; ``where`` it is from."""
+    kind = _shape_class(config["class_path"], where) if "class_path" in config else HeadShape
+    return from_plain(kind, config["shape"])
 
 
 def _shape_class(path: str, where: str) -> type[Any]:

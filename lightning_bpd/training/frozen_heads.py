@@ -15,7 +15,7 @@ from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import DrafterShape, HeadShape, TrainedDrafter
 from lightning_bpd.interfaces import InputError, ParallelBatch, Reading
-from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, check_base, describe_heads
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, check_base, described_shape
 from lightning_bpd.training.blocks import HeadTraining, LossKind, named_base, weights_of_heads
 from lightning_bpd.training.optimisation import Schedule, check_precision, narrow_types
 
@@ -124,8 +124,7 @@ class FrozenBaseHeadDistillation(HeadTraining):
             )
         remedy = f"name the base that they were trained on ({stored['path']}) with --model.base"
         check_base(stored["base"], self.fingerprint, self.base, remedy)
-        own = describe_heads(self.heads)
-        if {name: stored.get(name) for name in own} != own:
+        if described_shape(stored, "the checkpoint") != self.heads.shape:
             raise InputError(
                 f"the checkpoint holds heads of the shape {stored['shape']}, and model.heads asks for others: "
                 "let model.heads say the same"

@@ -190,7 +190,7 @@ def test_losses_are_those_of_plain_autograd(temperature, candidates, which):
     groups = module._groups(rows.lengths, length, which.stop - 3)
     parts = module._outputs(model, reading, rows.tokens, groups).split([length, *groups.counts], 1)
     ids = torch.arange(VOCABULARY) if candidates is None else module.candidates
-    table = module.correction_to[ids]
+    table = module.correction.after[ids]
     expected, sums, counts = torch.zeros((), dtype=torch.double), [], []
     for head, weight in zip(which, weights, strict=True):
         losses_of_head = []
@@ -201,7 +201,7 @@ def test_losses_are_those_of_plain_autograd(temperature, candidates, which):
                     logits = reading.hidden[row, anchor] @ model.output_weight.T
                     losses_of_head.append(F.cross_entropy(logits, torch.tensor(target)))
                     continue
-                before = module.correction_of(rows.tokens[row, anchor + head - 2])
+                before = module.correction.before(rows.tokens[row, anchor + head - 2])
                 logits = parts[head - 2][row, anchor] @ model.output_weight[ids].T + table @ before
                 if temperature is not None:
                     taught = reading.hidden[row, anchor + head - 1] @ model.output_weight[ids].T
@@ -231,7 +231,7 @@ def test_losses_are_those_of_plain_autograd(temperature, candidates, which):
 
 def test_shapes_that_make_no_sense():
     model = network(0)
-    for settings, message in (
+    for given_shape, message in (
         ({"block_size": 1}, "block_size must be at least 2"),
         ({"layers": 0}, "layers must be at least 1"),
         ({"kept": 0.0}, "kept must be above 0"),
@@ -239,6 +239,6 @@ def test_shapes_that_make_no_sense():
         ({"candidates": 0}, "candidates must be at least 1"),
     ):
         with pytest.raises(InputError, match=message):
-            ParallelDraft(**settings)
+            ParallelDraft(**given_shape)
     with pytest.raises(InputError, match="does not divide the width of the base, 16"):
         ParallelDraft(attention_heads=3).build(model)
