@@ -183,8 +183,8 @@ class Measurement:
             measured |= {name: float(metric.compute()) for name, metric in rule.quality.items()}
             measured |= rule.comparison.compute()._asdict()
             found |= {f"{self.stage}/{rule.label}/{name}": value for name, value in measured.items()}
-        for sizes in self.replayed:
-            # Nothing was counted for a drafter that cannot be replayed.
+        for sizes in self.replayed if isinstance(self.decoder[1], ReplayableDrafter) else ():
+            # A resumed validation may have no rows to decode.
             if (counts := sizes.compute()).any():
                 name = f"{self.stage}/replay/mean_accepted_block_size_k{sizes.block_size}"
                 found[name] = mean_accepted_block_size(counts)

@@ -68,7 +68,10 @@ def group_losses(
         temperature: Of distillation; None for cross-entropy.
         divisor: Scalar by which each head's summed loss is divided; by default the head's number of targets.
     """
-    shares = (weights / weights.sum()).to(batch.rows.lengths.device)
+    hidden = batch.reading.hidden
+    # Shares are divided by numbers of tokens, which must not round what is computed in float64.
+    weights = weights.to(hidden.device, torch.promote_types(hidden.dtype, torch.float32))
+    shares = weights / weights.sum()
     parts = []
     if which.start == 1:
         parts.append(_loss_of_base(batch, shares[:1], divisor))
@@ -86,7 +89,12 @@ def group_losses(
                 divisor,
             )
         )
-    return parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
+    losses = parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
+    if torch.is_grad_enabled():
+        # DDP waits for a gradient of each parameter, of mask tokens that this loss does not use, too.
+        unused = torch.stack([weight.sum() for weight in drafter.parameters()]).sum() * 0
+        losses = losses._replace(loss=losses.loss + unused.to(losses.loss.dtype))
+    return losses
 
 
 def _loss_of_base(batch: Batch, share: Tensor, divisor: Tensor | None) -> HeadLosses:
