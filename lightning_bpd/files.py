@@ -136,7 +136,13 @@ def path_inside(folder: Path, name: object) -> Path:
 
 @contextmanager
 def _partial(path: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
-    """A locked file or folder beside ``path``, removed at the end unless it was renamed, and its descriptor."""
+    """A locked file or folder beside ``path``, removed at the end unless it was renamed, and its descriptor.
+
+    Raises:
+        InputError: The path has no name of its own, such as ``.``, so that nothing can lie beside it.
+    """
+    if path.name in ("", ".."):
+        raise InputError(f"{path} cannot be written as a whole: give it a name, such as {path / 'output'}")
     partial, descriptor = None, None
     try:
         with _naming(path):

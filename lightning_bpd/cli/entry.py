@@ -155,10 +155,16 @@ def _run_function(command: str, args: list[str]) -> None:
     from jsonargparse import ArgumentParser, auto_cli
 
     class Strict(ArgumentParser):
-        """A parser that refuses null in a file for an option that cannot be null, as it does on the command line."""
+        """A parser that refuses null in a file for an option that cannot be null, and values without a character.
 
-        def validate(self, *given: Any, **options: Any) -> None:
-            super().validate(*given, **{**options, "skip_unset": False})
+        An empty name would mean the folder that the command runs in, which is where a script has a mistake.
+        """
+
+        def validate(self, cfg: Any, *given: Any, **options: Any) -> None:
+            for name, value in vars(cfg).items():
+                if value == "":
+                    raise InputError(f"--{name} is empty: give a value, or leave the option out")
+            super().validate(cfg, *given, **{**options, "skip_unset": False})
 
     function = late(command)
     if command == "report":

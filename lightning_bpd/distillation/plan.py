@@ -133,7 +133,7 @@ def open_folder(folder: Path, job: Job, about: Mapping[str, Any]) -> None:
 def reopen_folder(folder: Path) -> None:
     """Mark the manifest as incomplete: a killed process may leave some files old and some new."""
     manifest = read_manifest(folder)
-    if manifest["complete"]:
+    if manifest.get("complete", True):
         write_atomically(folder / MANIFEST, _text({**manifest, "complete": False}))
 
 

@@ -12,6 +12,8 @@ import pytest
 from lightning_bpd.cli import app, entry
 from lightning_bpd.cli.entry import FUNCTION_COMMANDS, TRAINER_COMMANDS, main
 from lightning_bpd.faults import explain
+from lightning_bpd.files import whole_folder
+from lightning_bpd.interfaces import InputError
 
 QUICK = ("--wandb", "disabled", "--trainer.enable_progress_bar", "false")
 
@@ -157,6 +159,22 @@ def test_a_value_of_any_length_makes_a_short_line(refused):
 def test_a_loop_of_links_is_one_line(refused, tmp_path):
     (tmp_path / "compare_test.json").symlink_to("compare_test.json")
     assert "compare_test.json" in refused("report", str(tmp_path))
+
+
+@pytest.mark.parametrize("command", FUNCTION_COMMANDS)
+def test_a_value_without_a_character_is_refused(refused, command):
+    """Not read as the folder that the command runs in."""
+    option = {"grid": "runs", "certify": "model", "translate": "input"}.get(command, "output")
+    assert f"--{option} is empty" in refused(command, f"--{option}=")
+
+
+@pytest.mark.parametrize("output", [".", "..", "/"])
+def test_a_folder_without_a_name_is_refused(refused, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    refused("export", "--checkpoint", "nowhere.ckpt", "--output", output)
+    with pytest.raises(InputError, match="give it a name"), whole_folder(Path(output), replace=True):
+        pass
 
 
 @pytest.mark.parametrize(("command", "option"), [("grid", "kind"), ("translate", "beam")])
