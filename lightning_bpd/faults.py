@@ -20,8 +20,20 @@ from lightning_bpd.interfaces import InputError
 _REFUSALS: dict[str, tuple[str, ...]] = {
     "jsonargparse": ("Exception",),
     "yaml": ("Exception",),
-    "lightning_fabric": ("ValueError", "TypeError", "ImportError", "MisconfigurationException"),
-    "pytorch_lightning": ("ValueError", "TypeError", "ImportError", "MisconfigurationException"),
+    "lightning_fabric": (
+        "ValueError",
+        "TypeError",
+        "ImportError",
+        "OverflowError",
+        "MisconfigurationException",
+    ),
+    "pytorch_lightning": (
+        "ValueError",
+        "TypeError",
+        "ImportError",
+        "OverflowError",
+        "MisconfigurationException",
+    ),
     "torch.optim": ("ValueError", "TypeError"),
 }
 _ADVICE = {
@@ -69,6 +81,8 @@ def explain(error: BaseException) -> str | None:
         if _raised_in(error, module) and not kinds.isdisjoint(refused):
             if isinstance(error, RecursionError):
                 return "a configuration or an option is nested too deeply: write it with fewer brackets"
+            if isinstance(error, OverflowError):
+                return f"a number in the configuration is too large ({error}): give a smaller one"
             words = _in_short(str(error)) if module == "jsonargparse" else str(error)
             return words or f"the configuration cannot be used: {module} raises {type(error).__name__}"
     return None

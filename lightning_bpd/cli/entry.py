@@ -5,6 +5,7 @@ Nothing here imports torch or Lightning, so that ``--help`` and ``report`` do no
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -69,6 +70,9 @@ def main(args: list[str] | None = None) -> None:
     """
     args = sys.argv[1:] if args is None else args
     _fill_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Names of files are printed as they are, also those that are no text.
+        sys.stdout.reconfigure(errors="surrogateescape")
     _send_log_to_stderr()
     try:
         try:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_bpd.codecs.text import text_likelihood, text_pieces, text_quality, text_signature
+from lightning_bpd.codecs.text import (
+    stored_bleu_tokenizer,
+    text_likelihood,
+    text_pieces,
+    text_quality,
+    text_signature,
+)
 from lightning_bpd.faults import damaged
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
@@ -99,9 +105,7 @@ class HuggingFaceCodec:
         stored = description["hugging_face_tokenizer"]
         settings = RowSettings(**stored["settings"])
         files = {name: content.numpy().tobytes() for name, content in stored["files"].items()}
-        return make_codec(
-            tokenizer_of_files(files, settings), settings, description.get("bleu_tokenizer", "13a")
-        )
+        return make_codec(tokenizer_of_files(files, settings), settings, stored_bleu_tokenizer(description))
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the tokenizer's files by ``save_pretrained``; return ``config()``."""
@@ -286,7 +290,7 @@ def read_codec(folder: Path, config: Mapping[str, Any], reference: str | None = 
     where = reference or base_reference(folder, config)
     tokenizer = adapters.load_tokenizer(adapters.parse_reference(where))
     settings = adapters.RowSettings(**stored["settings"])
-    codec = make_codec(tokenizer, settings, config.get("bleu_tokenizer", "13a"))
+    codec = make_codec(tokenizer, settings, stored_bleu_tokenizer(config))
     for name, fingerprint in stored["fingerprints"].items():
         if codec.parts()[name] != fingerprint:
             raise InputError(

@@ -85,7 +85,7 @@ class TextCodec:
         source, target = (
             from_bytes(description["tokenizers"][side].numpy().tobytes()) for side in ("source", "target")
         )
-        return cls(source, target, description.get("bleu_tokenizer", "13a"))
+        return cls(source, target, stored_bleu_tokenizer(description))
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write one file for a tokenizer of both sides, or one file for each: ``source`` and ``target``."""
@@ -103,7 +103,19 @@ class TextCodec:
         names = config["tokenizers"]
         target = load_tokenizer(path_inside(folder, names["target"]))
         source = load_tokenizer(path_inside(folder, names["source"])) if "source" in names else target
-        return cls(source, target, config.get("bleu_tokenizer", "13a"))
+        return cls(source, target, stored_bleu_tokenizer(config))
+
+
+def stored_bleu_tokenizer(config: Mapping[str, Any]) -> str:
+    """Return sacreBLEU's tokenizer that a finished model names; that of earlier versions if it names none.
+
+    Raises:
+        TypeError: It is no name.
+    """
+    name = config.get("bleu_tokenizer", "13a")
+    if not isinstance(name, str):
+        raise TypeError(f"its bleu_tokenizer is {str(name)[:50]!r}")
+    return name
 
 
 def text_pieces(side: TextSide, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:

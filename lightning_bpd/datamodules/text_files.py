@@ -98,6 +98,8 @@ def find_pair_files(
         if is_stream(path):
             found.append(_stream(path, source_language, target_language, source_alone))
             continue
+        if not path.name:
+            raise InputError(f"{folder}: {name!r} names no files: give a name such as train")
         candidates, looked_for = _candidates(path, source_language, target_language)
         if source_alone and not candidates:
             ending = f".{source_language}"

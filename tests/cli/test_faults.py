@@ -60,6 +60,7 @@ def test_a_command_without_arguments_says_what_it_needs(refused, command):
         (("--trainer.strategy", "nonsense"), "strategy"),
         (("--trainer.accelerator", "nonsense"), "accelerator"),
         (("--trainer.devices", "0"), "devices"),
+        (("--trainer.devices", str(10**30), "--trainer.accelerator", "cpu"), "too large"),
         (("--trainer.max_time", "soon"), "DD:HH:MM:SS"),
         (("--trainer.gradient_clip_algorithm", "nonsense", "--trainer.gradient_clip_val", "1"), "clip"),
         (("--trainer.overfit_batches", "-3"), "overfit_batches"),

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -154,6 +156,25 @@ def test_languages_end_file_names(model, tmp_path, language):
     with pytest.raises(InputError, match="cannot be the ending of a file"):
         find_pair_files(tmp_path, ["train"], language, "de")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("corpus", ["/", ""])
+def test_a_corpus_has_a_name(tmp_path, corpus):
+    folder = tmp_path if corpus else Path("/")
+    with pytest.raises(InputError, match="names no files: give a name such as train"):
+        find_pair_files(folder, [corpus], "en", "de")
+
+
+def test_a_name_that_is_no_text_is_printed_as_the_file_system_has_it(tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff"
+    code = "import sys; from lightning_bpd.cli import main; main(['--help']); print(sys.argv[1])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, name],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
+    assert ran.stdout.endswith(name + b"\n")
 
 
 @pytest.mark.parametrize("corpus", ["../x", "a/b", "/x/y"])

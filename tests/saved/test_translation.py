@@ -113,6 +113,15 @@ def test_weights_of_another_shape_are_refused(tmp_path):
         load(tmp_path / "model")
 
 
+@pytest.mark.parametrize("name", [["13a"], 13, None])
+def test_a_tokenizer_of_bleu_that_is_no_name_is_refused(tmp_path, name):
+    MODEL.save(tmp_path / "model", {})
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bleu_tokenizer": name}))
+    with pytest.raises(InputError, match="is damaged"):
+        load(tmp_path / "model")
+
+
 def test_files_that_are_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="there is no such checkpoint"):
         load_checkpoint(tmp_path / "none.ckpt")
