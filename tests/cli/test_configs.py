@@ -8,6 +8,7 @@ from lightning_bpd.codecs.images import ImageCodec
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules import DemoText
+from lightning_bpd.drafters import ParallelDrafter
 from lightning_bpd.faults import explain
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
@@ -29,6 +30,8 @@ IMAGE_HEADS = {
     "super_resolution/digits_frozen.yaml": (FrozenBaseHeadDistillation, "super_resolution/digits_base.yaml"),
     "super_resolution/digits_joint.yaml": (JointFineTuning, "super_resolution/digits_base.yaml"),
 }
+# What replaces the block heads of one of these.
+DRAFTERS = ("translation/parallel.yaml",)
 # What trains a base and its heads together from random weights.
 FROM_NOTHING = ("default.yaml", "super_resolution/digits.yaml")
 # Configurations of other programs: `grid`, and W&B's sweeps; and what needs a Hugging Face base (tests/hugging_face).
@@ -38,6 +41,7 @@ FILES = sorted(
     for path in CONFIGS.rglob("*.yaml")
     if not (name := path.relative_to(CONFIGS).as_posix()).startswith(OTHERS)
     and name not in {**HEADS, **IMAGE_HEADS}
+    and name not in DRAFTERS
 )
 
 
@@ -78,6 +82,10 @@ def test_heads_go_on_a_finished_model(build, tmp_path, file):
         configs = ("--config", str(CONFIGS / data), "--config", str(CONFIGS / file))
         command_line = build(*configs, "--model.base", str(tmp_path / "base"))
         assert isinstance(command_line.model, HEADS[file])
+        for drafter in DRAFTERS if data != "default.yaml" else ():
+            configs_of_drafter = (*configs, "--config", str(CONFIGS / drafter))
+            other = build(*configs_of_drafter, "--model.base", str(tmp_path / "base"))
+            assert isinstance(other.model.heads, ParallelDrafter)
         assert command_line.model.heads.shape.d_hidden == 512
         assert command_line.config["fit"]["data"]["init_args"]["tokenizer"] == str(
             tmp_path / "base" / "tokenizer.model"

@@ -1,0 +1,92 @@
+"""A drafter and a rule that the package has never heard of, each one class named by its import path, in every command."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_bpd.measuring.record import read_record
+from tools.demo_corpus.sentences import sentence_pairs
+
+PROJECT = Path(__file__).parents[2]
+# The project itself has to be found, too, if it is not installed.
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(PROJECT))),
+}
+
+
+def run(folder: Path, *args: str, lines: str | None = None) -> str:
+    command = [sys.executable, str(PROJECT / "train.py"), *args]
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, input=lines, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A base, and the drafter trained on it."""
+    folder = tmp_path_factory.mktemp("extension")
+    pairs = sentence_pairs(seed=3)
+    for name, count in (("train", 400), ("val", 20), ("test", 20)):
+        part = list(islice(pairs, count))
+        (folder / f"{name}.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in part))
+    shape = {"d_model": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 64}
+    base = {
+        "model": {"class_path": "BaseTraining", "init_args": {"architecture": shape}},
+        "data": {
+            "class_path": "ParallelText",
+            "init_args": {"folder": ".", "vocab_size": 400, "batch_tokens": 256},
+        },
+        "trainer": {"accelerator": "cpu", "max_epochs": 1},
+    }
+    drafter = {
+        "model": {
+            "class_path": "FrozenBaseHeadDistillation",
+            "init_args": {
+                "base": "runs/base/model",
+                "drafter": {"class_path": "ideas.NextOfToken", "init_args": {"block_size": 4, "width": 16}},
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+                "warmup_steps": 5,
+            },
+        },
+    }
+    for name, settings in (("base", base), ("drafter", drafter)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    run(folder, "fit", "--config", "base.yaml", "--experiment", "base", "--wandb", "disabled")
+    both = ("--config", "base.yaml", "--config", "drafter.yaml")
+    run(folder, "fit", *both, "--experiment", "drafter", "--wandb", "disabled", "--trainer.max_epochs", "3")
+    return folder
+
+
+def test_a_drafter_goes_from_training_to_the_report(folder):
+    config = json.loads((folder / "runs" / "drafter" / "model" / "config.json").read_text())
+    assert config["heads"]["class_path"] == "ideas.NextOfToken"
+    lines = "".join(line.partition("\t")[0] + "\n" for line in (folder / "test.tsv").read_text().splitlines())
+    model = ("--model", "runs/drafter/model")
+    blocks = run(folder, "translate", *model, "--decoder", "blockwise", lines=lines)
+    assert blocks == run(folder, "translate", *model, lines=lines)
+
+    # Validated again with a rule of the same package, compared, and reported.
+    run(folder, "test", "--experiment", "drafter", "--decode.decoder", "blockwise",
+        "--decode.acceptance", "ideas.Half", "--wandb", "disabled")  # fmt: skip
+    run(folder, "compare", *model, "--data", ".", "--rules", '["exact", "ideas.Half"]')
+    record = read_record(folder / "runs" / "drafter" / "compare_test.json")
+    exact = {arm.block_size: arm for arm in record.arms if arm.acceptance == "exact"}
+    half = {arm.block_size: arm for arm in record.arms if arm.acceptance == "ideas.Half"}
+    assert record.replay is None
+    assert 4 in half
+    assert all(arm.greedy_agreement == 1 for arm in record.arms)
+    assert 1 < exact[4].mean_accepted_block_size
+    assert max(size for size, count in enumerate(half[4].accepted_sizes, 1) if count) <= 3
+    assert half[4].mean_accepted_block_size <= exact[4].mean_accepted_block_size
+    run(folder, "report", "runs/drafter", "--output", "page", "--corpus", "test")
+    assert "ideas.Half" in (folder / "page" / "report.md").read_text()
