@@ -11,8 +11,7 @@ PACKAGE = Path(lightning_bpd.__file__).parent
 FLOORS = [
     {"interfaces", "faults", "files", "kernels", "rows"},
     {"models", "adapters", "decoding", "metrics"},
-    {"drafters"},
-    {"codecs"},
+    {"codecs", "drafters"},
     {"saved"},
     {"datamodules", "training", "measuring", "tracking"},
     {"callbacks", "distillation", "grid", "report"},
