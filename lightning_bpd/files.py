@@ -147,7 +147,7 @@ def _partial(path: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, in
     try:
         with _naming(path):
             _make_folder(path.parent)
-            _remove_what_was_left(path.parent)
+            remove_what_was_left(path.parent)
             while True:
                 partial = path.with_name(f"{_OWN}{uuid.uuid4().hex[:8]}{_ENDING}")
                 descriptor = make(partial)
@@ -178,8 +178,11 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @functools.cache
-def _remove_what_was_left(folder: Path) -> None:
-    """Remove partial files and folders of killed processes: no process holds their locks."""
+def remove_what_was_left(folder: Path) -> None:
+    """Remove partial files and folders of killed processes: no process holds their locks.
+
+    Whatever writes into a folder does so first; call this where a resumed process may have nothing to write.
+    """
     for path in folder.glob(f".*-????????{_ENDING}"):
         with suppress(OSError):
             # The locks of another machine may be invisible here.

@@ -79,7 +79,7 @@ def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writ
         return process
 
     def write():
-        files._remove_what_was_left.cache_clear()
+        files.remove_what_was_left.cache_clear()
         write_atomically(tmp_path / "other", "x")
 
     (tmp_path / ".of another program.partial").touch()
@@ -107,7 +107,7 @@ def test_many_writers_of_one_file(tmp_path):
 
     def write(number):
         for _ in range(20):
-            files._remove_what_was_left.cache_clear()
+            files.remove_what_was_left.cache_clear()
             write_atomically(tmp_path / "file", str(number) * 1000, durable=False)
             assert set((tmp_path / "file").read_text()) <= set("01234567")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Literal, Protocol
 
+from lightning_bpd.files import remove_what_was_left
 from lightning_bpd.grid.plan import Step, recipes
 from lightning_bpd.grid.state import Record, has_result, read_record, states, write_record
 
@@ -98,6 +99,8 @@ def run_steps(
     Returns:
         Outcomes in the order of their ends, without steps that were done before; and the signal that came, if any.
     """
+    # A grid that was killed while it stored the state of its last step has nothing to store any more.
+    remove_what_was_left(folder / "steps")
     todo = states(steps, folder, keep)
     recipe = recipes(steps)
     waiting = [step for step in steps if todo[step.name].action != "nothing"]
