@@ -80,6 +80,7 @@ def run(args: list[str]) -> CommandLine:
             save_config_callback=SaveConfig,
             seed_everything_default=1,
             auto_configure_optimizers=False,
+            parser_class=StrictParser,
             parser_kwargs={
                 **parser_options,
                 **{
@@ -96,6 +97,14 @@ def run(args: list[str]) -> CommandLine:
 def class_names(kind: type) -> set[str]:
     """The short names of a class and its subclasses on the command line."""
     return {kind.__name__}.union(*map(class_names, kind.__subclasses__()))
+
+
+class StrictParser(LightningArgumentParser):
+    """A parser that refuses null for an option that cannot be null."""
+
+    def validate(self, *given: Any, **options: Any) -> None:
+        """Validate values that are null, too."""
+        super().validate(*given, **{**options, "skip_unset": False})
 
 
 class CommandLine(LightningCLI):
@@ -183,13 +192,16 @@ class CommandLine(LightningCLI):
             logger.info("Going on from %s", checkpoint)
         if self._writes():
             self.lock = lock(folder)
-            if not self.resumes and (kept := set_aside(folder)):
-                logger.info("Kept the earlier run as %s (--ckpt_path last would have resumed it)", kept)
         options["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         options["trainer"]["default_root_dir"] = str(folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add loggers and a progress bar, unless the configuration names its own or disables them."""
+        """Add loggers and a progress bar, unless the configuration names its own or disables them.
+
+        An earlier run makes way here, after model and data have accepted their settings.
+        """
+        if self._writes() and not self.resumes and (kept := set_aside(self.folder)):
+            logger.info("Kept the earlier run as %s (--ckpt_path last would have resumed it)", kept)
         options = self.config_init[self.subcommand]["trainer"]
         if options["logger"] in (None, True):
             kwargs["logger"] = self._loggers()

@@ -162,6 +162,11 @@ def test_a_loop_of_links_is_one_line(refused, tmp_path):
     assert "compare_test.json" in refused("report", str(tmp_path))
 
 
+@pytest.mark.parametrize("option", ["data.batches", "model.pause", "trainer.num_nodes"])
+def test_null_is_refused_by_commands_that_train(refused, option):
+    assert option.rpartition(".")[2] in refused("fit", *QUICK, f"--{option}", "null")
+
+
 @pytest.mark.parametrize("command", FUNCTION_COMMANDS)
 def test_a_value_without_a_character_is_refused(refused, command):
     """Not read as the folder that the command runs in."""
