@@ -27,6 +27,7 @@ from lightning_bpd.callbacks.throughput import Throughput
 from lightning_bpd.cli.arguments import (
     drop_repeated,
     expand_data_folder,
+    names_model,
     naming_options,
     take_tokenizers_of_base,
 )
@@ -167,6 +168,9 @@ class CommandLine(LightningCLI):
         stored = self.folder / "config.yaml"
         starts_from_run = (self.resumes or self.config.subcommand != "fit") and stored.is_file()
         own = ["--config", str(stored)] if starts_from_run else []
+        demo = DEFAULT_CONFIG.with_name("demo.yaml")
+        if self.config.subcommand == "fit" and not own and demo.is_file() and not names_model(args):
+            args = [*args[:1], "--config", str(demo), *args[1:]]
         self.config = parser.parse_args([*args[:1], *own, *args[1:]])
         if own:
             drop_repeated(self._options(), args)

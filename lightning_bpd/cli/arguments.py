@@ -40,6 +40,11 @@ def expand_data_folder(args: list[str], classes: Collection[str]) -> list[str]:
     return expanded
 
 
+def names_model(args: list[str]) -> bool:
+    """Whether the user gives a configuration, or says anything about the model."""
+    return any(argument.startswith(("-c", "--config", "--model")) for argument in args[1:])
+
+
 def _is_folder(value: str, classes: Collection[str]) -> bool:
     # The next option, or a class described in place.
     if value.startswith(("-", "{")):

@@ -8,7 +8,7 @@ from lightning_bpd.codecs.images import ImageCodec
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules import DemoText
-from lightning_bpd.drafters import ParallelDrafter
+from lightning_bpd.drafters import ParallelDraft, ParallelDrafter
 from lightning_bpd.faults import explain
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
@@ -33,7 +33,7 @@ IMAGE_HEADS = {
 # What replaces the block heads of one of these.
 DRAFTERS = ("translation/parallel.yaml",)
 # What trains a base and its heads together from random weights.
-FROM_NOTHING = ("default.yaml", "super_resolution/digits.yaml")
+FROM_NOTHING = ("default.yaml", "demo.yaml", "super_resolution/digits.yaml")
 # Configurations of other programs: `grid`, and W&B's sweeps; and what needs a Hugging Face base (tests/hugging_face).
 OTHERS = ("grids/", "sweeps/", "translation/prompts.yaml")
 FILES = sorted(
@@ -69,6 +69,21 @@ def test_every_configuration_builds_what_it_names(build, file):
     command_line = build("--config", str(CONFIGS / file))
     expected = JointFineTuning if file in FROM_NOTHING else BaseTraining
     assert isinstance(command_line.model, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "drafter"),
+    [
+        ((), True),
+        (("--trainer.max_epochs", "1"), True),
+        (("--model.heads.block_size", "4"), False),
+        (("--config", str(CONFIGS / "default.yaml")), False),
+        (("-c", str(CONFIGS / "demo.yaml")), True),
+    ],
+)
+def test_the_demo_is_trained_if_nothing_is_said_of_the_model(build, options, drafter):
+    """A configuration of the user's own inherits no drafter that it does not name."""
+    assert (build(*options).model.shape.__class__ is ParallelDraft) is drafter
 
 
 @pytest.mark.parametrize("file", sorted(HEADS))
