@@ -8,16 +8,20 @@ to right.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_bpd.decoding import Greedy
 from lightning_bpd.drafters.projected_loss import Factor
 from lightning_bpd.interfaces import Proposal, Sampler
 from lightning_bpd.kernels.linear import linear
 
 # Numbers of a table that is computed once, 64 MiB of float32; what would need a larger one is computed as needed.
 MOST_TABLE = 2**24
+# Rows up to which a loop over rows is faster than seven calls of torch for each proposal.
+MOST_ROWS_ON_HOST = 8
 
 
 class Correction(nn.Module):
@@ -71,6 +75,8 @@ class LeftToRight:
         if self._correction is None:
             tokens = sampler.choose(logits, positions, rows, self._candidates)
             return Proposal(tokens, self._all_tokens(sampler.probabilities(logits)))
+        if isinstance(sampler, Greedy) and logits.is_cpu and len(logits) <= MOST_ROWS_ON_HOST:
+            return Proposal(self._greedily(logits, following))
         chosen, drawn_from = [], []
         for index in range(logits.size(1)):
             corrected = (logits[:, index] + self._corrections(following))[:, None]
@@ -80,6 +86,36 @@ class LeftToRight:
             drawn_from.append(sampler.probabilities(corrected))
         known = [each for each in drawn_from if each is not None]
         return Proposal(torch.cat(chosen, 1), self._all_tokens(torch.cat(known, 1) if known else None))
+
+    def _greedily(self, logits: Tensor, following: Tensor) -> Tensor:
+        """Choose the most probable tokens of a few rows by NumPy, which takes a tenth of the time for a call."""
+        candidates = self._candidate_list
+        chosen = []
+        for scores, previous in zip(_array(logits), following.tolist(), strict=True):
+            row = []
+            for score in scores:
+                best = int((score + self._on_host(previous)).argmax())
+                previous = best if candidates is None else candidates[best]
+                row.append(previous)
+            chosen.append(row)
+        return torch.tensor(chosen)
+
+    def _on_host(self, previous: int) -> Any:
+        """Return what is added to the logits of the token after ``previous``, an array [C]."""
+        if isinstance(self._table, Tensor):
+            return self._arrays[0][previous]
+        before, after = self._arrays
+        return after @ before[previous]
+
+    @cached_property
+    def _candidate_list(self) -> list[int] | None:
+        return None if self._candidates is None else self._candidates.tolist()
+
+    @cached_property
+    def _arrays(self) -> list[Any]:
+        """The table, or its factors, as arrays."""
+        tables = [self._table] if isinstance(self._table, Tensor) else self._table
+        return [_array(table) for table in tables]
 
     @cached_property
     def _table(self) -> Tensor | tuple[Tensor, Tensor]:
@@ -105,3 +141,8 @@ class LeftToRight:
             return probabilities
         full = probabilities.new_zeros(*probabilities.shape[:-1], self._vocabulary)
         return full.index_copy_(-1, self._candidates, probabilities)
+
+
+def _array(tensor: Tensor) -> Any:
+    """The numbers of a tensor on the CPU as an array, at least float32; NumPy has no bfloat16."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)).numpy()
