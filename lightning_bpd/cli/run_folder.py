@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lightning_bpd.files import write_atomically
+from lightning_bpd.files import remove_what_was_left, write_atomically
 from lightning_bpd.interfaces import InputError
 
 CHECKPOINTS = "checkpoints"
@@ -140,11 +140,15 @@ def _lock_path(folder: Path) -> Path:
 def set_aside(folder: Path) -> Path | None:
     """Rename the folder of an earlier run to the first free ``<folder>.1``, ``<folder>.2`` and so on.
 
+    Nobody writes there any more, so what a killed process left is removed first.
+
     Returns:
         The new name, or None if there was nothing to keep: no run, or one that never took a step.
     """
     if not any((folder / name).exists() for name in RESULTS):
         return None
+    for path in (folder, *(each for each in folder.rglob("*") if each.is_dir())):
+        remove_what_was_left(path)
     number = 1
     while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1

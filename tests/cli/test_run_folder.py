@@ -1,5 +1,6 @@
 import pytest
 
+from lightning_bpd import files
 from lightning_bpd.cli.arguments import expand_data_folder, naming_options
 from lightning_bpd.cli.run_folder import (
     checkpoint_to_measure,
@@ -180,3 +181,14 @@ def test_a_requeued_job_knows_its_own_run(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert not is_requeued(folder)
+
+
+def test_what_a_killed_run_left_does_not_go_along(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"")
+    left = [folder / f"{files._OWN}12345678{files._ENDING}" for folder in (run, run / "checkpoints")]
+    for path in left:
+        path.write_bytes(b"half")
+    kept = set_aside(run)
+    assert [path.name for path in sorted(kept.rglob("*"))] == ["checkpoints", "last.ckpt"]
