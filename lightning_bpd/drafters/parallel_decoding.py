@@ -12,7 +12,7 @@ from lightning_bpd.drafters.correction import MOST_TABLE, LeftToRight
 from lightning_bpd.interfaces import Memory, Proposal, Sampler, TokenRows, VerifiedBlock
 from lightning_bpd.kernels.linear import linear
 from lightning_bpd.models.attention import KeyValueCache
-from lightning_bpd.models.encoder_decoder import EncoderDecoderState
+from lightning_bpd.models.state import EncoderDecoderState
 from lightning_bpd.rows import Rows
 
 if TYPE_CHECKING:

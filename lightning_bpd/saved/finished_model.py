@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,12 +20,13 @@ from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.decoding import DecodingOptions, decode
-from lightning_bpd.drafters import DrafterShape, HeadShape, TrainedDrafter
-from lightning_bpd.faults import damaged, from_plain, read_json
+from lightning_bpd.drafters import TrainedDrafter
+from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.files import whole_folder
 from lightning_bpd.interfaces import DecodeResult, Drafter, InputError, SequenceModel, TokenRows
+from lightning_bpd.saved.drafter import describe_heads, rebuild_heads
 from lightning_bpd.saved.model_card import model_card
-from lightning_bpd.saved.network import build, build_network, check_tokens, network_config
+from lightning_bpd.saved.network import build_network, check_tokens, network_config
 
 if TYPE_CHECKING:
     from lightning_bpd.adapters import ModelAdapter
@@ -200,7 +199,9 @@ def read_folder(folder: str | Path, base: str | None = None) -> GenerativeModel:
             check_base(
                 config["heads"]["base"], fingerprint(network), str(folder / "model.safetensors"), remedy
             )
-            heads = _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
+            heads = rebuild_heads(
+                config["heads"], network, load_file(folder / "heads.safetensors"), str(folder)
+            )
     return GenerativeModel(network, codec, heads)
 
 
@@ -245,7 +246,7 @@ def _read_hugging_face(folder: Path, config: Mapping[str, Any], base: str | None
     check_base(config["base"]["fingerprint"], fingerprint(network), where, remedy)
     heads = None
     if "heads" in config:
-        heads = _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
+        heads = rebuild_heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
     inside = config["base"]["inside"] and base is None
     return GenerativeModel(network, codec, heads, None if inside else where)
 
@@ -275,7 +276,7 @@ def read_heads(folder: str | Path, network: ModelAdapter) -> TrainedDrafter:
         where = f"the {type(network.model).__name__} that was given, in {own},"
         remedy = f"give {base} as it was then, loaded with dtype={trained}"
         check_base(config["base"]["fingerprint"], found, where, remedy)
-        return _heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
+        return rebuild_heads(config["heads"], network, load_file(folder / "heads.safetensors"), str(folder))
 
 
 def describe(model: GenerativeModel, base: tuple[str, str] | None = None) -> dict[str, Any]:
@@ -336,7 +337,7 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Generat
             network = build_network(description["network"], _under("network.", weights), str(path))
         heads = None
         if "heads" in description:
-            heads = _heads(description["heads"], network, _under("heads.", weights), str(path))
+            heads = rebuild_heads(description["heads"], network, _under("heads.", weights), str(path))
         return GenerativeModel(network, _codec(description).from_description(description), heads, origin)
 
 
@@ -347,40 +348,6 @@ def read_base(path: str | Path) -> GenerativeModel:
         codec = hugging_face.open_codec(where)
         return GenerativeModel(hugging_face.open_network(where), codec, None, where)
     return read_checkpoint(path) if Path(path).is_file() else read_folder(path)
-
-
-def describe_heads(heads: TrainedDrafter) -> dict[str, Any]:
-    """What ``_heads`` rebuilds a drafter from; block heads are what it is if no class is named."""
-    kind = type(heads.shape)
-    named = {} if kind is HeadShape else {"class_path": f"{kind.__module__}.{kind.__qualname__}"}
-    return {**named, "shape": dataclasses.asdict(heads.shape)}
-
-
-def _heads(
-    config: Mapping[str, Any], network: Network, weights: dict[str, Tensor], where: str
-) -> TrainedDrafter:
-    shape = described_shape(config, where)
-    return build(lambda: shape.build(network), 0, weights, where)
-
-
-def described_shape(config: Mapping[str, Any], where: str) -> Any:
-    """The inverse of ``describe_heads``, weights aside; ``where`` it is from."""
-    kind = _shape_class(config["class_path"], where) if "class_path" in config else HeadShape
-    return from_plain(kind, config["shape"])
-
-
-def _shape_class(path: str, where: str) -> type[Any]:
-    """The class of that name. Nothing else than a shape of a drafter is called, whatever a folder says."""
-    module, _, name = path.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"the drafter of {where} is a {path}, which cannot be imported ({error}): install the package that has it"
-        ) from error
-    if not (isinstance(kind, type) and issubclass(kind, DrafterShape)):
-        raise InputError(f"{path}, which {where} names, is no DrafterShape: export the model again")
-    return kind
 
 
 def _codec(config: Mapping[str, Any]) -> Any:

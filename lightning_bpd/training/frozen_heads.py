@@ -15,7 +15,8 @@ from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import DrafterShape, HeadShape, TrainedDrafter
 from lightning_bpd.interfaces import InputError, ParallelBatch, Reading
-from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, check_base, described_shape
+from lightning_bpd.saved.drafter import described_shape
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, check_base
 from lightning_bpd.training.blocks import HeadTraining, LossKind, named_base, weights_of_heads
 from lightning_bpd.training.optimisation import Schedule, check_precision, narrow_types
 

@@ -1,0 +1,73 @@
+"""What an encoder-decoder remembers of each row between two calls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_bpd.interfaces import Memory
+from lightning_bpd.models.attention import KeyValueCache
+
+
+class EncoderDecoderState:
+    """Cached self-attention of each row, and keys and values of each source (a DecodeState)."""
+
+    row_source: list[tuple[Tensor, Tensor]]
+    """each layer's keys and values for its cross-attention, [N, H, S, D / H]; B / N neighbouring rows share them"""
+    row_mask: Tensor | None
+    """bool [N, 1, 1, S]"""
+
+    def __init__(
+        self,
+        cache: KeyValueCache,
+        source: list[tuple[Tensor, Tensor]],
+        source_mask: Tensor | None,
+        rows: Tensor | None,
+        memory: Memory,
+    ) -> None:
+        self.cache = cache
+        self.memory = memory
+        self._source = source
+        self._source_mask = source_mask
+        self.row_source, self.row_mask = source, source_mask
+        self._sharing = 1
+        if rows is None:
+            self._rows = torch.arange(len(source[0][0]), device=source[0][0].device)
+            return
+        self._rows = rows
+        # Rows that share a source when decoding starts, such as beams, mostly stay together.
+        self._sharing = len(rows) // len(source[0][0])
+        self._find_source()
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [B], tokens in each row's cache."""
+        return self.cache.rows.lengths
+
+    def rewind(self, lengths: Tensor) -> None:
+        """Forget the tokens of each row past ``lengths[b]`` (int64 [B])."""
+        self.cache.rows.rewind(lengths.tolist())
+
+    def reorder(self, rows: Tensor) -> None:
+        """Replace row i by row ``rows[i]`` (int64 [B'])."""
+        self.cache.reorder(rows)
+        before, self._rows = self._rows, self._rows[rows]
+        # Beams mostly swap rows within one source, which changes nothing here.
+        if not torch.equal(self._rows, before):
+            self._find_source()
+
+    def _find_source(self) -> None:
+        """Gather keys and values once for neighbouring rows that share them."""
+        indices = self._rows
+        if self._sharing > 1 and len(indices) % self._sharing == 0:
+            groups = indices.view(-1, self._sharing)
+            if bool((groups == groups[:, :1]).all()):
+                indices = groups[:, 0]
+        sources = len(self._source[0][0])
+        if len(indices) == sources and bool((indices == torch.arange(sources, device=indices.device)).all()):
+            self.row_source, self.row_mask = self._source, self._source_mask
+            return
+        self.row_source = [
+            (key.index_select(0, indices), value.index_select(0, indices)) for key, value in self._source
+        ]
+        self.row_mask = None if self._source_mask is None else self._source_mask[indices]
