@@ -16,11 +16,12 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from safetensors.torch import load_file
 from small_models import pairs
 
+import lightning_bpd
 from lightning_bpd import load
 from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.datamodules import ParallelText
 from lightning_bpd.decoding import DecodingOptions
-from lightning_bpd.drafters import HeadShape
+from lightning_bpd.drafters import HeadShape, ParallelDraft
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models import Architecture
 from lightning_bpd.saved.finished_model import (
@@ -131,6 +132,34 @@ def test_heads_on_a_frozen_base_give_what_generate_gives(family, corpus, tmp_pat
         for size in (1, 2, 4):
             found = model.translate(LINES, "blockwise", batch_size, extra_length=EXTRA, block_size=size)
             assert found == expected
+
+
+ATTENDING = ParallelDraft(block_size=4, attention_heads=2, correction=8, candidates=60)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["marian", "t5"])
+def test_an_attending_drafter_gives_what_generate_gives(family, dtype, corpus, tmp_path):
+    """A drafter in float32 on a base of any type, frozen; under translate, and under transformers' own generate."""
+    folder = getattr(small_models, family)(tmp_path / family)
+    base = f"hf:{folder},dtype={dtype}"
+    trained, loop, finished = fitted(FrozenBaseHeadDistillation, corpus, base, tmp_path, drafter=ATTENDING)
+    assert all(parameter.dtype == torch.float32 for parameter in trained.heads.parameters())
+    assert loop.callback_metrics["val/k4_exact/greedy_agreement"] == 1
+    model = load(finished)
+    expected = model.translate(LINES, extra_length=EXTRA)
+    assert model.translate(LINES, "blockwise", extra_length=EXTRA, batch_size=1) == expected
+    if dtype == "float64":
+        assert expected == generated(folder, LINES)
+    kind = transformers.AutoModelForSeq2SeqLM
+    own = kind.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    inputs = transformers.AutoTokenizer.from_pretrained(folder)(LINES, return_tensors="pt", padding=True)
+    plain = own.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=9)
+    blocks = lightning_bpd.blockwise(finished, own)
+    by_blocks = own.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=9, custom_generate=blocks)
+    if dtype == "float64":
+        assert torch.equal(by_blocks, plain)
+    assert by_blocks.shape[0] == plain.shape[0]
 
 
 def test_trained_together_the_base_is_in_the_folder(corpus, marian, tmp_path):
