@@ -61,6 +61,8 @@ class Memory(NamedTuple):
     """[B, S, D]; S may be 0"""
     inside: Tensor | None
     """bool [B, S], which states are no padding; None if all are"""
+    tokens: Tensor | None = None
+    """int64 [B, S], the token of the prompt that follows each state; None for an encoder-decoder"""
 
 
 class Reading(NamedTuple):

@@ -67,6 +67,12 @@ class RowCache(Cache):
         # Zeros, not uninitialised memory: a hidden NaN times a weight of zero would still be NaN.
         return like.new_zeros(like.size(0), like.size(1), self.rows.capacity, like.size(3))
 
+    @property
+    def bytes_per_token(self) -> int:
+        """The bytes that a token of one row takes in all layers that have been written."""
+        both = (each for entry in self._entries.values() for each in entry)
+        return sum(each.nbytes // (each.size(0) * each.size(2)) for each in both)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the longest row's tokens before this call (Cache)."""
         return max(self.rows.counts)

@@ -113,6 +113,12 @@ class CausalAdapter(Adapter):
         """The longest prompt, in tokens; None for no limit."""
         return self.longest_prompt
 
+    @torch.no_grad()
+    def bytes_per_token(self) -> int:
+        """Compute the bytes that a token of one row takes in the cache."""
+        prompt = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        return self.begin(TokenRows(prompt, prompt[:, 0] + 2), None, 1).cache.bytes_per_token
+
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
         """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T]) after prompts."""
         return self.read(source, target).hidden
@@ -136,7 +142,7 @@ class CausalAdapter(Adapter):
         hidden = self._body(tokens, slots, None)
         rows = torch.arange(len(target), device=target.device)[:, None]
         of_target = hidden[rows, lengths - 1 + torch.arange(target.size(1), device=target.device)]
-        return Reading(of_target, _memory(hidden[:, : width - 1], source.lengths))
+        return Reading(of_target, _memory(hidden[:, : width - 1], source))
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> PromptState:
         """Preallocate the cache, and read each prompt once but for its last token (SequenceModel.start)."""
@@ -157,7 +163,7 @@ class CausalAdapter(Adapter):
         prefix = (lengths - 1).tolist()
         cache.rows.rewind(prefix)
         state = PromptState(
-            cache, prefix, tokens.gather(1, lengths[:, None] - 1)[:, 0], _memory(hidden, lengths)
+            cache, prefix, tokens.gather(1, lengths[:, None] - 1)[:, 0], _memory(hidden, source)
         )
         if rows is not None:
             state.reorder(rows)
@@ -223,9 +229,11 @@ class CausalAdapter(Adapter):
         check_histories(self, source, target, torch.stack(logits))
 
 
-def _memory(hidden: Tensor, lengths: Tensor) -> Memory:
-    """The hidden states [B, S, D] of prompts of ``lengths`` (int64 [B]) tokens, without the last token of each."""
-    return Memory(hidden, inside(lengths - 1, hidden.size(1)))
+def _memory(hidden: Tensor, source: TokenRows) -> Memory:
+    """The hidden states [B, S, D] of prompts, without the last token of each, and the tokens after them."""
+    states = hidden.size(1)
+    present = inside(source.lengths - 1, states)
+    return Memory(hidden, present, source.tokens[:, 1 : states + 1].masked_fill(~present, 0))
 
 
 def _visible(model: Any, config: Any) -> dict[str, Visible]:

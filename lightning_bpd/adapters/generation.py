@@ -146,8 +146,8 @@ def choose_end(generation: Any, config: Any, tokenizer: Any, reference: Referenc
                 f"need exactly one; choose it by {reference},eos=TOKEN"
             )
         warn_once(
-            f"{reference} has several end tokens, {names}: rows end with {tokenizer.eos_token} only; choose another "
-            f"by {reference},eos=TOKEN"
+            f"{reference} has several end tokens, {names}: each ends a row, and training targets end with "
+            f"{tokenizer.eos_token}; choose another by {reference},eos=TOKEN"
         )
         several = [tokenizer_end]
     generation.eos_token_id = next(iter(several), None)

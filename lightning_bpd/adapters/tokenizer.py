@@ -284,13 +284,13 @@ class ModelTokenizer:
                 f"the model's chat template cannot be filled with {text[:80]}{'...' * (len(text) > 80)}: {error}"
             ) from error
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row of token ids, without special tokens; always one line."""
+    def decode(self, rows: Sequence[Sequence[int]], keep_lines: bool = False) -> list[str]:
+        """Return the text of each row of token ids, without special tokens; its lines joined unless ``keep_lines``."""
         if not len(rows):
             return []
         texts = self.tokenizer.batch_decode([list(map(int, row)) for row in rows], skip_special_tokens=True)
-        # A row is one line of output, even if its tokens contain line breaks.
-        texts = [" ".join(text.splitlines()) for text in texts]
+        if not keep_lines:
+            texts = [" ".join(text.splitlines()) for text in texts]
         return [text.strip() for text in texts] if self.settings.prompts else texts
 
 

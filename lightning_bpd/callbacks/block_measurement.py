@@ -169,7 +169,7 @@ class Measurement:
         for place, row in enumerate(index):
             if row in self.traced:
                 alone, number = one_row(source, place), numbers[place : place + 1]
-                size, accept, extra = first.block_size, first.acceptance, decode.extra_length
+                size, accept, extra = first.block_size, first.acceptance, decode.extra(alone)
                 self.traces[row] = trace(model, drafter, alone, size, accept, extra, decode.sampler, number)
 
     def values(self) -> dict[str, float]:
@@ -192,12 +192,12 @@ class Measurement:
 
     def _plain(self, source: TokenRows, numbers: Tensor) -> DecodeResult:
         decode = self.module.decode
-        return sequential(self.decoder[0], source, decode.extra_length, decode.sampler, numbers)
+        return sequential(self.decoder[0], source, decode.extra(source), decode.sampler, numbers)
 
     def _blockwise(self, rule: MeasuredRule, source: TokenRows, numbers: Tensor) -> DecodeResult:
         decode, size = self.module.decode, rule.block_size
         return blockwise(
-            *self.decoder, source, size, rule.acceptance, decode.extra_length, decode.sampler, numbers
+            *self.decoder, source, size, rule.acceptance, decode.extra(source), decode.sampler, numbers
         )
 
     def _taken(self, batch: ParallelBatch) -> tuple[TokenRows, list[int]]:

@@ -79,7 +79,7 @@ def trace(
     source: TokenRows,
     block_size: int,
     acceptance: Acceptance,
-    extra_length: int,
+    extra_length: int | Tensor,
     sampler: Sampler = GREEDY,
     rows: Tensor | None = None,
 ) -> list[Iteration]:

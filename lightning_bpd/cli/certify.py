@@ -8,11 +8,12 @@ from itertools import islice
 
 import torch
 
-from lightning_bpd.cli.translate import CHUNK, find_device, progress_bar
+from lightning_bpd.cli.translate import CHUNK, find_device
 from lightning_bpd.codecs.text_lines import read_lines
-from lightning_bpd.decoding import Exact, blockwise, make_sampler, sequential
+from lightning_bpd.decoding import DecodingOptions, Exact, blockwise, make_sampler, sequential
 from lightning_bpd.decoding.certificate import Verdict, compare
 from lightning_bpd.interfaces import InputError, check_range
+from lightning_bpd.progress import progress_bar
 from lightning_bpd.saved.translation import load
 
 
@@ -22,6 +23,7 @@ def certify(
     block_size: int | None = None,
     batch_size: int = 64,
     extra_length: int = 50,
+    max_new_tokens: int | None = None,
     bound: float = 256.0,
     sample: bool = False,
     temperature: float = 1.0,
@@ -46,6 +48,7 @@ def certify(
         block_size: Tokens of a block; as many as the heads were trained for by default.
         batch_size: Lines decoded together.
         extra_length: Tokens that an output may be longer than its source.
+        max_new_tokens: The most tokens of an output, whatever its source; replaces extra_length.
         bound: The margin of a near-tie, in units of the logits' precision at the size of the best one.
         sample: Draw tokens at random instead of taking the most probable ones; a seed gives the same text by every
             decoder and batch size.
@@ -58,7 +61,8 @@ def certify(
     """
     sampler = make_sampler(sample, temperature, top_k, top_p, seed)
     check_range(1, batch_size=batch_size, block_size=block_size)
-    check_range(0, extra_length=extra_length, bound=bound)
+    check_range(0, bound=bound)
+    options = DecodingOptions(extra_length=extra_length, max_new_tokens=max_new_tokens)
     translator = load(model, find_device(device), base)
     if translator.drafter is None:
         raise InputError(
@@ -67,13 +71,14 @@ def certify(
     size = translator.drafter.block_size if block_size is None else block_size
     counts: Counter[str] = Counter()
     lines, done = read_lines(input), 0
-    with progress_bar("Decoded", "lines") as count:
+    with progress_bar("Decoding", "lines") as count:
         while chunk := list(islice(lines, CHUNK)):
             verdicts: dict[int, Verdict] = {}
             for places, rows in translator.batches(chunk, batch_size):
                 p_1, numbers = translator.model, done + torch.tensor(places, device=translator.device)
-                one = sequential(p_1, rows, extra_length, sampler, numbers)
-                many = blockwise(p_1, translator.drafter, rows, size, Exact(), extra_length, sampler, numbers)
+                extra = options.extra(rows)
+                one = sequential(p_1, rows, extra, sampler, numbers)
+                many = blockwise(p_1, translator.drafter, rows, size, Exact(), extra, sampler, numbers)
                 found = compare(p_1, rows, one, many, bound, sampler, numbers)
                 verdicts |= zip(places, found, strict=True)
                 count(len(places))

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_bpd.callbacks.samples import spread
-from lightning_bpd.cli.translate import find_device, progress_bar
+from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.images import ImageCodec
@@ -35,6 +35,7 @@ from lightning_bpd.measuring.comparison import (
 from lightning_bpd.measuring.costs import measure_heads
 from lightning_bpd.measuring.record import Corpus, Record, Training, read_record, write_record
 from lightning_bpd.measuring.words import KINDS
+from lightning_bpd.progress import progress_bar
 from lightning_bpd.saved.finished_model import GenerativeModel, read_base
 from lightning_bpd.saved.translation import Translator
 from lightning_bpd.saved.upscaling import Upscaler
@@ -134,7 +135,7 @@ def compare(
     settings = settings_of(subject.network, subject.codec, place, batch_size, len(chosen), timed_batch_size)
     of_corpus = Corpus(measured.folder, corpus, count, measured.hash)
     _check_earlier(path, _made_by(model, of_corpus, settings, arms))
-    with progress_bar("Compared", words.rows, count + len(chosen)) as report:
+    with progress_bar("Comparing", words.rows, count + len(chosen)) as report:
         whole = compare_decoders(
             subject, measured.sources, measured.references, arms, batch_size, report, timing=False
         )

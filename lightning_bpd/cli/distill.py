@@ -7,21 +7,17 @@ import os
 import re
 import shlex
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lightning_bpd.cli.translate import find_device
-from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference
+from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference, with_template
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import check_knows
 from lightning_bpd.datamodules.distilled import read_manifest
@@ -29,18 +25,24 @@ from lightning_bpd.datamodules.encoded_corpus import encode_corpus
 from lightning_bpd.datamodules.held_out import first_alike, held_out_rows
 from lightning_bpd.datamodules.parallel_text import CHECKED_PAIRS
 from lightning_bpd.datamodules.text_files import PairFiles, find_corpus, fingerprint, read_pairs
+from lightning_bpd.decoding import Sampled
 from lightning_bpd.distillation.assemble import assemble
 from lightning_bpd.distillation.decode_parts import Work, make_parts
 from lightning_bpd.distillation.part_files import missing_parts
 from lightning_bpd.distillation.plan import Job, Settings, close_folder, open_folder, reopen_folder
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import MOST, InputError
+from lightning_bpd.progress import progress_bar
 from lightning_bpd.saved import finished_model
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LOGS = 30.0
 # Source tokens decoded together, padding included: enough to keep the device busy, few enough for its caches.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
+# For teachers that complete prompts: memory for keys and values on a CPU, and as a share of a GPU's memory.
+CACHE_BYTES, CACHE_SHARE = 1 << 30, 0.25
+MAX_NEW_TOKENS = 256
+# For prompts of a model without a limit.
+LONGEST_PROMPT = 4096
 
 
 def distill(
@@ -48,15 +50,22 @@ def distill(
     data: str,
     output: str,
     corpus: list[str] = ["train"],  # noqa: B006  # never changed
-    source_language: str = "en",
-    target_language: str = "de",
-    decoder: Literal["beam", "greedy"] = "beam",
+    source_language: str | None = None,
+    target_language: str | None = None,
+    template: str | None = None,
+    decoder: Literal["beam", "greedy", "sample"] | None = None,
     beam: int = 4,
     alpha: float = 0.6,
     best: int = 1,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
     extra_length: int = 50,
-    max_length: int = 256,
-    max_length_ratio: float = 3.0,
+    max_new_tokens: int | None = None,
+    max_length: int | None = None,
+    max_length_ratio: float | None = None,
+    keep_unfinished: bool = False,
     held_out: int = 0,
     precision: Literal["float32", "bfloat16"] = "float32",
     batch_tokens: int | None = None,
@@ -65,7 +74,7 @@ def distill(
     processes: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Replace the target side of a corpus by a teacher's translations (Kim and Rush 2016).
+    """Replace the target side of a corpus by a teacher's translations (Kim and Rush 2016), or complete prompts.
 
     The corpus is cut into parts of rows of similar length. Each part is written once it is complete, and the finished
     files are made from all parts at the end. After an interruption the same command makes the missing parts. Neither an
@@ -74,43 +83,85 @@ def distill(
     Train on the result with --data.distilled OUTPUT --data.mix distilled (or both). With --held_out the result is a
     complete corpus for --data OUTPUT.
 
+    A decoder-only teacher completes prompts: JSON lines with a prompt or with messages, or a file of lines. The result
+    is JSON lines, whose completions keep their line breaks. An instruction model needs --template chat.
+
     Args:
         teacher: Folder of a finished model, or hf:NAME_OR_FOLDER. In the paper the teacher has the base's
             hyper-parameters and another seed.
         data: Folder of the corpus, whose target side is not needed; or a file or pipe of sentences, one a line, plain
-            or compressed; - is standard input.
+            or compressed; - is standard input. JSON lines (.jsonl) hold prompts or messages.
         output: Folder to write: train.SOURCE, train.TARGET (train.jsonl where a source has several lines),
             distillation.json, and parts/.
         corpus: Names of the corpora in the folder ``data``; they are joined.
-        source_language: Ending of source files, as training has it.
-        target_language: Ending of target files.
-        decoder: Beam search, or greedy decoding.
+        source_language: Ending of source files, and key of sources in JSON lines; en by default, and prompt for a
+            decoder-only teacher.
+        target_language: Ending of target files, and key of targets; de by default, and completion likewise.
+        template: Makes a prompt from a source, for a decoder-only teacher: text that contains {source}, or chat for the
+            chat template of its tokenizer. By default the source itself, or as the teacher was trained.
+        decoder: Beam search, greedy decoding or sampling. By default beam, and greedy for a decoder-only teacher.
         beam: Prefixes that beam search keeps.
         alpha: Exponent of beam search's length penalty.
         best: Translations of each row to keep, each as a separate pair.
+        temperature: Divides the logits in sampling: below 1 the output is less random.
+        top_k: Draw from the k most probable tokens only.
+        top_p: Draw from the most probable tokens whose probabilities add up to top_p.
+        seed: Selects the random numbers of sampling.
         extra_length: Tokens that a translation may be longer than its source; translations of this length are left out.
-        max_length: The most source tokens of a row, end token included; longer rows are left out.
-        max_length_ratio: The largest ratio of the tokens of the longer side to the shorter; other pairs are left out.
+        max_new_tokens: The most tokens of a completion, 256 by default, in place of extra_length for a decoder-only
+            teacher; completions of this length are left out.
+        max_length: The most source tokens of a row, end token included; longer rows are left out. 256 by default, and
+            for prompts as many as the teacher reads.
+        max_length_ratio: The largest ratio of the tokens of the longer side to the shorter; other pairs are left out. 3
+            by default; completions of prompts may have any length.
+        keep_unfinished: Keep outputs that reached the length limit. In training they end with an end token, too, which
+            does not matter to a drafter on a frozen base.
         held_out: Different sources, evenly spread over the corpus, to validate on: the pairs of all rows with these
             sources are written as val.SOURCE and val.TARGET, and not into train.
         precision: The number format of the teacher's computation.
         batch_tokens: Source tokens decoded together, padding included; 1,024 on a CPU and 32,768 on a GPU by default.
+            For prompts, tokens of prompts and completions; by default as many as fit into 1 GiB of keys and values, on
+            a GPU into a quarter of its memory.
         part_rows: Rows of a part, which is the most that an interruption loses for each process.
         shard: This machine's share of the parts, such as 2/5. Several machines write to one shared folder, and the last
             to end makes the files. Under torchrun each rank is a shard.
         processes: Processes to decode in; one for each GPU, or each core, by default.
         device: Such as cpu or cuda; auto takes all GPUs there are.
     """
-    files = find_corpus(data, corpus, source_language, target_language, source_alone=True)
     kind = find_device(device).type
     read = finished_model.read_base if is_reference(teacher) else finished_model.read_folder
     model = read(teacher)
     network, codec = model.network, model.codec
     if not isinstance(codec, TextCodec | HuggingFaceCodec):
         raise InputError(f"--teacher {teacher} is a model of {codec.kind}: text alone is distilled")
+    prompts = isinstance(codec, HuggingFaceCodec) and codec.source.settings.prompts
+    if template is not None:
+        if not isinstance(codec, HuggingFaceCodec):
+            raise InputError(f"--template is for decoder-only teachers, and {teacher} is none: leave it out")
+        codec = with_template(codec, template)
+    if prompts:
+        max_new_tokens = MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
+        _hint_at_chat(codec, teacher)
+    elif max_new_tokens is not None:
+        raise InputError(
+            f"--max_new_tokens is for decoder-only teachers, and {teacher} is none: use --extra_length"
+        )
+    source_language = source_language or ("prompt" if prompts else "en")
+    target_language = target_language or ("completion" if prompts else "de")
+    files = find_corpus(data, corpus, source_language, target_language, source_alone=True)
     limit = network.longest_source
+    if max_length is None:
+        max_length = limit or LONGEST_PROMPT if prompts else 256
     if limit is not None:
         max_length = min(max_length, limit)
+    if max_length_ratio is None and not prompts:
+        max_length_ratio = 3.0
+    decoder = decoder or ("greedy" if prompts else "beam")
+    sampling = Sampled(temperature, top_k, top_p, seed)
+    if decoder != "sample" and sampling != Sampled():
+        raise InputError(
+            "--temperature, --top_k, --top_p and --seed are for sampling: add --decoder sample, or leave them out"
+        )
     settings = Settings(
         decoder=decoder,
         beam=beam,
@@ -119,9 +170,13 @@ def distill(
         extra_length=extra_length,
         max_length=max_length,
         precision=precision,
-        batch_tokens=BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"]) if batch_tokens is None else batch_tokens,
+        batch_tokens=_batch_tokens(network, prompts, kind, precision)
+        if batch_tokens is None
+        else batch_tokens,
         part_rows=part_rows,
         device=kind,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling if decoder == "sample" else None,
     )
     number, shards = _shard(shard)
     devices = _devices(device, kind, processes)
@@ -163,7 +218,7 @@ def distill(
             kind,
         )
         started = time.monotonic()
-        with _progress(sum(rows)) as report:
+        with progress_bar("Distilling", "rows", sum(rows)) as report:
             work = Work(teacher, encoded.source, job, folder)
             make_parts(work, own, devices[: len(own)], report)
         seconds = time.monotonic() - started
@@ -182,8 +237,10 @@ def distill(
     languages = (source_language, target_language)
     reopen_folder(folder)
     held = held_out_rows(first, held_out) if held_out else None
-    as_json = any("\n" in source for source in _sources(files))
-    counts = assemble(folder, job, _sources(files), languages, max_length_ratio, held, as_json)
+    as_json = prompts or any("\n" in source for source in _sources(files))
+    counts = assemble(
+        folder, job, _sources(files), languages, max_length_ratio, held, as_json, keep_unfinished
+    )
     if not counts["kept"]:
         raise InputError(
             f"{folder}: nothing is left of {job.pairs} rows ({_left_out(counts)}): is {teacher} a trained model of "
@@ -198,13 +255,37 @@ def distill(
         # Of an earlier command: train now holds these pairs.
         for ending in ("jsonl",) if as_json else languages:
             (folder / f"val.{ending}").unlink(missing_ok=True)
-    close_folder(folder, {**counts, "max_length_ratio": max_length_ratio})
+    close_folder(folder, {**counts, "max_length_ratio": max_length_ratio, "keep_unfinished": keep_unfinished})
     shutil.rmtree(folder / "encoded", ignore_errors=True)
     of_these = f", {counts['held out']} of them held out" if held_out else ""
     logger.info("%s: %d pairs%s; left out: %s", folder, counts["kept"], of_these, _left_out(counts))
     path = shlex.quote(str(folder))
     how = f"--data {path}" if held_out else f"--data.distilled {path} --data.mix distilled"
+    if template is not None:
+        how += f" --data.template {shlex.quote(template)}"
     logger.info("Train on it: %s", how)
+
+
+def _batch_tokens(network: Any, prompts: bool, kind: str, precision: str) -> int:
+    """The tokens decoded together by default, which must not depend on the memory that is free: it is a setting."""
+    if not prompts:
+        return BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"])
+    memory = CACHE_BYTES
+    if kind == "cuda":
+        memory = int(torch.cuda.get_device_properties(0).total_memory * CACHE_SHARE)
+    stored = network.output_weight.element_size()
+    of_token = network.bytes_per_token() * getattr(torch, precision).itemsize // stored
+    return min(max(memory // of_token, 1), MOST)
+
+
+def _hint_at_chat(codec: HuggingFaceCodec, teacher: str) -> None:
+    side = codec.source
+    if side.settings.template is None and side.tokenizer.chat_template is not None:
+        logger.warning(
+            "%s has a chat template, and prompts are given to it as they are: if it is an instruction model, add "
+            "--template chat",
+            teacher,
+        )
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
@@ -253,43 +334,3 @@ def _devices(device: str, kind: str, processes: int | None) -> list[str]:
     return [device if device != "auto" else kind] * (
         processes or (len(os.sched_getaffinity(0)) if alone else 1)
     )
-
-
-@contextmanager
-def _progress(rows: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rows per second and remaining time on a terminal, and log lines elsewhere."""
-    started = time.monotonic()
-    done = 0
-    if sys.stderr.isatty():
-        columns = (
-            TextColumn("Distilling"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows"),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=rows, rate="")
-
-            def show(count: int) -> None:
-                nonlocal done
-                done += count
-                rate = f"{done / max(time.monotonic() - started, 1e-9):,.1f} rows/s"
-                bar.update(task, completed=done, rate=rate)
-
-            yield show
-        return
-    last = started
-
-    def log(count: int) -> None:
-        nonlocal done, last
-        done += count
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LOGS:
-            last = now
-            rate = done / (now - started)
-            left = (rows - done) / max(rate, 1e-9) / 60
-            logger.info("%d of %d rows, %.1f rows/s, %.0f min left", done, rows, rate, left)
-
-    yield log

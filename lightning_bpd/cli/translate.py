@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_bpd.codecs.text_lines import read_lines
 from lightning_bpd.decoding import DecodingOptions, make_sampler
 from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError, check_range
+from lightning_bpd.progress import progress_bar
 from lightning_bpd.saved.translation import load
 
 # Lines read, translated and written at a time: enough for batches of similar length, few enough for any memory.
@@ -33,6 +32,7 @@ def translate(
     beam: int = 4,
     alpha: float = 0.6,
     extra_length: int = 50,
+    max_new_tokens: int | None = None,
     block_size: int | None = None,
     acceptance: str = "exact",
     sample: bool = False,
@@ -57,6 +57,7 @@ def translate(
         beam: Prefixes that beam search keeps.
         alpha: Exponent of beam search's length penalty.
         extra_length: Tokens that a translation may be longer than its source.
+        max_new_tokens: The most tokens of an output, whatever its source; replaces extra_length.
         block_size: Tokens that blockwise decoding proposes at once; as many as the heads were trained for by default.
         acceptance: Which proposals stay: exact, top-N, or minimum-N (at least N tokens a block).
         sample: Draw tokens at random instead of taking the most probable ones; a seed gives the same text by every
@@ -70,24 +71,14 @@ def translate(
     """
     sampler = make_sampler(sample, temperature, top_k, top_p, seed)
     check_range(1, batch_size=batch_size)
-    DecodingOptions(decoder, beam, alpha, extra_length, block_size, acceptance, sampler)
+    options = DecodingOptions(
+        decoder, beam, alpha, extra_length, block_size, acceptance, sampler, max_new_tokens
+    )
     translator = load(model, find_device(device), base)
     lines, done = read_lines(input), 0
-    with _open_output(output) as target, progress_bar("Translated", "lines") as count:
+    with _open_output(output) as target, progress_bar("Translating", "lines") as count:
         while chunk := list(islice(lines, CHUNK)):
-            translations = translator.translate(
-                chunk,
-                decoder,
-                batch_size,
-                beam=beam,
-                alpha=alpha,
-                extra_length=extra_length,
-                block_size=block_size,
-                acceptance=acceptance,
-                sampler=sampler,
-                first_row=done,
-                progress=count,
-            )
+            translations = translator.translate(chunk, options, batch_size, first_row=done, progress=count)
             done += len(chunk)
             target.write("".join(f"{line}\n" for line in translations).encode())
             target.flush()
@@ -122,26 +113,3 @@ def _open_output(path: str) -> Iterator[BinaryIO]:
         if error.filename not in (path, str(target)):
             raise
         raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def progress_bar(done: str, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, if that is a terminal. Yields a function that adds to the count.
-
-    Args:
-        done: The label of the bar, such as Translated.
-        unit: The unit of the count, such as lines.
-        total: The final count, if it is known.
-    """
-    columns = (
-        TextColumn(done),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)

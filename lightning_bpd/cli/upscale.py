@@ -13,13 +13,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lightning_bpd.cli.translate import find_device, progress_bar
+from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.images import to_png
 from lightning_bpd.datamodules.image_files import image_members, read_images, summary
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.files import path_inside, write_atomically
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.metrics import mean_accepted_block_size
+from lightning_bpd.progress import progress_bar
 from lightning_bpd.saved.finished_model import read_folder
 from lightning_bpd.saved.upscaling import Upscaler
 
@@ -68,7 +69,7 @@ def upscale(
     )
     sizes = torch.zeros((upscaler.block_size or 1) + 1, dtype=torch.long)
     done = 0
-    with progress_bar("Enlarged", "images", len(members)) as count:
+    with progress_bar("Enlarging", "images", len(members)) as count:
         while batch := list(islice(images, batch_size)):
             enlarged, result = upscaler.upscale(np.stack([image for _, image in batch]), options)
             if result.accepted is not None:

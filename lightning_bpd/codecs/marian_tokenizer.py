@@ -132,19 +132,20 @@ class MarianTokenizer:
             for language, row in zip(languages, rows, strict=True)
         ]
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row of token ids, always one line, without end, padding and unknown tokens.
+    def decode(self, rows: Sequence[Sequence[int]], keep_lines: bool = False) -> list[str]:
+        """Return the text of each row of token ids, without end, padding and unknown tokens (TextSide.decode).
 
         Raises IndexError for an id outside the vocabulary.
         """
         special = {self.eos_id, self.bos_id, self.unknown_id}
         pieces = self.made_of.pieces
-        return [
+        texts = [
             self._cleaned(
                 self._processor.decode_pieces([pieces[token] for token in row if token not in special])
             )
             for row in rows
         ]
+        return texts if keep_lines else [one_line(text) for text in texts]
 
     def _cleaned(self, text: str) -> str:
         # The SentencePiece model returns an unknown piece unchanged, with its ▁.
@@ -152,4 +153,4 @@ class MarianTokenizer:
         if self.made_of.clean_up:
             for spaced in _BEFORE_CLEANING:
                 text = text.replace(spaced, spaced.strip())
-        return one_line(text)
+        return text

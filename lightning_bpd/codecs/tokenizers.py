@@ -64,8 +64,11 @@ class TextSide(Protocol):
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each line, without prefix and suffix; none for an empty line."""
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row of token ids, one line each, without start, end and padding tokens."""
+    def decode(self, rows: Sequence[Sequence[int]], keep_lines: bool = False) -> list[str]:
+        """Return the text of each row of token ids, without start, end and padding tokens.
+
+        Each line break becomes a space, unless ``keep_lines``.
+        """
 
 
 def whole_row(side: TextSide, tokens: Sequence[int], max_length: int) -> list[int]:
@@ -159,18 +162,18 @@ class Tokenizer:
         """
         return self._processor.encode(list(lines), num_threads=-1)
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each row of token ids, without start, end and padding tokens.
+    def decode(self, rows: Sequence[Sequence[int]], keep_lines: bool = False) -> list[str]:
+        """Return the text of each row of token ids, without start, end and padding tokens (TextSide.decode).
 
-        The text is always one line: a line break from byte pieces becomes a space. Bytes that are not UTF-8 become
-        U+FFFD, the unknown token `` ⁇ ``. Raises IndexError for an id outside the vocabulary.
+        Line breaks come from byte pieces only. Bytes that are not UTF-8 become U+FFFD, the unknown token `` ⁇ ``.
+        Raises IndexError for an id outside the vocabulary.
         """
         if not len(rows):
             return []
         texts = self._processor.decode(
             [[int(token) for token in row if token not in self._control_ids] for row in rows], num_threads=-1
         )
-        return [one_line(text) for text in texts]
+        return texts if keep_lines else [one_line(text) for text in texts]
 
 
 def check_knows(tokenizer: TextSide, lines: Sequence[str], given: str, path: str) -> None:

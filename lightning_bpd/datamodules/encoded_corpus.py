@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -16,8 +14,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lightning_bpd.codecs.text_lines import called, repeatable
 from lightning_bpd.codecs.tokenizers import TextSide, whole_row
@@ -25,13 +21,13 @@ from lightning_bpd.datamodules.cache_folder import cache_folder
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 
 # Part of the key: raise it when what is stored changes, so that older caches are no longer found.
 _FORMAT = 1
 _CHUNK_PAIRS = 20_000
-_SECONDS_BETWEEN_LOGS = 30.0
 
 
 class RaggedRows:
@@ -187,21 +183,17 @@ def _encode(
     description: str,
 ) -> None:
     """Encode ``files`` into ``folder``, chunk by chunk."""
-    bytes_read = seen = kept = empty = long = 0
+    seen = kept = empty = long = 0
     around = np.array([[len(side.prefix) + len(side.suffix)] for side in tokenizers])
 
-    def on_bytes(count: int) -> None:
-        nonlocal bytes_read
-        bytes_read += count
-
-    stream = chain.from_iterable(read_pairs(part, on_bytes) for part in files)
     total_bytes = sum(repeatable(path).stat().st_size for part in files for path in part.paths)
     with (
         _RowsWriter(folder / "source", tokenizers[0].vocab_size) as source_writer,
         _RowsWriter(folder / "target", tokenizers[1].vocab_size) as target_writer,
         (folder / "row_numbers").open("wb") as row_numbers,
-        _progress(description, total_bytes) as report,
+        progress_bar(f"Encoding {description}", "bytes", total_bytes) as report,
     ):
+        stream = chain.from_iterable(read_pairs(part, report) for part in files)
         while pairs := list(islice(stream, _CHUNK_PAIRS)):
             try:
                 sources = _encode_texts([source for source, _ in pairs], tokenizers[0])
@@ -225,7 +217,6 @@ def _encode(
             row_numbers.write((seen + rows).tobytes())
             seen += len(pairs)
             kept += len(rows)
-            report(bytes_read, seen)
     if not kept:
         names = ", ".join(called(path.name) for part in files for path in part.paths)
         raise InputError(
@@ -297,38 +288,3 @@ class _RowsWriter:
             self._tokens.write(np.fromiter(chain.from_iterable(rows), self.dtype, count).tobytes())
             self._offsets.write(ends.tobytes())
             self._total += count
-
-
-@contextmanager
-def _progress(description: str, total_bytes: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, and log lines elsewhere. Yields ``report(bytes_read, pairs)``."""
-    started = time.monotonic()
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (
-            TextColumn("encoding {task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(description, total=total_bytes, rate="")
-
-            def show(bytes_read: int, pairs: int) -> None:
-                rate = f"{pairs / (time.monotonic() - started):,.0f} pairs/s"
-                bar.update(task, completed=bytes_read, rate=rate)
-
-            yield show
-        return
-    last_logged = started
-
-    def log(bytes_read: int, pairs: int) -> None:
-        nonlocal last_logged
-        now = time.monotonic()
-        if now - last_logged >= _SECONDS_BETWEEN_LOGS:
-            last_logged = now
-            share, rate = 100 * bytes_read / total_bytes, pairs / (now - started)
-            _log.info("%s: encoded %d pairs, %.0f %%, %.0f pairs/s", description, pairs, share, rate)
-
-    yield log

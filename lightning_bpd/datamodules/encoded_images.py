@@ -5,28 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from lightning_bpd.codecs.images import Images
 from lightning_bpd.datamodules.cache_folder import cache_folder
 from lightning_bpd.datamodules.image_files import fingerprint, read_images, summary
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 
 # Part of the key: raise it when what is stored changes, so that older caches are no longer found.
 _FORMAT = 1
 _CHUNK_IMAGES = 4096
-_SECONDS_BETWEEN_LOGS = 30.0
 
 
 @dataclass(frozen=True)
@@ -80,11 +76,19 @@ def _encode(
     kept: list[str] = []
     skipped: list[tuple[str, str]] = []
     read_file, file = folder / "images.unsorted", folder / "images"
-    with _progress(description, len(names)) as report, read_file.open("wb") as handle:
-        for name, image in read_images(path, names, *shape, lambda *each: skipped.append(each)):
+    with (
+        progress_bar(f"Reading {description}", "images", len(names)) as report,
+        read_file.open("wb") as handle,
+    ):
+
+        def skip(name: str, reason: str) -> None:
+            skipped.append((name, reason))
+            report(1)
+
+        for name, image in read_images(path, names, *shape, skip):
             handle.write(image.tobytes())
             kept.append(name)
-            report(len(kept) + len(skipped))
+            report(1)
     if not kept:
         raise InputError(f"{path}: no {description} image can be used: {summary(skipped)}")
     order = sorted(range(len(kept)), key=kept.__getitem__)
@@ -108,23 +112,3 @@ def _open(folder: Path, shape: tuple[int, int, int]) -> EncodedImages:
             raise ValueError(f"it does not have the size of {len(names)} images")
         images = np.memmap(folder / "images", np.uint8, "r", shape=(len(names), *shape))
     return EncodedImages(images, names, skipped)
-
-
-@contextmanager
-def _progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, and log lines elsewhere. Yields ``report(images)``."""
-    console = Console(stderr=True)
-    started = last_logged = time.monotonic()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"reading {description}", total=total)
-
-        def report(images: int) -> None:
-            nonlocal last_logged
-            bar.update(task, completed=images)
-            now = time.monotonic()
-            if not console.is_terminal and now - last_logged >= _SECONDS_BETWEEN_LOGS:
-                last_logged = now
-                rate = images / (now - started)
-                _log.info("%s: read %d of %d images, %.0f images/s", description, images, total, rate)
-
-        yield report

@@ -273,7 +273,8 @@ class ParallelText(pl.LightningDataModule):
     def _pairs(self, part: Part) -> Iterator[tuple[str, str]]:
         return chain.from_iterable(map(read_pairs, self._files(part)))
 
-    def _cache_folder(self) -> Path:
+    def cache_folder(self) -> Path:
+        """The folder for what is computed once of the text."""
         if self._cache is not None:
             return self._cache
         # The superuser can write into read-only folders, but the mark is respected.
@@ -306,7 +307,7 @@ class ParallelText(pl.LightningDataModule):
         content = fingerprint(self._files("train"))
         settings = [_TOKENIZER_FORMAT, content, side, self.vocab_size, self.byte_fallback, self.normalization]
         key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-        path = self._cache_folder() / f"tokenizer-{key}.model"
+        path = self.cache_folder() / f"tokenizer-{key}.model"
         if not path.exists():
             tokenizer = train_tokenizer(
                 self._training_lines(side), self.vocab_size, self.byte_fallback, self.normalization
@@ -328,7 +329,7 @@ class ParallelText(pl.LightningDataModule):
                 files,
                 self.source_tokenizer,
                 self.target_tokenizer,
-                self._cache_folder(),
+                self.cache_folder(),
                 self.max_length,
                 drop=part == "train",
                 description=part,

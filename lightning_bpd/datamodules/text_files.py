@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path, PureWindowsPath
@@ -30,8 +30,8 @@ class PairFiles:
     tsv or jsonl, decided by the first line; source: only the source text, every target is empty"""
     source_key: str = "source"
     """for JSON only: the key of the source text"""
-    target_key: str = "target"
-    """for JSON only: the key of the target text"""
+    target_key: str | None = "target"
+    """for JSON only: the key of the target text; None if only sources are read, and every target is empty"""
 
     @property
     def paths(self) -> list[Path]:
@@ -49,7 +49,7 @@ def find_corpus(
         names: The names of the corpora to read from a folder.
         source_language: As for ``find_pair_files``.
         target_language: As for ``find_pair_files``.
-        source_alone: Whether a single file or pipe holds only sources, and a folder needs only sources.
+        source_alone: Whether only sources are read: the lines of a single file or pipe, or the sources of JSON lines.
 
     Raises:
         InputError: ``data`` does not exist; or as for ``find_pair_files``.
@@ -60,14 +60,14 @@ def find_corpus(
         return find_pair_files(path, names, source_language, target_language, source_alone)
     if not is_stream(path) and not path.exists():
         raise InputError(f"--data {data}: there is no such folder or file")
-    pairs = _without_packing(path.name).endswith((".tsv", ".jsonl"))
-    if source_alone and pairs:
+    name = _without_packing(path.name)
+    if source_alone and name.endswith(".tsv"):
         raise InputError(
             f"--data {data}: a file given by itself has one sentence a line; for {path.name} give --data {path.parent} "
             f"--corpus '[{path.name}]'"
         )
-    if not source_alone and pairs:
-        return find_pair_files(path.parent, [path.name], source_language, target_language)
+    if name.endswith((".tsv", ".jsonl")):
+        return find_pair_files(path.parent, [path.name], source_language, target_language, source_alone)
     return [_stream(path, source_language, target_language, source_alone)]
 
 
@@ -83,7 +83,8 @@ def find_pair_files(
     A name stands for ``name.en`` and ``name.de`` (for languages en and de), for ``name.tsv`` or for
     ``name.jsonl``, each plain or with ``.gz``, ``.xz`` or ``.bz2``. A name may carry its extension (``extra.tsv``) and
     may be an absolute path. A pipe, or ``-`` for standard input, holds pairs as TSV or JSON lines. With
-    ``source_alone``, ``name.en`` suffices if no other file has the name, and a pipe holds sources.
+    ``source_alone``, ``name.en`` suffices if no other file has the name, JSON lines need no targets, and a pipe holds
+    sources.
 
     Raises:
         InputError: a name has no files, only one side, or more than one candidate; or a language cannot end the name
@@ -117,7 +118,10 @@ def find_pair_files(
             )
         if not candidates:
             raise InputError(_missing(folder, name, looked_for, source_language, target_language))
-        found.append(candidates[0])
+        (chosen,) = candidates
+        if source_alone and chosen.format == "jsonl":
+            chosen = replace(chosen, target_key=None)
+        found.append(chosen)
     return found
 
 
@@ -283,12 +287,11 @@ def _json_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
         record = record["translation"]
     if isinstance(record, dict) and isinstance(record.get("messages"), list):
         record = _conversation(record["messages"], place, files)
+    keys = [key for key in (files.source_key, files.target_key) if key is not None]
     if not isinstance(record, dict):
-        raise InputError(
-            f"{place}: not a JSON object; it needs the keys {files.source_key!r} and {files.target_key!r}"
-        )
+        raise InputError(f"{place}: not a JSON object; it needs {' and '.join(map(repr, keys))} as keys")
     texts = []
-    for key in (files.source_key, files.target_key):
+    for key in keys:
         if key not in record:
             raise InputError(f"{place}: the key {key!r} is missing; the keys are {sorted(record)}")
         if not isinstance(record[key], str):
@@ -298,20 +301,37 @@ def _json_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
                 f"{place}: the value of {key!r} holds half of a surrogate pair, which is no character"
             )
         texts.append(record[key])
-    return texts[0], texts[1]
+    return texts[0], texts[1] if len(texts) > 1 else ""
 
 
 def _conversation(messages: list[Any], place: str, files: PairFiles) -> dict[str, str]:
-    """The last message, by the assistant, as the target; all earlier messages, as JSON, as the source."""
+    """The last message, by the assistant, as the target; all earlier messages, as JSON, as the source.
+
+    The last message may be missing if only sources are read.
+    """
     for message in messages:
         if not isinstance(message, dict) or not all(
             isinstance(message.get(key), str) for key in ("role", "content")
         ):
             raise InputError(f"{place}: each message needs a role and a content, both of text")
-    if len(messages) < 2 or messages[-1]["role"] != "assistant":
+    answered = bool(messages) and messages[-1]["role"] == "assistant"
+    before = json.dumps(messages[:-1] if answered else messages, ensure_ascii=False)
+    if files.target_key is None and messages and before != "[]":
+        return {files.source_key: before}
+    if not answered or before == "[]" or files.target_key is None:
         raise InputError(f"{place}: the messages must end with what the assistant answers to those before it")
-    before = json.dumps(messages[:-1], ensure_ascii=False)
     return {files.source_key: before, files.target_key: messages[-1]["content"]}
+
+
+def as_record(source: str, target: str, source_key: str, target_key: str) -> dict[str, Any]:
+    """Return a pair as the JSON object that ``read_pairs`` reads: its two texts, or the messages of a conversation."""
+    try:
+        messages = json.loads(source) if source.startswith("[{") else None
+    except (ValueError, RecursionError):
+        messages = None
+    if isinstance(messages, list) and all("role" in message and "content" in message for message in messages):
+        return {"messages": [*messages, {"role": "assistant", "content": target}]}
+    return {source_key: source, target_key: target}
 
 
 def _is_unicode(text: str) -> bool:

@@ -20,7 +20,7 @@ def beam_search(
     source: TokenRows,
     beam: int = 4,
     alpha: float = 0.6,
-    extra_length: int = 50,
+    extra_length: int | Tensor = 50,
     best: int = 1,
 ) -> DecodeResult:
     """Find the best rows by keeping the ``beam`` most probable prefixes of each source.
@@ -34,7 +34,7 @@ def beam_search(
         source: The rows to decode from, int64 [B, S] and [B], on the model's device.
         beam: Prefixes kept for each source.
         alpha: Exponent of the length penalty; 0 for none.
-        extra_length: Tokens that a row may be longer than its source.
+        extra_length: Tokens that a row may be longer than its source, one number or int64 [B].
         best: Hypotheses to return for each source, at most ``beam``.
 
     Returns:

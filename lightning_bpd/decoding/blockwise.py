@@ -34,7 +34,7 @@ def blockwise(
     source: TokenRows,
     block_size: int,
     acceptance: Acceptance = _EXACT,
-    extra_length: int = 50,
+    extra_length: int | Tensor = 50,
     sampler: Sampler = GREEDY,
     rows: Tensor | None = None,
 ) -> DecodeResult:
@@ -51,7 +51,7 @@ def blockwise(
         source: The rows to decode from, int64 [B, S] and [B], on the model's device.
         block_size: The most tokens verified in one call; 1 is decoding one token per call.
         acceptance: Decides which proposals stay.
-        extra_length: Tokens that a row may be longer than its source.
+        extra_length: Tokens that a row may be longer than its source, one number or int64 [B].
         sampler: Chooses p_1's tokens and the drafter's; the most probable ones by default.
         rows: int64 [B], the number of each row in its corpus, which selects its noise; 0..B-1 by default.
 

@@ -36,6 +36,7 @@ class DecodingOptions:
         block_size: The most tokens that a blockwise call verifies; null for as many as the drafter was trained for.
         acceptance: The rule that accepts proposals: exact, top-N, distance-N, minimum-N or minimum-N+RULE.
         sampler: Chooses tokens: the most probable one by default; Sampled draws at random. Not for beam search.
+        max_new_tokens: The most tokens of an output, whatever its source; replaces ``extra_length``.
     """
 
     decoder: Literal["greedy", "beam", "blockwise"] = "greedy"
@@ -46,6 +47,7 @@ class DecodingOptions:
     acceptance: str = "exact"
     # Classes and not their protocol, because jsonargparse parses configurations by them.
     sampler: Greedy | Sampled = GREEDY
+    max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.decoder not in ("greedy", "beam", "blockwise"):
@@ -53,12 +55,16 @@ class DecodingOptions:
         check_range(1, 1000, beam=self.beam)
         check_range(0, 100, alpha=self.alpha)
         check_range(0, extra_length=self.extra_length)
-        check_range(1, block_size=self.block_size)
+        check_range(1, block_size=self.block_size, max_new_tokens=self.max_new_tokens)
         if self.decoder == "beam" and self.sampler != GREEDY:
             raise InputError(
                 "beam search does not sample: choose decoder greedy or blockwise, or leave sampling out"
             )
         parse_acceptance(self.acceptance)
+
+    def extra(self, source: TokenRows) -> int | Tensor:
+        """Return how many tokens each output may be longer than its source: a number, or int64 [B]."""
+        return self.extra_length if self.max_new_tokens is None else self.max_new_tokens - source.lengths
 
 
 def decode(
@@ -80,16 +86,15 @@ def decode(
     Raises:
         InputError: Blockwise decoding has no drafter, or its block is larger than the drafter's.
     """
+    extra = options.extra(source)
     if options.decoder == "greedy":
-        return sequential(model, source, options.extra_length, options.sampler, rows)
+        return sequential(model, source, extra, options.sampler, rows)
     if options.decoder == "beam":
-        return beam_search(model, source, options.beam, options.alpha, options.extra_length)
+        return beam_search(model, source, options.beam, options.alpha, extra)
     if drafter is None:
         raise InputError(
             "this model has no block heads, which blockwise decoding needs: choose greedy or beam"
         )
     block_size = drafter.block_size if options.block_size is None else options.block_size
     acceptance = parse_acceptance(options.acceptance)
-    return blockwise(
-        model, drafter, source, block_size, acceptance, options.extra_length, options.sampler, rows
-    )
+    return blockwise(model, drafter, source, block_size, acceptance, extra, options.sampler, rows)

@@ -16,7 +16,7 @@ GREEDY = Greedy()
 def sequential(
     model: SequenceModel[State],
     source: TokenRows,
-    extra_length: int = 50,
+    extra_length: int | Tensor = 50,
     sampler: Sampler = GREEDY,
     rows: Tensor | None = None,
 ) -> DecodeResult:
@@ -28,7 +28,7 @@ def sequential(
     Args:
         model: Any SequenceModel, in eval mode.
         source: The rows to decode from, int64 [B, S] and [B], on the model's device.
-        extra_length: Tokens that a row may be longer than its source.
+        extra_length: Tokens that a row may be longer than its source, one number or int64 [B].
         sampler: Chooses each token; the most probable one by default.
         rows: int64 [B], the number of each row in its corpus, which selects its noise; 0..B-1 by default.
     """
@@ -58,6 +58,6 @@ def sequential(
     return DecodeResult(tokens[:, :calls], lengths, None, calls=lengths)
 
 
-def greedy(model: SequenceModel[State], source: TokenRows, extra_length: int = 50) -> DecodeResult:
+def greedy(model: SequenceModel[State], source: TokenRows, extra_length: int | Tensor = 50) -> DecodeResult:
     """Choose the most probable token at every step (``sequential`` with the default sampler)."""
     return sequential(model, source, extra_length)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_bpd.datamodules.text_files import as_record
 from lightning_bpd.distillation.part_files import Hypothesis, Row, parse_row, read_body
 from lightning_bpd.distillation.plan import Job, Settings
 from lightning_bpd.files import whole_file
@@ -26,9 +27,10 @@ def assemble(
     job: Job,
     sources: Iterable[str],
     languages: tuple[str, str],
-    max_length_ratio: float,
+    max_length_ratio: float | None,
     held_out: NDArray[np.bool_] | None = None,
     as_json: bool = False,
+    keep_unfinished: bool = False,
 ) -> dict[str, int]:
     """Write the corpus (train, and val if rows are held out) in the original order, as two text files or JSON lines.
 
@@ -38,9 +40,10 @@ def assemble(
         sources: The source lines of the corpus, in order.
         languages: Endings of source files and target files.
         max_length_ratio: A hypothesis is left out if the longer side has more tokens than this times those of the
-            shorter side, without end tokens.
+            shorter side, without end tokens; None keeps all.
         held_out: Rows that go into val instead of train, bool [N]; none by default.
-        as_json: Whether to write JSON lines, for sources of several lines.
+        as_json: Whether to write JSON lines, for texts of several lines.
+        keep_unfinished: Whether to keep hypotheses that reached the length limit.
 
     Returns:
         The number of ``kept`` hypotheses, and of rows or hypotheses left out for each reason. If rows are held out,
@@ -59,7 +62,7 @@ def assemble(
         with ExitStack() as stack:
             files = [stack.enter_context(whole_file(folder / name)) for name in names]
             for line, row in zip(sources, rows_in_order(folder, job), strict=True):
-                texts = kept_texts(row, job.settings, max_length_ratio, counts)
+                texts = kept_texts(row, job.settings, max_length_ratio, counts, keep_unfinished)
                 of_corpus = files[: len(endings)]
                 if held_out is not None and held_out[row.row]:
                     of_corpus = files[len(endings) :]
@@ -67,9 +70,7 @@ def assemble(
                 for text in texts:
                     contents = [line, text]
                     if as_json:
-                        contents = [
-                            json.dumps(dict(zip(languages, contents, strict=True)), ensure_ascii=False)
-                        ]
+                        contents = [json.dumps(as_record(line, text, *languages), ensure_ascii=False)]
                     for file, content in zip(of_corpus, contents, strict=True):
                         # Readers drop one carriage return before a line feed, so such lines get another one.
                         file.write(f"{content}{chr(13) * content.endswith(chr(13))}\n".encode())
@@ -100,7 +101,11 @@ def rows_in_order(folder: Path, job: Job) -> Iterator[Row]:
 
 
 def kept_texts(
-    row: Row, settings: Settings, max_length_ratio: float, counts: MutableMapping[str, int]
+    row: Row,
+    settings: Settings,
+    max_length_ratio: float | None,
+    counts: MutableMapping[str, int],
+    keep_unfinished: bool = False,
 ) -> list[str]:
     """Return the hypotheses of a row that are worth training on; count the others by reason in ``counts``."""
     if not row.hypotheses:
@@ -109,17 +114,21 @@ def kept_texts(
         return []
     texts = []
     for hypothesis in row.hypotheses:
-        reason = _reason(hypothesis, row.source_tokens, max_length_ratio)
+        reason = _reason(hypothesis, row.source_tokens, max_length_ratio, keep_unfinished)
         counts[reason or "kept"] += 1
         if reason is None:
             texts.append(hypothesis.text)
     return texts
 
 
-def _reason(hypothesis: Hypothesis, source_tokens: int, max_length_ratio: float) -> str | None:
-    if not hypothesis.ended:
+def _reason(
+    hypothesis: Hypothesis, source_tokens: int, max_length_ratio: float | None, keep_unfinished: bool
+) -> str | None:
+    if not (hypothesis.ended or keep_unfinished):
         return "length limit"
     if not hypothesis.text.strip():
         return "no text"
+    if max_length_ratio is None:
+        return None
     shorter, longer = sorted((hypothesis.tokens - 1, source_tokens - 1))
     return "length ratio" if longer > max_length_ratio * shorter else None

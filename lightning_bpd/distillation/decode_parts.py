@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from lightning_bpd.datamodules.encoded_corpus import RaggedRows
-from lightning_bpd.decoding import beam_search, greedy
+from lightning_bpd.decoding import GREEDY, beam_search, sequential
 from lightning_bpd.distillation.part_files import Hypothesis, Row, write_part
 from lightning_bpd.distillation.plan import Job, Settings, batches_of_part, rows_of_part
 from lightning_bpd.faults import explain
@@ -147,7 +148,8 @@ def make_part(translator: Translator, work: Work, part: int, progress: Callable[
     hypotheses: dict[int, list[Hypothesis]] = {}
     for batch in batches_of_part(rows, work.source.lengths, settings):
         source = pad([work.source[row].tolist() for row in batch], translator.device)
-        hypotheses |= zip(batch.tolist(), decode_batch(translator, source, settings), strict=True)
+        numbers = torch.from_numpy(batch).to(translator.device)
+        hypotheses |= zip(batch.tolist(), decode_batch(translator, source, settings, numbers), strict=True)
         progress(len(batch))
     write_part(
         work.folder,
@@ -158,22 +160,21 @@ def make_part(translator: Translator, work: Work, part: int, progress: Callable[
     progress(len(rows) - len(hypotheses))
 
 
-def decode_batch(translator: Translator, source: TokenRows, settings: Settings) -> list[list[Hypothesis]]:
-    """Decode the hypotheses of each source, best first."""
+def decode_batch(
+    translator: Translator, source: TokenRows, settings: Settings, numbers: Tensor
+) -> list[list[Hypothesis]]:
+    """Decode the hypotheses of each source, best first; ``numbers`` (int64 [B]) select the noise of sampling."""
+    extra: int | Tensor = settings.extra_length
+    if settings.max_new_tokens is not None:
+        extra = settings.max_new_tokens - source.lengths
     result: DecodeResult
-    if settings.decoder == "greedy":
-        result = greedy(translator.model, source, settings.extra_length)
+    if settings.decoder == "beam":
+        result = beam_search(translator.model, source, settings.beam, settings.alpha, extra, settings.best)
     else:
-        result = beam_search(
-            translator.model,
-            source,
-            settings.beam,
-            settings.alpha,
-            settings.extra_length,
-            settings.best,
-        )
+        result = sequential(translator.model, source, extra, settings.sampling or GREEDY, numbers)
     rows = result.rows()
-    texts = translator.target_tokenizer.decode(rows)
+    # Completions of prompts keep their lines: they are written as JSON lines.
+    texts = translator.target_tokenizer.decode(rows, keep_lines=settings.max_new_tokens is not None)
     scores = [None] * len(rows) if result.scores is None else result.scores.tolist()
     found = [
         Hypothesis(text, len(row), row[-1] in translator.model.ends, score) if row else None

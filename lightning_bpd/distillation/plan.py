@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_bpd.datamodules.distilled import FORMAT, MANIFEST, read_manifest
+from lightning_bpd.decoding import Sampled
 from lightning_bpd.faults import damaged
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError, check_range
@@ -24,7 +25,7 @@ PARTS = "parts"
 class Settings:
     """Settings of the teacher's decoding. Each of them may change the output, if only by rounding."""
 
-    decoder: Literal["beam", "greedy"]
+    decoder: Literal["beam", "greedy", "sample"]
     beam: int
     alpha: float
     best: int
@@ -34,24 +35,34 @@ class Settings:
     """number of source tokens, end token included, from which a row is left out"""
     precision: Literal["float32", "bfloat16"]
     batch_tokens: int
-    """source tokens decoded together, padding included"""
+    """source tokens decoded together, padding included; with ``max_new_tokens``, these included too"""
     part_rows: int
     device: str
     """kind of device: cpu or cuda"""
+    max_new_tokens: int | None = None
+    """the most tokens of a completion, for teachers that complete prompts; replaces ``extra_length``"""
+    sampling: Sampled | None = None
+    """how tokens are drawn, if the decoder is sample"""
 
     def __post_init__(self) -> None:
-        if self.decoder not in ("beam", "greedy"):
-            raise InputError(f"decoder {self.decoder!r} cannot distil: choose beam or greedy")
-        if self.decoder == "greedy" and self.best != 1:
-            raise InputError(f"greedy decoding gives 1 hypothesis, not {self.best}: choose beam")
+        if self.decoder not in ("beam", "greedy", "sample"):
+            raise InputError(f"decoder {self.decoder!r} cannot distil: choose beam, greedy or sample")
+        if self.decoder != "beam" and self.best != 1:
+            raise InputError(f"decoder {self.decoder} gives 1 hypothesis, not {self.best}: choose beam")
         if not 1 <= self.best <= self.beam:
             raise InputError(
                 f"a beam of {self.beam} gives the best 1 to {self.beam} hypotheses, not {self.best}"
             )
         check_range(1, 1000, beam=self.beam)
-        check_range(1, batch_tokens=self.batch_tokens, part_rows=self.part_rows)
+        check_range(
+            1, batch_tokens=self.batch_tokens, part_rows=self.part_rows, max_new_tokens=self.max_new_tokens
+        )
         check_range(2, max_length=self.max_length)
         check_range(0, extra_length=self.extra_length, alpha=self.alpha)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as plain data, without those that are not used."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Job:
     @property
     def key(self) -> str:
         """16 hexadecimal digits in each part, so that parts of different jobs are never mixed."""
-        content = [FORMAT, self.teacher, self.corpus, self.pairs, asdict(self.settings)]
+        content = [FORMAT, self.teacher, self.corpus, self.pairs, self.settings.plain()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @property
@@ -95,7 +106,7 @@ def batches_of_part(rows: np.ndarray, lengths: np.ndarray, settings: Settings) -
     rows = rows[(lengths[rows] < settings.max_length) & (lengths[rows] > 1)]
     first = 0
     while first < len(rows):
-        count = max(settings.batch_tokens // int(lengths[rows[first]]), 1)
+        count = max(settings.batch_tokens // (int(lengths[rows[first]]) + (settings.max_new_tokens or 0)), 1)
         yield rows[first : first + count]
         first += count
 
@@ -150,7 +161,7 @@ def _manifest(job: Job, about: Mapping[str, Any]) -> dict[str, Any]:
         "key": job.key,
         "teacher": {"fingerprint": job.teacher, **about["teacher"]},
         "corpus": {"hash": job.corpus, "pairs": job.pairs, **about["corpus"]},
-        "settings": asdict(job.settings),
+        "settings": job.settings.plain(),
         "versions": {name: version(name) for name in ("lightning_bpd", "torch")},
         "parts": job.parts,
         "complete": False,

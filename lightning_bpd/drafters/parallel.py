@@ -146,13 +146,18 @@ class ParallelDrafter(TrainedDrafter):
         """Map rows of the base's vocabulary projection [..., D], which stand for tokens, to the second part."""
         return self.token_input(self.token_norm(embedded.to(self.nothing.dtype)))
 
-    def seen(self, memory: Memory) -> tuple[Tensor, Tensor | None]:
-        """Return the memory that the layers attend to, [B, S, D], and its mask, bool [B, 1, 1, S] or None."""
-        dtype = self.nothing.dtype
-        nothing = self.nothing.expand(len(memory.states), -1, -1)
+    def seen(self, memory: Memory, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the memory that the layers attend to, [B, S, D], and its mask, bool [B, 1, 1, S] or None.
+
+        The tokens of a prompt are read as those of the row are, with rows of the vocabulary projection ``weight``.
+        """
+        states = memory.states.to(self.nothing.dtype)
+        nothing = self.nothing.expand(len(states), -1, -1)
         if not self.shape.memory:
             return nothing, None
-        states = torch.cat((nothing, memory.states.to(dtype)), 1)
+        if memory.tokens is not None:
+            states = self.of_hidden(states) + self.of_tokens(F.embedding(memory.tokens, weight))
+        states = torch.cat((nothing, states), 1)
         if memory.inside is None:
             return states, None
         return states, F.pad(memory.inside, (1, 0), value=True)[:, None, None]
@@ -201,7 +206,7 @@ class ParallelDrafter(TrainedDrafter):
             )
             x = torch.cat((x, self.masks[depth] + positions[groups.of_all_depths() + depth + 1]), 1)
         x = dropout(x, self.shape.dropout, self.training)
-        memory, mask = self.seen(reading.memory)
+        memory, mask = self.seen(reading.memory, base.output_weight.detach())
         for layer in self.layers:
             x = layer.of_groups(x, length, groups, memory, mask)
         return self.norm(x).to(reading.hidden.dtype)

@@ -70,7 +70,7 @@ class ParallelProposer:
         """Compute keys and values of the memory, and preallocate the cache (Drafter.start)."""
         self.sampler = sampler
         shape = self.module.architecture
-        states, mask = self.module.seen(memory)
+        states, mask = self.module.seen(memory, self._weight)
         keys_values = [layer.cross_attention.source(states) for layer in self.module.layers]
         # A call appends a block and at most as many mask tokens, of which the last may extend past the row's end.
         rows = Rows(len(states), max_length + 2 * self.block_size, states.device)

@@ -14,8 +14,8 @@ import torch
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import TextSide, whole_row
-from lightning_bpd.decoding import GREEDY, DecodingOptions
-from lightning_bpd.interfaces import InputError, Sampler, TokenRows, check_range
+from lightning_bpd.decoding import DecodingOptions
+from lightning_bpd.interfaces import InputError, TokenRows, check_range
 from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.saved.finished_model import GenerativeModel, read_base, read_checkpoint, read_folder
 from lightning_bpd.saved.generation import check_first_head, make_generation
@@ -74,50 +74,32 @@ class Translator(GenerativeModel):
     def translate(
         self,
         lines: Sequence[str],
-        decoder: str = "greedy",
+        decoder: str | DecodingOptions = "greedy",
         batch_size: int = 64,
         *,
-        beam: int = 4,
-        alpha: float = 0.6,
-        extra_length: int = 50,
-        block_size: int | None = None,
-        acceptance: str = "exact",
-        sampler: Sampler = GREEDY,
         first_row: int = 0,
         max_source_length: int = 1024,
         progress: Callable[[int], None] | None = None,
+        **settings: Any,
     ) -> list[str]:
         """Translate text, line for line, in the order given.
 
-        Lines are translated in batches of like length. A line of white space alone gives an empty line.
+        Lines of similar length are decoded together. A line of white space gives an empty line.
 
         Args:
             lines: Source text.
-            decoder: ``greedy``, ``beam`` or, for a model with block heads, ``blockwise``.
-            batch_size: Lines decoded together; fewer where they are very long.
-            beam: Prefixes that beam search keeps.
-            alpha: Exponent of beam search's length penalty.
-            extra_length: Tokens that a translation may be longer than its source.
-            block_size: Tokens of a block; as many as the heads were trained for by default.
-            acceptance: Which proposals stay: ``exact`` gives what greedy decoding gives; ``top-2``, ``minimum-2`` and
-                so on give longer blocks of other words.
-            sampler: Chooses tokens: the most probable ones by default; ``Sampled(temperature, top_k, top_p, seed)``
-                draws at random, the same text by every decoder and batch size.
-            first_row: The number of the first line in its corpus: noise is drawn by seed and number.
-            max_source_length: Source tokens, end token included, past which a line is cut, with a warning.
+            decoder: ``greedy``, ``beam`` or, for a model with block heads, ``blockwise``; or all DecodingOptions.
+            batch_size: Lines decoded together; fewer if they are very long.
+            first_row: The number of the first line in its corpus, which selects the noise of sampling.
+            max_source_length: Source tokens, end token included, to which longer lines are cut, with a warning.
             progress: Called with the number of lines done after each batch.
+            settings: Other arguments of DecodingOptions, such as ``block_size`` and ``extra_length``.
 
         Raises:
-            InputError: An unknown decoder, or numbers that make no sense.
+            InputError: An unknown decoder, or a number out of its range.
         """
-        options = DecodingOptions(
-            decoder,  # type: ignore[arg-type]  # checked there
-            beam,
-            alpha,
-            extra_length,
-            block_size,
-            acceptance,
-            sampler,  # type: ignore[arg-type]  # any other is for Python alone
+        options = (
+            decoder if isinstance(decoder, DecodingOptions) else DecodingOptions(decoder, **settings)  # type: ignore[arg-type]  # checked there
         )
         self.check(options)
         outputs = [""] * len(lines)

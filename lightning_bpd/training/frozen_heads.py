@@ -18,6 +18,7 @@ from lightning_bpd.interfaces import InputError, ParallelBatch, Reading
 from lightning_bpd.saved.drafter import described_shape
 from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, check_base
 from lightning_bpd.training.blocks import HeadTraining, LossKind, named_base, weights_of_heads
+from lightning_bpd.training.feature_cache import FeatureCache
 from lightning_bpd.training.optimisation import Schedule, check_precision, narrow_types
 
 
@@ -45,6 +46,8 @@ class FrozenBaseHeadDistillation(HeadTraining):
         warmup_steps: Optimiser steps of linear warm-up.
         decode: How outputs are searched for when they are scored.
         drafter: The shape of another drafter, such as ParallelDraft; in the place of ``heads``.
+        cache_features: GiB of disk that the base's hidden states of the training text may take, beside the encoded
+            text. They are computed in the first epoch and read in later ones. By default the base reads every batch.
 
     Raises:
         InputError: The base cannot be read, or the numbers make no sense.
@@ -68,6 +71,7 @@ class FrozenBaseHeadDistillation(HeadTraining):
         warmup_steps: int = 4000,
         decode: DecodingOptions = DecodingOptions(),  # noqa: B008  # frozen
         drafter: DrafterShape | None = None,
+        cache_features: float | None = None,
     ) -> None:
         shape = heads if drafter is None else drafter
         if temperature <= 0:
@@ -84,6 +88,8 @@ class FrozenBaseHeadDistillation(HeadTraining):
         self.head_weights = weights_of_heads(head_weights, shape, self.trained_heads)
         self.temperature = temperature if targets == "distill" else None
         check_decoding(decode, shape.block_size, self.parts.codec)
+        self.cache_features = cache_features
+        self._features: FeatureCache | None = None
         # The base is in no checkpoint, so a checkpoint lacks most of this module's weights.
         self.strict_loading = False
 
@@ -92,6 +98,11 @@ class FrozenBaseHeadDistillation(HeadTraining):
         super().setup(stage)
         if stage == "fit":
             self.choose_candidates()
+
+    def on_train_start(self) -> None:
+        """Open the cache of features, once the base has the precision of the run."""
+        if self.cache_features is not None:
+            self._features = self._open_features(self.cache_features)
 
     def trained_parameters(self) -> Iterable[Tensor]:
         """Those of the heads."""
@@ -104,8 +115,17 @@ class FrozenBaseHeadDistillation(HeadTraining):
 
     @torch.no_grad()
     def read(self, batch: ParallelBatch) -> Reading:
-        """What the base computes of a batch, which takes no gradient."""
+        """What the base computes of a batch, which takes no gradient; in training from the cache if there is one."""
+        if self._features is not None and self.training:
+            return self._features.read(batch, super().read)
         return super().read(batch)
+
+    def _open_features(self, most: float) -> FeatureCache:
+        data: Any = self.data
+        if not hasattr(data, "train_corpus"):
+            raise InputError("cache_features is for text, whose pairs are numbered: leave it out")
+        weight = self.parts.network.output_weight
+        return FeatureCache(data.cache_folder(), data.train_corpus, self.fingerprint, weight, most)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the heads alone, and the fingerprint of their base."""

@@ -90,7 +90,7 @@ class JointFineTuning(HeadTraining):
             network = self.parts.network
             if isinstance(self.parts.codec, HuggingFaceCodec):
                 refuse_own_code(network, self.parts.codec, str(start))  # type: ignore[arg-type]
-            self.drift = BaseDrift(copy.deepcopy(network), self.parts.codec, decode.extra_length)
+            self.drift = BaseDrift(copy.deepcopy(network), self.parts.codec, decode)
             # Hugging Face models come in eval mode.
             network.train()
             if not isinstance(network, EncoderDecoder | ImageTransformer):

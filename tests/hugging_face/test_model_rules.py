@@ -134,8 +134,8 @@ def test_one_of_several_end_tokens(llama, tmp_path, caplog):
         open_codec(f"hf:{folder}")
     assert parts.network.eos_id == parts.codec.target.eos_id == 1
     assert [record.getMessage() for record in caplog.records] == [
-        f"hf:{folder} has several end tokens, </s>, {name}: rows end with </s> only; choose another by "
-        f"hf:{folder},eos=TOKEN"
+        f"hf:{folder} has several end tokens, </s>, {name}: each ends a row, and training targets end with </s>; "
+        f"choose another by hf:{folder},eos=TOKEN"
     ]
     caplog.clear()
     with caplog.at_level(logging.WARNING):
