@@ -18,7 +18,7 @@ from marian import register_ids, save_model_for_ctranslate2
 
 import lightning_bpd
 from lightning_bpd.adapters import CausalAdapter, ModelAdapter, parse_reference
-from lightning_bpd.decoding import Exact, blockwise, greedy
+from lightning_bpd.decoding import DecodingOptions, Exact, blockwise, greedy
 from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.drafters import BlockHeads
 from lightning_bpd.interfaces import Drafter, InputError, SequenceModel, TokenRows
@@ -55,12 +55,12 @@ class Arm:
 
 
 @torch.inference_mode()
-def generated(network: ModelAdapter, extra_length: int, batch: TokenRows, **options: Any) -> Decoded:
+def generated(network: ModelAdapter, lengths: DecodingOptions, batch: TokenRows, **options: Any) -> Decoded:
     """By ``generate``, whose limit is that of the longest row of a batch, for all its rows.
 
     Args:
         network: The adapter, whose model generates.
-        extra_length: Tokens that a row may be longer than its source.
+        lengths: Limits the length of each row.
         batch: Sources or prompts.
         options: Of ``generate``; with any, the batch is one row, and each call of the model is an iteration.
     """
@@ -85,7 +85,7 @@ def generated(network: ModelAdapter, extra_length: int, batch: TokenRows, **opti
         output = network.model.generate(
             input_ids=tokens,
             attention_mask=inside.long(),
-            max_new_tokens=int(length_limits(network, batch, extra_length).max()) + forced,
+            max_new_tokens=int(length_limits(network, batch, lengths.extra(batch)).max()) + forced,
             **options,
         )
     finally:
@@ -107,7 +107,7 @@ def plain_greedy(model: Any) -> None:
         settings.pad_token_id = settings.eos_token_id
 
 
-def engine(translator: Translator, extra_length: int, threads: int) -> Decode:
+def engine(translator: Translator, lengths: DecodingOptions, threads: int) -> Decode:
     """Greedy decoding by CTranslate2 with the same weights, one worker of ``threads`` threads.
 
     Raises:
@@ -136,7 +136,7 @@ def engine(translator: Translator, extra_length: int, threads: int) -> Decode:
             raise InputError(f"of encoder-decoders this benchmark converts Marian alone, not {kind}")
 
     def decode(batch: TokenRows) -> Decoded:
-        texts, limit = text_rows(batch), int(length_limits(network, batch, extra_length).max())
+        texts, limit = text_rows(batch), int(length_limits(network, batch, lengths.extra(batch)).max())
         if kind == "marian":
             # Its own rule would let no row end at once.
             found = opened.translate_batch(
@@ -176,30 +176,30 @@ def _save_decoder_for_ctranslate2(model: Any, tokenizer: Any, folder: Path) -> N
         raise InputError(f"CTranslate2's converter fails: {type(error).__name__}: {error}") from error
 
 
-def decoded_greedily(model: SequenceModel[Any], extra_length: int, batch: TokenRows) -> Decoded:
+def decoded_greedily(model: SequenceModel[Any], lengths: DecodingOptions, batch: TokenRows) -> Decoded:
     """By our own greedy decoding."""
-    result = greedy(model, batch, extra_length)
+    result = greedy(model, batch, lengths.extra(batch))
     return Decoded(result.rows(), int(result.lengths.sum()))
 
 
 def decoded_blockwise(
-    model: SequenceModel[Any], drafter: Drafter, block_size: int, extra_length: int, batch: TokenRows
+    model: SequenceModel[Any], drafter: Drafter, block_size: int, lengths: DecodingOptions, batch: TokenRows
 ) -> Decoded:
     """By blocks, with the exact rule."""
-    result = blockwise(model, drafter, batch, block_size, Exact(), extra_length)
+    result = blockwise(model, drafter, batch, block_size, Exact(), lengths.extra(batch))
     assert result.accepted is not None
     return Decoded(result.rows(), int((result.accepted > 0).sum()))
 
 
 def our_arms(
-    name: str, network: Any, heads: BlockHeads, block_sizes: Sequence[int], extra_length: int
+    name: str, network: Any, heads: BlockHeads, block_sizes: Sequence[int], lengths: DecodingOptions
 ) -> list[Arm]:
     """Greedy decoding and blockwise decoding of a network with heads."""
     model = GenerativeModel(network, None, heads)
     assert model.drafter is not None
-    arms = [Arm(f"{name}: greedy", partial(decoded_greedily, model.model, extra_length))]
+    arms = [Arm(f"{name}: greedy", partial(decoded_greedily, model.model, lengths))]
     for size in block_sizes:
-        decode = partial(decoded_blockwise, model.model, model.drafter, size, extra_length)
+        decode = partial(decoded_blockwise, model.model, model.drafter, size, lengths)
         arms.append(Arm(f"{name}: blockwise, k = {size}", decode))
     return arms
 
@@ -238,14 +238,14 @@ def all_arms(
     reference: str,
     draft: Any,
     block_sizes: Sequence[int],
-    extra_length: int,
+    lengths: DecodingOptions,
     lookup_tokens: int,
     threads: int,
 ) -> tuple[list[Arm], dict[str, str]]:
     """What can be measured, the yardstick first; and why the others cannot."""
     network: Any = translator.network
     assert translator.heads is not None
-    by_generate = partial(generated, network, extra_length)
+    by_generate = partial(generated, network, lengths)
     arms = [
         Arm(GENERATE, by_generate),
         Arm(LOOKUP, partial(by_generate, prompt_lookup_num_tokens=lookup_tokens), one_row=True),
@@ -256,13 +256,13 @@ def all_arms(
     else:
         arms.append(Arm(ASSISTED, partial(by_generate, assistant_model=draft), one_row=True))
     try:
-        arms.append(Arm(ENGINE, engine(translator, extra_length, threads)))
+        arms.append(Arm(ENGINE, engine(translator, lengths, threads)))
     except InputError as error:
         missing[ENGINE] = str(error)
-    arms += our_arms(OURS, network, translator.heads, block_sizes, extra_length)
+    arms += our_arms(OURS, network, translator.heads, block_sizes, lengths)
     try:
         converted = carried_network(reference, translator.device)
-        arms += our_arms(CONVERTED, converted, translator.heads, block_sizes, extra_length)
+        arms += our_arms(CONVERTED, converted, translator.heads, block_sizes, lengths)
     except InputError as error:
         missing[CONVERTED] = str(error)
     return arms, missing

@@ -28,6 +28,7 @@ import lightning_bpd
 from lightning_bpd.adapters import ModelAdapter
 from lightning_bpd.codecs.hugging_face import base_reference
 from lightning_bpd.datamodules.text_files import PairFiles, read_pairs
+from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.metrics import bleu_score, bleu_signature, bleu_statistics
@@ -39,7 +40,7 @@ def measure(
     translator: Translator,
     pairs: Sequence[tuple[str, str]],
     batch_size: int,
-    extra_length: int,
+    lengths: DecodingOptions,
     repeats: int,
 ) -> list[dict[str, Any]]:
     """One entry an arm that takes such batches."""
@@ -48,7 +49,7 @@ def measure(
     limits = [
         limit
         for _, batch in batches
-        for limit in length_limits(translator.network, batch, extra_length).tolist()
+        for limit in length_limits(translator.network, batch, lengths.extra(batch)).tolist()
     ]
     outputs: dict[str, list[Decoded]] = {}
 
@@ -105,6 +106,7 @@ def main(
     lookup_tokens: int = 10,
     draft_tokens: int | None = None,
     extra_length: int = 50,
+    max_new_tokens: int | None = None,
     threads: int = 1,
     device: Literal["cpu", "cuda"] = "cpu",
     repeats: int = 5,
@@ -123,12 +125,14 @@ def main(
         lookup_tokens: The most tokens that prompt lookup proposes.
         draft_tokens: The most tokens that the draft model proposes; the library's own number if not given.
         extra_length: Tokens that a row may be longer than its source or prompt.
+        max_new_tokens: The most tokens of a row, whatever its source; replaces extra_length.
         threads: CPU threads of each arm.
         device: Where all arms run.
         repeats: Timed runs of each arm.
         json: Where to write the numbers as well.
     """
     logging.set_verbosity_error()
+    lengths = DecodingOptions(extra_length=extra_length, max_new_tokens=max_new_tokens)
     torch.set_num_threads(threads)
     place = torch.device(device)
     translator = lightning_bpd.load(model, place)
@@ -157,12 +161,10 @@ def main(
     drafting = None if draft is None else draft_model(draft, translator)
     if drafting is not None and draft_tokens is not None:
         drafting.generation_config.num_assistant_tokens = draft_tokens
-    arms, missing = all_arms(translator, base, drafting, sizes, extra_length, lookup_tokens, threads)
+    arms, missing = all_arms(translator, base, drafting, sizes, lengths, lookup_tokens, threads)
 
     results = [
-        entry
-        for size in batch_sizes
-        for entry in measure(arms, translator, pairs, size, extra_length, repeats)
+        entry for size in batch_sizes for entry in measure(arms, translator, pairs, size, lengths, repeats)
     ]
     if max(batch_sizes) > 1:
         refused = "the library takes one row at a time"
@@ -173,6 +175,7 @@ def main(
         "base": base,
         "sentences": len(pairs),
         "extra_length": extra_length,
+        "max_new_tokens": max_new_tokens,
         "lookup_tokens": lookup_tokens,
         "draft_tokens": draft_tokens,
         "bleu_signature": bleu_signature(),

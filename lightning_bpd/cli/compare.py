@@ -43,9 +43,6 @@ from lightning_bpd.tracking.provenance import processor, provenance
 
 logger = logging.getLogger(__name__)
 
-# Tokens that an output may be longer than its source.
-EXTRA_LENGTH = DecodingOptions().extra_length
-
 
 def compare(
     model: str,
@@ -57,6 +54,7 @@ def compare(
     block_sizes: list[int] | None = None,
     rows: int | None = None,
     batch_size: int = 64,
+    max_new_tokens: int | None = None,
     timed: int = 200,
     timed_batch_size: int = 1,
     threads: int | None = None,
@@ -83,6 +81,7 @@ def compare(
             so on, and as many as the heads were trained for.
         rows: How many rows to measure on, evenly spread over the corpus; all by default.
         batch_size: Rows decoded together for quality and block sizes.
+        max_new_tokens: The most tokens of an output; by default 50 more than its source has.
         timed: Rows that are timed, evenly spread over those that are measured on; 0 for none.
         timed_batch_size: Rows decoded together when timed.
         threads: Of torch; as many as it takes by itself if not given.
@@ -106,6 +105,7 @@ def compare(
     ):
         if value is not None and value < least:
             raise InputError(f"--{flag} {value}: it must be at least {least}")
+    decode = DecodingOptions(max_new_tokens=max_new_tokens)
     check_range(0, batch_size=batch_size, timed_batch_size=timed_batch_size, threads=threads)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -132,17 +132,21 @@ def compare(
     arms = rules_of(subject.block_size, rules, block_sizes)
     words, count = KINDS[subject.codec.kind], len(measured.references)
     chosen = spread(list(range(count)), timed)
-    settings = settings_of(subject.network, subject.codec, place, batch_size, len(chosen), timed_batch_size)
+    settings = settings_of(
+        subject.network, subject.codec, place, batch_size, len(chosen), timed_batch_size, decode
+    )
     of_corpus = Corpus(measured.folder, corpus, count, measured.hash)
     _check_earlier(path, _made_by(model, of_corpus, settings, arms))
     with progress_bar("Comparing", words.rows, count + len(chosen)) as report:
         whole = compare_decoders(
-            subject, measured.sources, measured.references, arms, batch_size, report, timing=False
+            subject, measured.sources, measured.references, arms, batch_size, report, False, decode
         )
         if chosen:
             sources, references = measured.sources, measured.references
             sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
-            some = compare_decoders(subject, sources, references, arms, timed_batch_size, report)
+            some = compare_decoders(
+                subject, sources, references, arms, timed_batch_size, report, decode=decode
+            )
             whole = with_times(whole, [arm.seconds for arm in some])
     record = Record(
         kind=subject.codec.kind,
@@ -154,7 +158,7 @@ def compare(
         provenance=provenance(),
         arms=whole,
         **measured.described,
-        **measure_heads(subject, measured.sources, whole, batch_size, EXTRA_LENGTH),
+        **measure_heads(subject, measured.sources, whole, batch_size, decode),
     )
     write_record(path, record)
     together = f", batches of {timed_batch_size}" if chosen else ""
@@ -232,7 +236,13 @@ def _image_data(config: Path, data: str | None, codec: ImageCodec) -> SuperResol
 
 
 def settings_of(
-    network: Any, codec: Codec, device: torch.device, batch_size: int, timed_rows: int, timed_batch_size: int
+    network: Any,
+    codec: Codec,
+    device: torch.device,
+    batch_size: int,
+    timed_rows: int,
+    timed_batch_size: int,
+    decode: DecodingOptions,
 ) -> dict[str, Any]:
     """Everything but model, corpus and rules that the numbers of a record depend on."""
     return {
@@ -245,7 +255,14 @@ def settings_of(
         "timed_rows": timed_rows,
         "timed_batch_size": timed_batch_size,
         **(
-            {"extra_length": EXTRA_LENGTH, "bleu_tokenizer": codec.bleu_tokenizer}
+            {
+                **(
+                    {"extra_length": decode.extra_length}
+                    if decode.max_new_tokens is None
+                    else {"max_new_tokens": decode.max_new_tokens}
+                ),
+                "bleu_tokenizer": codec.bleu_tokenizer,
+            }
             if isinstance(codec, TextCodec | HuggingFaceCodec)
             else {}
         ),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,10 @@ from lightning_bpd.tracking.provenance import provenance
 logger = logging.getLogger(__name__)
 
 SAMPLES = 5
-# Sentences of the comparison of decoders, one at a time.
-COMPARED = 200
+# The comparison of decoders takes at most this many sentences, one at a time, and about this many seconds.
+COMPARED, SECONDS = 200, 60.0
+# With fewer sentences, only these parts of the largest block are compared, and at least FEWEST sentences.
+FEW, FEWEST, SHARES = 10, 2, (2, 1)
 # Images that are shown.
 PANELS = 4
 
@@ -71,10 +74,10 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
     )
     console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
     data, device = trainer.datamodule, trainer.lightning_module.device  # type: ignore[attr-defined]
+    decode: DecodingOptions = trainer.lightning_module.decode  # type: ignore[assignment]
     if of_text:
-        lines = _show_text(Translator.of(model).to(device), folder, data, console)
+        lines = _show_text(Translator.of(model).to(device), folder, data, decode, console)
     else:
-        decode: DecodingOptions = trainer.lightning_module.decode  # type: ignore[assignment]
         _show_images(model.to(device), folder, data, decode, f"Best checkpoint, {metrics['steps']} steps")
         lines = [("Images", f"{folder}/panels.png")]
     for label, value in (
@@ -85,13 +88,15 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
         console.print(Text(f"{label}: {value}"), soft_wrap=True)
 
 
-def _show_text(translator: Translator, folder: Path, data: Any, console: Console) -> list[tuple[str, str]]:
+def _show_text(
+    translator: Translator, folder: Path, data: Any, decode: DecodingOptions, console: Console
+) -> list[tuple[str, str]]:
     """Samples, and greedy and blockwise decoding side by side; what to say of them at the end."""
-    console.print(samples(translator, data))
+    console.print(samples(translator, data, decode))
     lines = []
     decoder = ""
     if translator.heads is not None:
-        record = compare(translator, data, folder / "model")
+        record = compare(translator, data, folder / "model", decode)
         arms = record.arms
         write_record(folder / "compare_validation.json", record)
         draw_comparison(arms, folder / "block_sizes.png")
@@ -154,25 +159,35 @@ def bleu_label(metrics: dict[str, Any], name: str = "bleu") -> str:
     )
 
 
-def compare(translator: Translator, datamodule: Any, model: Path) -> Record:
+def compare(translator: Translator, datamodule: Any, model: Path, decode: DecodingOptions) -> Record:
     """Greedy decoding and blocks of 1 to k tokens on some validation sentences, one at a time.
 
     The record is that of `compare`, without the costs of single calls, so that `report` reads it.
     """
     assert translator.heads is not None
     sources, references = datamodule.sources("validation"), datamodule.references("validation")
-    chosen = spread(list(range(len(sources))), COMPARED)
-    sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
     block_size = translator.heads.block_size
-    rules = [(size, "exact") for size in range(1, block_size + 1)]
-    arms = compare_decoders(translator, sources, references, rules)
+    decode = DecodingOptions(extra_length=decode.extra_length, max_new_tokens=decode.max_new_tokens)
+    started = time.monotonic()
+    translator.translate(sources[:1], decode)
+    affordable = SECONDS / max(time.monotonic() - started, 1e-6)
+    sizes = list(range(1, block_size + 1))
+    if affordable < FEW * (block_size + 1):
+        sizes = sorted({max(block_size // share, 2) for share in SHARES})
+    chosen = spread(list(range(len(sources))), min(COMPARED, max(int(affordable / (len(sizes) + 1)), FEWEST)))
+    sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
+    arms = compare_decoders(
+        translator, sources, references, [(size, "exact") for size in sizes], decode=decode
+    )
     content = hashlib.sha256(json.dumps([sources, references]).encode()).hexdigest()
     return Record(
         kind="text",
         model=str(model),
         training=training_of(model, block_size),
         corpus=Corpus(str(datamodule.folder), "validation", len(chosen), content),
-        settings=settings_of(translator.network, translator.codec, translator.device, 1, len(chosen), 1),
+        settings=settings_of(
+            translator.network, translator.codec, translator.device, 1, len(chosen), 1, decode
+        ),
         signature=translator.codec.signature() or "",
         provenance=provenance(),
         arms=arms,
@@ -180,11 +195,12 @@ def compare(translator: Translator, datamodule: Any, model: Path) -> Record:
     )
 
 
-def samples(translator: Translator, datamodule: Any) -> Table:
+def samples(translator: Translator, datamodule: Any, decode: DecodingOptions) -> Table:
     """A few validation sentences, with the reference and the model's own translation."""
     sources, references = datamodule.sources("validation"), datamodule.references("validation")
     chosen = spread(list(range(len(sources))), SAMPLES)
-    outputs = translator.translate([sources[i] for i in chosen])
+    limits = DecodingOptions(extra_length=decode.extra_length, max_new_tokens=decode.max_new_tokens)
+    outputs = translator.translate([sources[i] for i in chosen], limits)
     table = Table("source", "reference", "output", title="Samples", title_justify="left", show_lines=True)
     for i, output in zip(chosen, outputs, strict=True):
         # Text, for what looks like markup in a sentence is not.

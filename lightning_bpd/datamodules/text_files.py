@@ -289,7 +289,9 @@ def _json_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
         record = _conversation(record["messages"], place, files)
     keys = [key for key in (files.source_key, files.target_key) if key is not None]
     if not isinstance(record, dict):
-        raise InputError(f"{place}: not a JSON object; it needs {' and '.join(map(repr, keys))} as keys")
+        raise InputError(
+            f"{place}: not a JSON object; it needs the key{'s' * (len(keys) > 1)} {' and '.join(map(repr, keys))}"
+        )
     texts = []
     for key in keys:
         if key not in record:

@@ -38,6 +38,7 @@ def compare_decoders(
     batch_size: int = 1,
     progress: Callable[[int], None] | None = None,
     timing: bool = True,
+    decode: DecodingOptions = DecodingOptions(),  # noqa: B008  # frozen
 ) -> list[Arm]:
     """Decode the same rows greedily and by each rule, in turns.
 
@@ -49,6 +50,7 @@ def compare_decoders(
         batch_size: Rows decoded together.
         progress: Called with the number of rows done.
         timing: Whether the time is taken, for which some batches are decoded twice, to warm up.
+        decode: The limits of length, and the sampler.
 
     Returns:
         Greedy decoding first, then an arm a rule.
@@ -60,9 +62,9 @@ def compare_decoders(
         raise InputError(f"there are no {KINDS[model.codec.kind].rows} to compare decoders on")
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
-    options = [DecodingOptions()]
+    options = [replace(decode, decoder="greedy")]
     options += [
-        model.check(DecodingOptions("blockwise", block_size=size, acceptance=acceptance))
+        model.check(replace(decode, decoder="blockwise", block_size=size, acceptance=acceptance))
         for size, acceptance in rules
     ]
     batches = list(model.batches(sources, batch_size))

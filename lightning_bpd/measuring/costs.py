@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_bpd.decoding import GREEDY, Exact, greedy, replay
+from lightning_bpd.decoding import GREEDY, DecodingOptions, Exact, greedy, replay
 from lightning_bpd.interfaces import Block, DecodeState, ReplayableDrafter, TokenRows, VerifiedBlock
 from lightning_bpd.measuring.record import Arm, Costs, Replay
 from lightning_bpd.measuring.timing import timed
@@ -21,7 +21,11 @@ TURNS, CALLS = 9, 20
 
 
 def measure_heads(
-    model: GenerativeModel, sources: Sequence[Any], arms: Sequence[Arm], batch_size: int, extra_length: int
+    model: GenerativeModel,
+    sources: Sequence[Any],
+    arms: Sequence[Arm],
+    batch_size: int,
+    decode: DecodingOptions,
 ) -> dict[str, Any]:
     """The fields of a record that only a model with proposals has; empty for a model without.
 
@@ -30,7 +34,7 @@ def measure_heads(
         sources: Its rows.
         arms: What was decoded already, greedy decoding first.
         batch_size: Rows decoded together for the replay.
-        extra_length: Tokens that a row may be longer than its source.
+        decode: The limits of length.
     """
     if model.block_size in (None, 1):
         return {}
@@ -39,42 +43,42 @@ def measure_heads(
     # A row of the middle length, by itself.
     alone = [source for _, source in model.batches(sources, 1)]
     return {
-        "replay": _replayed(model, sources, batch_size, extra_length, sum(arms[0].tokens)),
+        "replay": _replayed(model, sources, batch_size, decode, sum(arms[0].tokens)),
         "acceptance_by_position": None if exact is None else exact.acceptance_by_position,
-        "costs": decoding_costs(model, alone[len(alone) // 2], extra_length),
+        "costs": decoding_costs(model, alone[len(alone) // 2], decode),
     }
 
 
 def _replayed(
-    subject: GenerativeModel, sources: Sequence[Any], batch_size: int, extra_length: int, tokens: int
+    subject: GenerativeModel, sources: Sequence[Any], batch_size: int, decode: DecodingOptions, tokens: int
 ) -> Replay | None:
     """Iterations for all rows, of ``tokens`` tokens; None for a drafter that must be decoded with."""
     if not isinstance(subject.drafter, ReplayableDrafter):
         return None
-    return Replay(tokens, replayed_iterations(subject, sources, batch_size, extra_length))
+    return Replay(tokens, replayed_iterations(subject, sources, batch_size, decode))
 
 
 def replayed_iterations(
-    subject: GenerativeModel, sources: Sequence[Any], batch_size: int, extra_length: int
+    subject: GenerativeModel, sources: Sequence[Any], batch_size: int, decode: DecodingOptions
 ) -> list[int]:
     """Iterations of exact blockwise decoding for k' = 1..k, summed over the rows; from one call over greedy output."""
     assert isinstance(subject.drafter, ReplayableDrafter)
     totals = [0] * subject.drafter.block_size
     for _, source in subject.batches(sources, batch_size):
-        output = greedy(subject.model, source, extra_length)
+        output = greedy(subject.model, source, decode.extra(source))
         sizes = replay(subject.model, subject.drafter, source, output, len(totals))
         totals = [total + int((accepted > 0).sum()) for total, accepted in zip(totals, sizes, strict=True)]
     return totals
 
 
 @torch.inference_mode()
-def decoding_costs(subject: GenerativeModel, source: TokenRows, extra_length: int) -> Costs:
+def decoding_costs(subject: GenerativeModel, source: TokenRows, decode: DecodingOptions) -> Costs:
     """Seconds of the parts of decoding ``source``, its cache half full: medians over turns of all parts.
 
     Args:
         subject: A model with block heads.
         source: The rows to decode together; one, for decoding one at a time.
-        extra_length: Tokens that a row may be longer than its source.
+        decode: The limits of length.
 
     Returns:
         ``start``, of encoder and cache; ``call``, over 1..k tokens, with p_1's projection and decision, as the loop
@@ -83,7 +87,7 @@ def decoding_costs(subject: GenerativeModel, source: TokenRows, extra_length: in
     model, drafter = subject.model, subject.drafter
     assert drafter is not None
     most = drafter.block_size
-    output = greedy(model, source, extra_length)
+    output = greedy(model, source, decode.extra(source))
     half = max(int(output.lengths.max()) // 2, 1)
     before = torch.cat([torch.full_like(output.tokens[:, :1], model.bos_id), output.tokens], 1)[:, :half]
     rows = torch.arange(most, device=subject.device)

@@ -288,6 +288,7 @@ def _settings(runs: Sequence[Run]) -> Table:
         "timed_rows": f"{words.rows} timed",
         "timed_batch_size": "batch, timed",
         "extra_length": "tokens beyond the source's length",
+        "max_new_tokens": "most tokens of an output",
     }
     rows = [
         ("corpus", _all(f"{run.record.corpus.name}, {run.record.corpus.rows} {words.rows}" for run in runs)),

@@ -8,12 +8,12 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus
 from lightning_bpd.interfaces import InputError, Memory, ParallelBatch, Reading
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class FeatureCache:
 
     Args:
         folder: The folder of all caches.
-        corpus: The training corpus.
+        corpus: The training corpus, an EncodedCorpus.
         base: Fingerprint of the base's weights.
         like: A tensor [..., D] with the width and the dtype of the hidden states.
         most: The most GiB that the files may take.
@@ -41,7 +41,7 @@ class FeatureCache:
         InputError: The files would be larger than ``most``, or cannot be written.
     """
 
-    def __init__(self, folder: Path, corpus: EncodedCorpus, base: str, like: Tensor, most: float) -> None:
+    def __init__(self, folder: Path, corpus: Any, base: str, like: Tensor, most: float) -> None:
         width, dtype = like.size(-1), like.dtype
         of_target, of_source = corpus.target.lengths, corpus.source.lengths
         needed = int(of_target.sum() + of_source.sum()) * (width * like.element_size() + 8) / 2**30

@@ -35,7 +35,7 @@ DRAFTERS = ("translation/parallel.yaml",)
 # What trains a base and its heads together from random weights.
 FROM_NOTHING = ("default.yaml", "demo.yaml", "super_resolution/digits.yaml")
 # Configurations of other programs: `grid`, and W&B's sweeps; and what needs a Hugging Face base (tests/hugging_face).
-OTHERS = ("grids/", "sweeps/", "translation/prompts.yaml")
+OTHERS = ("grids/", "sweeps/", "translation/prompts.yaml", "language_models/")
 FILES = sorted(
     name
     for path in CONFIGS.rglob("*.yaml")

@@ -4,10 +4,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lightning_bpd.cli import finish
 from lightning_bpd.cli.finish import bleu_label, compare
 from lightning_bpd.cli.report import report
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import train_tokenizer
+from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import BlockHeads, HeadShape
 from lightning_bpd.measuring.record import read_record, write_record
 from lightning_bpd.models import Architecture, EncoderDecoder
@@ -31,7 +33,8 @@ def test_without_a_validation_there_is_nothing_to_say():
     assert bleu_label({"steps": 3}) == "BLEU"
 
 
-def test_the_final_table_is_a_record_that_report_reads(tmp_path):
+def small_translator(folder):
+    """A random model with heads, saved in ``folder``, and six pairs as its data."""
     pairs = list(islice(sentence_pairs(seed=4), 6))
     tokenizer = train_tokenizer([line for pair in pairs for line in pair], 320, True, "identity")
     torch.manual_seed(1)
@@ -40,10 +43,16 @@ def test_the_final_table_is_a_record_that_report_reads(tmp_path):
     network = EncoderDecoder(shape, size, size, tokenizer.bos_id, tokenizer.eos_id)
     heads = BlockHeads(16, HeadShape(block_size=3, d_hidden=8))
     translator = Translator(network, TextCodec(tokenizer, tokenizer), heads)
-    translator.save(tmp_path / "model", {"training": {"regime": "frozen", "data": "gold", "seed": 7}})
+    translator.save(folder / "model", {"training": {"regime": "frozen", "data": "gold", "seed": 7}})
     sources, references = map(list, zip(*pairs, strict=True))
-    data = SimpleNamespace(sources=lambda _: sources, references=lambda _: references, folder=tmp_path)
-    record = compare(translator, data, tmp_path / "model")
+    return translator, SimpleNamespace(
+        sources=lambda _: sources, references=lambda _: references, folder=folder
+    )
+
+
+def test_the_final_table_is_a_record_that_report_reads(tmp_path):
+    translator, data = small_translator(tmp_path)
+    record = compare(translator, data, tmp_path / "model", DecodingOptions())
     write_record(tmp_path / "compare_validation.json", record)
     assert read_record(tmp_path / "compare_validation.json") == record
     assert [arm.block_size for arm in record.arms] == [1, 1, 2, 3]
@@ -52,3 +61,13 @@ def test_the_final_table_is_a_record_that_report_reads(tmp_path):
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "the same output" in text
     assert "frozen, gold" in text
+
+
+def test_a_slow_model_is_compared_on_few_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(finish, "SECONDS", 0.0)
+    translator, data = small_translator(tmp_path)
+    record = compare(translator, data, tmp_path / "model", DecodingOptions(max_new_tokens=3))
+    assert record.corpus.rows == 2
+    assert [arm.block_size for arm in record.arms] == [1, 2, 3]
+    assert max(record.arms[0].tokens) <= 3
+    assert record.settings["max_new_tokens"] == 3

@@ -94,11 +94,19 @@ def test_what_is_no_corpus_is_named(sentences, teachers, tmp_path):
     refused(empty, r"empty\.txt: the file is empty")
     (tmp_path / "latin.txt").write_bytes("für\n".encode("latin-1"))
     refused(tmp_path / "latin.txt", r"latin\.txt, line 1: invalid UTF-8")
-    for name in ("pairs.tsv", "pairs.jsonl.gz"):
-        (tmp_path / name).write_text("a\tb\n")
-        refused(
-            tmp_path / name, rf"one sentence a line; for {name} give --data {tmp_path} --corpus '\[{name}\]'"
-        )
+    name = "pairs.tsv"
+    (tmp_path / name).write_text("a\tb\n")
+    refused(tmp_path / name, rf"one sentence a line; for {name} give --data {tmp_path} --corpus '\[{name}\]'")
+    (tmp_path / "pairs.jsonl").write_text('{"de": "b"}\n')
+    refused(tmp_path / "pairs.jsonl", r"pairs\.jsonl, line 1: the key 'en' is missing")
+
+
+def test_json_lines_need_no_targets(sentences, teachers, alone, tmp_path):
+    path = tmp_path / "sentences.jsonl"
+    records = [json.dumps({"en": line}) + "\n" for line in sentences.read_text().splitlines()]
+    path.write_text("".join(records))
+    out = run(teachers[0], path, tmp_path / "out", processes=1)
+    assert (out / "train.de").read_bytes() == alone["train.de"]
 
 
 def test_only_a_source_may_stand_alone(tmp_path):

@@ -13,7 +13,8 @@ from test_model_training import EXTRA, module, trainer
 from lightning_bpd import load
 from lightning_bpd.codecs.hugging_face import open_codec
 from lightning_bpd.datamodules import ParallelText, Prompts
-from lightning_bpd.drafters import HeadShape
+from lightning_bpd.decoding import DecodingOptions, Sampled
+from lightning_bpd.drafters import HeadShape, ParallelDraft
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.saved.translation import load_checkpoint
 from lightning_bpd.training import FrozenBaseHeadDistillation, JointFineTuning
@@ -208,3 +209,43 @@ def test_prompts_that_are_longer_than_their_share_of_the_positions(corpus, llama
 def test_text_without_a_template_is_the_prompt(corpus, llama):
     data = ParallelText(str(corpus), tokenizer=f"hf:{llama}")
     assert rows_of(data)[0][0] == f"<s>{data.sources('validation')[0]}"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_an_attending_drafter_reads_the_tokens_of_prompts(corpus, llama, tmp_path, dtype):
+    shape = ParallelDraft(block_size=4, attention_heads=2, correction=8, candidates=60)
+    base = f"hf:{llama},dtype={dtype}"
+    trained = module(
+        FrozenBaseHeadDistillation,
+        base,
+        drafter=shape,
+        cache_features=0.1,
+        decode=DecodingOptions(max_new_tokens=7),
+    )
+    data = Prompts(
+        str(corpus), "{source} =", "en", "de", tokenizer=base, max_length=120, cache=str(tmp_path / "cache")
+    )
+    loop = trainer(default_root_dir=tmp_path, max_steps=4, val_check_interval=4)
+    loop.fit(trained, datamodule=data)
+    assert loop.callback_metrics["val/k4_exact/greedy_agreement"] == 1
+    loop.save_checkpoint(tmp_path / "a.ckpt")
+    model = load_checkpoint(tmp_path / "a.ckpt")
+    # Drafts differ if the tokens of the prompt are another's, though the base's states are the same.
+    batch = next(iter(data.val_dataloader()))
+    state = model.model.start(batch.source, None, 4)
+    drafter, rows = model.heads, batch.source.lengths
+    weight = model.network.output_weight
+    seen, _ = drafter.seen(state.memory, weight)
+    other, _ = drafter.seen(state.memory._replace(tokens=state.memory.tokens.flip(1)), weight)
+    assert state.memory.tokens.tolist() == [
+        row[1:length] + [0] * (int(rows.max()) - length)
+        for row, length in zip(batch.source.tokens.tolist(), rows.tolist(), strict=True)
+    ]
+    assert not torch.equal(seen, other)
+    lines = data.sources("validation")
+    for options in ({}, {"sampler": Sampled(0.9, 20, 0.9, seed=3)}):
+        expected = model.translate(lines, max_new_tokens=7, batch_size=1, **options)
+        if dtype == "float64":
+            for size in (1, 3):
+                found = model.translate(lines, "blockwise", size, max_new_tokens=7, **options)
+                assert found == expected
