@@ -29,6 +29,7 @@ from lightning_bpd.cli.arguments import (
     expand_data_folder,
     names_model,
     naming_options,
+    refuse_decode_of_model,
     take_tokenizers_of_base,
 )
 from lightning_bpd.cli.finish import finish
@@ -149,6 +150,7 @@ class CommandLine(LightningCLI):
         A run that is resumed or measured starts from its own configuration; files and flags override it.
         """
         assert isinstance(args, list)
+        refuse_decode_of_model(args)
         # Find the run first: the other options may fit its configuration and not the default configuration.
         self.config = parser.parse_args([*args[:1], *naming_options(args[1:])])
         options = self._options()

@@ -45,6 +45,13 @@ def names_model(args: list[str]) -> bool:
     return any(argument.startswith(("-c", "--config", "--model")) for argument in args[1:])
 
 
+def refuse_decode_of_model(args: list[str]) -> None:
+    """Raise InputError for decoding options under ``model``, which the group ``decode`` would silently replace."""
+    for argument in args:
+        if match := re.match(r"--model(\.init_args)?\.decode\b", argument):
+            raise InputError(f"{match[0]} is an option of its own: write --decode{argument[match.end() :]}")
+
+
 def _is_folder(value: str, classes: Collection[str]) -> bool:
     # The next option, or a class described in place.
     if value.startswith(("-", "{")):

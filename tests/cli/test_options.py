@@ -275,3 +275,10 @@ def test_what_is_never_logged_is_refused_before_training(monitor, heads):
                 InputError, match=r"monitor is .*, but validation logs val/loss, val/perplexity"
             ):
                 callbacks[0].on_fit_start(trainer, module)
+
+
+@pytest.mark.parametrize("prefix", ["--model.decode", "--model.init_args.decode"])
+def test_decoding_options_under_the_model_would_be_lost(prefix, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refusal(capsys, "fit", "--model.base", "runs/x", f"{prefix}.extra_length", "5")
+    assert line.endswith(f"{prefix} is an option of its own: write --decode.extra_length")
