@@ -149,7 +149,8 @@ def encode_corpus(
 def _open_corpus(folder: Path, tokenizers: Sequence[TextSide]) -> EncodedCorpus:
     with reading(folder) as about:
         corpus = EncodedCorpus(
-            *(RaggedRows.map(folder / side, about[f"{side}_dtype"]) for side in ("source", "target")),
+            RaggedRows.map(folder / "source", about["source_dtype"]),
+            RaggedRows.map(folder / "target", about["target_dtype"]),
             row_numbers=np.memmap(folder / "row_numbers", dtype=np.int64, mode="r"),
             **{name: about[name] for name in ("dropped_empty", "dropped_long", "shortened")},
         )
