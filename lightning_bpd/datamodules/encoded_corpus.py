@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from lightning_bpd.codecs.text_lines import called, repeatable
 from lightning_bpd.codecs.tokenizers import TextSide, whole_row
-from lightning_bpd.datamodules.cache_folder import cache_folder
+from lightning_bpd.datamodules.caches import cache_folder, content_key, reading
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
-from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.progress import progress_bar
 
@@ -132,43 +130,39 @@ def encode_corpus(
     least = 1 + max(len(side.prefix) + len(side.suffix) for side in tokenizers)
     if max_length < least:
         raise InputError(f"{description}: max_length is {max_length}; a token and the end token take {least}")
-    settings = [_FORMAT, fingerprint(files), *(t.fingerprint for t in tokenizers), max_length, drop]
-    folder = Path(cache) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+    folder = Path(cache) / content_key(
+        _FORMAT, fingerprint(files), *(side.fingerprint for side in tokenizers), max_length, drop
+    )
     if not folder.is_dir():
         with cache_folder(folder) as partial:
             _encode(files, tokenizers, partial, max_length, drop, description)
-    corpus = _open_corpus(folder, (source_tokenizer.vocab_size, target_tokenizer.vocab_size))
+    corpus = _open_corpus(folder, tokenizers)
+    fate = f"{corpus.shortened} longer than {max_length} tokens cut"
     if drop:
         fate = (
             f"{corpus.dropped_empty} empty and {corpus.dropped_long} longer than {max_length} tokens dropped"
         )
-    else:
-        fate = f"{corpus.shortened} longer than {max_length} tokens cut"
     _log.info("%s: %d pairs, %s", description, len(corpus), fate)
     return corpus
 
 
-def _open_corpus(folder: Path, vocabularies: tuple[int, int]) -> EncodedCorpus:
-    with damaged(f"the cache of the corpus {folder}", "delete this folder to have it made again"):
-        about = read_json(folder / "about.json", "delete its folder to have it made again")
+def _open_corpus(folder: Path, tokenizers: Sequence[TextSide]) -> EncodedCorpus:
+    with reading(folder) as about:
         corpus = EncodedCorpus(
-            source=RaggedRows.map(folder / "source", about["source_dtype"]),
-            target=RaggedRows.map(folder / "target", about["target_dtype"]),
-            dropped_empty=about["dropped_empty"],
-            dropped_long=about["dropped_long"],
+            RaggedRows.map(folder / "source", about["source_dtype"]),
+            RaggedRows.map(folder / "target", about["target_dtype"]),
             row_numbers=np.memmap(folder / "row_numbers", dtype=np.int64, mode="r"),
-            shortened=about["shortened"],
+            **{name: about[name] for name in ("dropped_empty", "dropped_long", "shortened")},
         )
-        for rows, vocabulary in zip((corpus.source, corpus.target), vocabularies, strict=True):
-            if not len(rows) == len(corpus.row_numbers) == about["pairs"] or rows.offsets[-1] != len(
-                rows.tokens
-            ):
+        for rows, tokenizer in zip((corpus.source, corpus.target), tokenizers, strict=True):
+            tokens, offsets = rows.tokens, rows.offsets
+            if not len(rows) == len(corpus.row_numbers) == about["pairs"] or offsets[-1] != len(tokens):
                 raise ValueError("its files do not belong together")
             if (
-                rows.offsets[0]
+                offsets[0]
                 or rows.lengths.min() < 1
-                or rows.tokens.max() >= vocabulary
-                or rows.tokens.min() < 0
+                or tokens.max() >= tokenizer.vocab_size
+                or tokens.min() < 0
             ):
                 raise ValueError("there are tokens or rows that no corpus has")
     return corpus
@@ -176,7 +170,7 @@ def _open_corpus(folder: Path, vocabularies: tuple[int, int]) -> EncodedCorpus:
 
 def _encode(
     files: Sequence[PairFiles],
-    tokenizers: tuple[TextSide, TextSide],
+    tokenizers: Sequence[TextSide],
     folder: Path,
     max_length: int,
     drop: bool,
@@ -185,23 +179,31 @@ def _encode(
     """Encode ``files`` into ``folder``, chunk by chunk."""
     seen = kept = empty = long = 0
     around = np.array([[len(side.prefix) + len(side.suffix)] for side in tokenizers])
-
+    dtypes = [np.dtype(np.uint16 if side.vocab_size <= 1 << 16 else np.int32) for side in tokenizers]
     total_bytes = sum(repeatable(path).stat().st_size for part in files for path in part.paths)
-    with (
-        _RowsWriter(folder / "source", tokenizers[0].vocab_size) as source_writer,
-        _RowsWriter(folder / "target", tokenizers[1].vocab_size) as target_writer,
-        (folder / "row_numbers").open("wb") as row_numbers,
-        progress_bar(f"Encoding {description}", "bytes", total_bytes) as report,
-    ):
+    with ExitStack() as stack:
+
+        def opened(name: str) -> BinaryIO:
+            return stack.enter_context((folder / name).open("wb"))
+
+        tokens_and_offsets = [
+            (opened(f"{side}.tokens"), opened(f"{side}.offsets")) for side in ("source", "target")
+        ]
+        row_numbers = opened("row_numbers")
+        report = stack.enter_context(progress_bar(f"Encoding {description}", "bytes", total_bytes))
+        for _, offsets in tokens_and_offsets:
+            offsets.write(np.zeros(1, np.int64).tobytes())
         stream = chain.from_iterable(read_pairs(part, report) for part in files)
         while pairs := list(islice(stream, _CHUNK_PAIRS)):
             try:
-                sources = _encode_texts([source for source, _ in pairs], tokenizers[0])
-                targets = _encode_texts([target for _, target in pairs], tokenizers[1])
+                sides = [
+                    _encode_texts(texts, side)
+                    for texts, side in zip(zip(*pairs, strict=True), tokenizers, strict=True)
+                ]
             except InputError:
                 _name_line(pairs, tokenizers, files, seen)
                 raise
-            lengths = np.array([list(map(len, sources)), list(map(len, targets))])
+            lengths = np.array([list(map(len, side)) for side in sides])
             is_empty = (lengths == 0).any(axis=0)
             is_long = (lengths + around > max_length).any(axis=0)
             if drop:
@@ -212,8 +214,10 @@ def _encode(
                 is_kept = np.ones_like(is_long)
                 long += int(is_long.sum())
             rows = np.flatnonzero(is_kept)
-            source_writer.append([whole_row(tokenizers[0], sources[row], max_length) for row in rows])
-            target_writer.append([whole_row(tokenizers[1], targets[row], max_length) for row in rows])
+            for side, tokenizer, dtype, handles in zip(
+                sides, tokenizers, dtypes, tokens_and_offsets, strict=True
+            ):
+                _append([whole_row(tokenizer, side[row], max_length) for row in rows], dtype, *handles)
             row_numbers.write((seen + rows).tobytes())
             seen += len(pairs)
             kept += len(rows)
@@ -228,8 +232,8 @@ def _encode(
         "dropped_empty": empty,
         "dropped_long": long if drop else 0,
         "shortened": 0 if drop else long,
-        "source_dtype": source_writer.dtype.name,
-        "target_dtype": target_writer.dtype.name,
+        "source_dtype": dtypes[0].name,
+        "target_dtype": dtypes[1].name,
     }
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
 
@@ -239,10 +243,7 @@ def _encode_texts(texts: Sequence[str], tokenizer: TextSide) -> list[list[int]]:
 
 
 def _name_line(
-    pairs: Sequence[tuple[str, str]],
-    tokenizers: tuple[TextSide, TextSide],
-    files: Sequence[PairFiles],
-    first: int,
+    pairs: Sequence[tuple[str, str]], tokenizers: Sequence[TextSide], files: Sequence[PairFiles], first: int
 ) -> None:
     """Raise InputError with file and line of the first pair that a tokenizer refuses; ``first`` pairs come before."""
     for number, pair in enumerate(pairs, first):
@@ -250,41 +251,14 @@ def _name_line(
             for text, tokenizer in zip(pair, tokenizers, strict=True):
                 _encode_texts([text], tokenizer)
         except InputError as error:
-            raise InputError(f"{_place(files, number)}: {error}") from error
+            places = ((part, line) for part in files for line, _ in enumerate(read_pairs(part), 1))
+            part, line = next(islice(places, number, None))
+            raise InputError(f"{called(part.source)}, line {line}: {error}") from error
 
 
-def _place(files: Sequence[PairFiles], number: int) -> str:
-    """File and line of a pair, counted from 0 over all files."""
-    lines = (
-        f"{called(part.source)}, line {line}" for part in files for line, _ in enumerate(read_pairs(part), 1)
-    )
-    return next(islice(lines, number, None))
-
-
-class _RowsWriter:
-    """Writes the files that ``RaggedRows.map`` reads."""
-
-    def __init__(self, stem: Path, vocab_size: int) -> None:
-        self.dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
-        self._tokens = stem.with_suffix(".tokens").open("wb")
-        self._offsets = stem.with_suffix(".offsets").open("wb")
-        self._total = 0
-        self._offsets.write(np.zeros(1, np.int64).tobytes())
-
-    def __enter__(self) -> _RowsWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tokens.close()
-        self._offsets.close()
-
-    def append(self, rows: Sequence[Sequence[int]]) -> None:
-        ends = self._total + np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)))
-        if len(ends):
-            count = int(ends[-1]) - self._total
-            # Unlike tofile, write gives the reason of a failure.
-            self._tokens.write(np.fromiter(chain.from_iterable(rows), self.dtype, count).tobytes())
-            self._offsets.write(ends.tobytes())
-            self._total += count
+def _append(rows: Sequence[Sequence[int]], dtype: np.dtype, tokens: BinaryIO, offsets: BinaryIO) -> None:
+    """Write rows to the end of the two files that ``RaggedRows.map`` reads."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    offsets.write((tokens.tell() // dtype.itemsize + np.cumsum(lengths)).tobytes())
+    # Unlike tofile, write gives the reason of a failure.
+    tokens.write(np.fromiter(chain.from_iterable(rows), dtype, int(lengths.sum())).tobytes())

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_bpd.codecs.images import Images
-from lightning_bpd.datamodules.cache_folder import cache_folder
+from lightning_bpd.datamodules.caches import cache_folder, content_key, reading
 from lightning_bpd.datamodules.image_files import fingerprint, read_images, summary
-from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.progress import progress_bar
 
@@ -60,8 +59,7 @@ def encode_images(
         InputError: No image can be used, the cache cannot be written or is damaged, or ``path`` cannot be read.
     """
     listed = hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
-    settings = [_FORMAT, "images", fingerprint(path), listed, list(shape)]
-    folder = cache / f"images-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
+    folder = cache / f"images-{content_key(_FORMAT, 'images', fingerprint(path), listed, shape)}"
     if not folder.is_dir():
         with cache_folder(folder) as partial:
             _encode(path, names, shape, partial, description)
@@ -105,8 +103,7 @@ def _encode(
 
 
 def _open(folder: Path, shape: tuple[int, int, int]) -> EncodedImages:
-    with damaged(f"the cache of images {folder}", "delete this folder to have it made again"):
-        about = read_json(folder / "about.json", "delete its folder to have it made again")
+    with reading(folder) as about:
         names, skipped = about["names"], [(name, reason) for name, reason in about["skipped"]]
         if (folder / "images").stat().st_size != len(names) * np.prod(shape):
             raise ValueError(f"it does not have the size of {len(names)} images")

@@ -7,14 +7,13 @@ import zipfile
 from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_bpd.datamodules.held_out import Part
 from lightning_bpd.interfaces import InputError
-
-Part = Literal["train", "validation", "test"]
 
 PART_OF_FOLDER: dict[str, Part] = {
     "train": "train",

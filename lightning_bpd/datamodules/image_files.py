@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -18,14 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lightning_bpd.codecs.images import Images, centre_crop
-from lightning_bpd.datamodules.held_out import first_alike
-from lightning_bpd.datamodules.image_arrays import (
-    PART_OF_FOLDER,
-    Part,
-    array_names,
-    is_array_file,
-    read_arrays,
-)
+from lightning_bpd.datamodules.caches import file_digest
+from lightning_bpd.datamodules.held_out import Part, first_alike
+from lightning_bpd.datamodules.image_arrays import PART_OF_FOLDER, array_names, is_array_file, read_arrays
 from lightning_bpd.faults import damaged
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
@@ -153,14 +148,9 @@ def fingerprint(path: Path) -> str:
     """
     whole = hashlib.blake2b(digest_size=16)
     files = image_members(path) if path.is_dir() else {"": path.name}
-    try:
-        for name, member in sorted(files.items()):
-            file = path / member if path.is_dir() else path
-            stored = file.stat()
-            whole.update(f"{name}\0".encode(errors="surrogateescape"))
-            whole.update(_digest(file.resolve(), stored.st_size, stored.st_mtime_ns))
-    except OSError as error:
-        raise InputError(f"{error.filename or path}: the file cannot be read: {error.strerror}") from None
+    for name, member in sorted(files.items()):
+        whole.update(f"{name}\0".encode(errors="surrogateescape"))
+        whole.update(file_digest(path / member if path.is_dir() else path))
     return whole.hexdigest()
 
 
@@ -175,11 +165,7 @@ def content_hashes(path: Path) -> dict[str, bytes]:
         if is_array_file(path):
             return {name: _hash(pixels.tobytes()) for name, pixels in read_arrays(path, members)}
         if path.is_dir():
-            files = {name: path / member for name, member in members.items()}
-            return {
-                name: _digest(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns)
-                for name, file in files.items()
-            }
+            return {name: file_digest(path / member) for name, member in members.items()}
         if path.name.endswith(".zip"):
             with zipfile.ZipFile(path) as zipped:
                 infos = {name: zipped.getinfo(member) for name, member in members.items()}
@@ -207,13 +193,6 @@ def _place(name: str) -> float:
     """A number from 0 to 1 that depends only on the name."""
     digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
-
-
-@cache
-def _digest(path: Path, size: int, changed: int) -> bytes:
-    """The hash of a file's bytes. Each process reads a file once, unless its size or time of change differs."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "blake2b").digest()
 
 
 def image_members(path: Path) -> dict[str, str]:

@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import ABC
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from lightning_bpd.codecs.images import ImageCodec, Tokens, dequantise, quantise
 from lightning_bpd.codecs.images import Images as ImageArray
+from lightning_bpd.datamodules.caches import default_cache
 from lightning_bpd.datamodules.encoded_images import encode_images
-from lightning_bpd.datamodules.image_arrays import Part
+from lightning_bpd.datamodules.held_out import Part
 from lightning_bpd.datamodules.image_files import content_hashes, list_images, split_names
-from lightning_bpd.datamodules.loading import batch_loader, place_in_epoch, rank_of
+from lightning_bpd.datamodules.loading import PartsOfData
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler
 from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
 
 _log = logging.getLogger(__name__)
 
-_PARTS: tuple[Part, ...] = ("train", "validation", "test")
-_PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
-    "fit": ("train", "validation"),
-    "validate": ("validation",),
-    "test": ("test",),
-    "predict": ("test",),
-}
 _COUNTED_IMAGES = 1024
 _DIGITS_PARTS: dict[Part, slice] = {
     "train": slice(0, 1400),
@@ -42,7 +33,7 @@ _DIGITS_PARTS: dict[Part, slice] = {
 }
 
 
-class SuperResolution(pl.LightningDataModule, ABC):
+class SuperResolution(PartsOfData[ImageArray], ABC):
     """Large images and small images made from them, as batches of tokens: the base class of ``Images`` and ``Digits``.
 
     Args:
@@ -64,34 +55,16 @@ class SuperResolution(pl.LightningDataModule, ABC):
     def __init__(
         self, codec: ImageCodec, batch_size: int, validation_batch_size: int | None, workers: int, seed: int
     ) -> None:
-        super().__init__()
+        super().__init__("images", batch_size, validation_batch_size, workers, seed)
         self.codec = codec
         self.max_length = codec.target_length
-        self.batch_size = batch_size
-        self.validation_batch_size = batch_size if validation_batch_size is None else validation_batch_size
-        self.workers, self.seed = workers, seed
+        self.batch_size, self.validation_batch_size = self._batch_sizes
         for name in ("batch_size", "validation_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("workers", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        self._images: dict[Part, ImageArray] = {}
+        if seed < 0:
+            raise InputError(f"seed is {seed}; it must be 0 or more.")
         self._sources: dict[Part, ImageArray] = {}
-
-    def prepare_data(self) -> None:
-        """Read the images of all parts that exist. Raises InputError if no image of a part can be used."""
-        for part in _PARTS:
-            if self._exists(part):
-                self._part(part)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Load the parts of a stage: "fit", "validate", "test", "predict", or None for all parts that exist.
-
-        Raises InputError if a part of the stage is missing.
-        """
-        for part in _PARTS_OF_STAGE[stage] if stage else filter(self._exists, _PARTS):
-            setattr(self, f"{part}_images", self._part(part))
 
     def references(self, stage: Part) -> ImageArray:
         """The large images, uint8 [N, H, W, C]; ``ParallelBatch.index`` holds their indices."""
@@ -111,55 +84,23 @@ class SuperResolution(pl.LightningDataModule, ABC):
             counts += np.bincount(some.reshape(-1), minlength=len(counts))
         return torch.from_numpy(counts)
 
-    def train_dataloader(self) -> DataLoader[ParallelBatch]:
-        """This rank's share of the shuffled batches; in a resumed run the first epoch begins at its next batch."""
-        sampler = self._sampler(self.train_images, self.batch_size, shuffle=True)
-        place_in_epoch(sampler, self.trainer)
-        return self._loader(self.train_images, sampler)
-
-    def val_dataloader(self) -> DataLoader[ParallelBatch]:
-        """The validation images, each once over all ranks."""
-        return self._evaluation_loader(self.validation_images)
-
-    def test_dataloader(self) -> DataLoader[ParallelBatch]:
-        """The test images, each once over all ranks."""
-        return self._evaluation_loader(self.test_images)
-
-    def predict_dataloader(self) -> DataLoader[ParallelBatch]:
-        """The same as ``test_dataloader``."""
-        return self.test_dataloader()
-
-    @abstractmethod
-    def _exists(self, part: Part) -> bool:
-        """Whether there are images of a part."""
-
-    @abstractmethod
-    def _load(self, part: Part) -> ImageArray:
-        """The large images of a part, uint8 [N, H, W, C]."""
-
-    def _part(self, part: Part) -> ImageArray:
-        if part not in self._images:
-            self._images[part] = self._load(part)
-        return self._images[part]
-
-    def _evaluation_loader(self, images: ImageArray) -> DataLoader[ParallelBatch]:
-        return self._loader(images, self._sampler(images, self.validation_batch_size, shuffle=False))
-
-    def _sampler(self, images: ImageArray, batch_size: int, shuffle: bool) -> TokenBatchSampler:
-        rank, world_size = rank_of(self.trainer)
-        count = len(images)
-        batches = -(-count // batch_size) if shuffle else 1
-        if count < -(-batches // world_size) * world_size:
-            raise InputError(
-                f"{count} images make {batches} batches of at most {batch_size}, which {world_size} processes cannot"
-                " share; raise batch_size or use fewer processes."
-            )
+    def _lengths(self, rows: ImageArray) -> tuple[np.ndarray, np.ndarray]:
         # All rows are equally long, so each image counts as one token.
-        lengths = np.ones(count, dtype=np.int64)
-        return TokenBatchSampler(lengths, lengths, batch_size, shuffle, self.seed, rank, world_size)
+        ones = np.ones(len(rows), dtype=np.int64)
+        return ones, ones
 
-    def _loader(self, images: ImageArray, sampler: TokenBatchSampler) -> DataLoader[ParallelBatch]:
-        return batch_loader(_Batches(images, self.codec), sampler, self.workers)
+    def _collate(self, rows: ImageArray) -> Callable[[Sequence[int]], ParallelBatch]:
+        return _Collate(rows, self.codec)
+
+    def _sampler(self, rows: ImageArray, batch_size: int, shuffle: bool) -> TokenBatchSampler:
+        _, world_size = self._rank()
+        batches = -(-len(rows) // batch_size) if shuffle else 1
+        if len(rows) < -(-batches // world_size) * world_size:
+            raise InputError(
+                f"{len(rows)} images make {batches} batches of at most {batch_size}, which {world_size} processes"
+                " cannot share; raise batch_size or use fewer processes."
+            )
+        return super()._sampler(rows, batch_size, shuffle)
 
 
 class Images(SuperResolution):
@@ -237,15 +178,8 @@ class Images(SuperResolution):
             }
             raise InputError(f"{self.path}: it holds no {part} images ({held}); {remedy[part]}.")
         names = self._parts()[part]
-        return encode_images(self.path, names, self.codec.shape, self._cache_folder(), part).images
-
-    def _cache_folder(self) -> Path:
-        if self._cache is not None:
-            return self._cache
-        folder = self.path if self.path.is_dir() else self.path.parent
-        # The superuser can write into read-only folders, but the mark is respected.
-        writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222
-        return folder / ".encoded" if writable else Path("data/.encoded")
+        cache = self._cache or default_cache(self.path if self.path.is_dir() else self.path.parent)
+        return encode_images(self.path, names, self.codec.shape, cache, part).images
 
 
 class Digits(SuperResolution):
@@ -283,8 +217,8 @@ class Digits(SuperResolution):
         return dequantise(levels[order[_DIGITS_PARTS[part]]], self.codec.levels)[..., None]
 
 
-class _Batches(Dataset[ParallelBatch]):
-    """Images as the batches of tokens that a batch sampler asks for."""
+class _Collate:
+    """Makes a batch of tokens of the images with the given indices."""
 
     def __init__(self, images: ImageArray, codec: ImageCodec) -> None:
         self._images, self._codec = images, codec
@@ -294,24 +228,18 @@ class _Batches(Dataset[ParallelBatch]):
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker process maps the file again.
         if isinstance(self._images, np.memmap):
-            return _mapped_batches, (str(self._images.filename), self._images.shape, self._codec)
-        return _Batches, (self._images, self._codec)
+            return _mapped, (str(self._images.filename), self._images.shape, self._codec)
+        return _Collate, (self._images, self._codec)
 
-    def __len__(self) -> int:
-        return len(self._view)
-
-    def __getitem__(self, row: int) -> ParallelBatch:
-        return self.__getitems__([row])
-
-    def __getitems__(self, rows: Sequence[int]) -> ParallelBatch:
+    def __call__(self, rows: Sequence[int]) -> ParallelBatch:
         index = np.asarray(rows, dtype=np.int64)
         images = self._view[index]
         source, target = self._codec.source_tokens(images), self._codec.target_tokens(images)
         return ParallelBatch(_rows(source), _rows(target), torch.from_numpy(index))
 
 
-def _mapped_batches(path: str, shape: tuple[int, ...], codec: ImageCodec) -> _Batches:
-    return _Batches(np.memmap(path, np.uint8, "r", shape=shape), codec)
+def _mapped(path: str, shape: tuple[int, ...], codec: ImageCodec) -> _Collate:
+    return _Collate(np.memmap(path, np.uint8, "r", shape=shape), codec)
 
 
 def _rows(tokens: Tokens) -> TokenRows:

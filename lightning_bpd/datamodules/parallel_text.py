@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference, open_codec
 from lightning_bpd.codecs.text import TextCodec, text_signature
@@ -28,25 +24,19 @@ from lightning_bpd.codecs.tokenizers import (
     check_knows,
     train_tokenizer,
 )
+from lightning_bpd.datamodules.caches import content_key, default_cache, writing
 from lightning_bpd.datamodules.distilled import MANIFEST, finished_distillation
 from lightning_bpd.datamodules.encoded_corpus import EncodedCorpus, encode_corpus
-from lightning_bpd.datamodules.loading import batch_loader, place_in_epoch, rank_of
+from lightning_bpd.datamodules.held_out import Part
+from lightning_bpd.datamodules.loading import PartsOfData
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
-from lightning_bpd.datamodules.token_batches import TokenBatchSampler, collate
+from lightning_bpd.datamodules.token_batches import collate
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError, ParallelBatch
 from lightning_bpd.saved.finished_model import read_codec
 
-Part = Literal["train", "validation", "test"]
 Mix = Literal["gold", "distilled", "both"]
 
-_PARTS: tuple[Part, ...] = ("train", "validation", "test")
-_PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
-    "fit": ("train", "validation"),
-    "validate": ("validation",),
-    "test": ("test",),
-    "predict": ("test",),
-}
 # Part of the key of a trained tokenizer: raise it when the training of tokenizers changes.
 _TOKENIZER_FORMAT = 1
 # Pairs that are checked to see whether a given tokenizer knows the characters of the text.
@@ -55,7 +45,7 @@ CHECKED_PAIRS = 1000
 _COUNTED_TOKENS = 1 << 22
 
 
-class ParallelText(pl.LightningDataModule):
+class ParallelText(PartsOfData[EncodedCorpus]):
     """Sentence pairs from a folder of text files, in batches by token count.
 
     A corpus called NAME is two files aligned line by line, ``NAME.<source language>`` and ``NAME.<target language>``,
@@ -127,7 +117,7 @@ class ParallelText(pl.LightningDataModule):
         seed: int = 1,
         bleu_tokenizer: BleuTokenizer = "13a",
     ) -> None:
-        super().__init__()
+        super().__init__("corpus", batch_tokens, validation_batch_tokens, workers, seed)
         if source_language == target_language:
             raise InputError(
                 f"source_language and target_language are both {source_language!r}; they must differ."
@@ -146,17 +136,11 @@ class ParallelText(pl.LightningDataModule):
                 f"mix is {mix!r}, and no distilled data is named: make it with python train.py distill, and give its"
                 " folder as distilled."
             )
-        if workers < 0:
-            raise InputError(f"workers is {workers}; it must be 0 or more.")
         self.folder = Path(folder)
         self.source_language, self.target_language = source_language, target_language
         self.vocab_size, self.joint_vocabulary = vocab_size, joint_vocabulary
         self.byte_fallback, self.normalization = byte_fallback, normalization
-        self.batch_tokens = batch_tokens
-        self.validation_batch_tokens = (
-            batch_tokens if validation_batch_tokens is None else validation_batch_tokens
-        )
-        self.max_length, self.workers, self.seed = max_length, workers, seed
+        self.max_length = max_length
         self.bleu_tokenizer = bleu_tokenizer
         # A string is one name, not a sequence of letters.
         names = [train] if isinstance(train, str) else list(train)
@@ -171,15 +155,12 @@ class ParallelText(pl.LightningDataModule):
         self._codec: TextCodec | HuggingFaceCodec | None = None
         self._given_tokenizers = (tokenizer, tokenizer if joint_vocabulary else target_tokenizer)
         self._cache = Path(cache) if cache is not None else None
-        self._corpora: dict[Part, EncodedCorpus] = {}
         self._texts: dict[Part, tuple[list[str], list[str]]] = {}
 
     def prepare_data(self) -> None:
         """Train the tokenizers, unless given, and encode the corpora that exist. Raises InputError for bad text."""
         self._load_tokenizers()
-        for part in _PARTS:
-            if self._exists(part):
-                self._load_corpus(part)
+        super().prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
         """Load the corpora of a stage: "fit", "validate", "test", "predict", or None for all corpora that exist.
@@ -187,8 +168,7 @@ class ParallelText(pl.LightningDataModule):
         Raises InputError if a corpus of the stage is missing.
         """
         self._load_tokenizers()
-        for part in _PARTS_OF_STAGE[stage] if stage else filter(self._exists, _PARTS):
-            setattr(self, f"{part}_corpus", self._load_corpus(part))
+        super().setup(stage)
 
     @property
     def codec(self) -> TextCodec | HuggingFaceCodec:
@@ -221,35 +201,11 @@ class ParallelText(pl.LightningDataModule):
             counts += np.bincount(tokens[first : first + _COUNTED_TOKENS], minlength=len(counts))
         return torch.from_numpy(counts)
 
-    def train_dataloader(self) -> DataLoader[ParallelBatch]:
-        """This rank's share of the shuffled batches; in a resumed run the first epoch begins at its next batch."""
-        sampler = self._sampler(self.train_corpus, self.batch_tokens, shuffle=True)
-        place_in_epoch(sampler, self.trainer)
-        return self._loader(self.train_corpus, sampler)
+    def _lengths(self, rows: EncodedCorpus) -> tuple[np.ndarray, np.ndarray]:
+        return rows.source.lengths, rows.target.lengths
 
-    def val_dataloader(self) -> DataLoader[ParallelBatch]:
-        """The validation corpus, longest batches first; each pair once over all ranks."""
-        return self._evaluation_loader(self.validation_corpus)
-
-    def test_dataloader(self) -> DataLoader[ParallelBatch]:
-        """The test corpus, longest batches first; each pair once over all ranks."""
-        return self._evaluation_loader(self.test_corpus)
-
-    def predict_dataloader(self) -> DataLoader[ParallelBatch]:
-        """The same as ``test_dataloader``."""
-        return self.test_dataloader()
-
-    def _evaluation_loader(self, corpus: EncodedCorpus) -> DataLoader[ParallelBatch]:
-        return self._loader(corpus, self._sampler(corpus, self.validation_batch_tokens, shuffle=False))
-
-    def _sampler(self, corpus: EncodedCorpus, batch_tokens: int, shuffle: bool) -> TokenBatchSampler:
-        rank, world_size = rank_of(self.trainer)
-        return TokenBatchSampler(
-            corpus.source.lengths, corpus.target.lengths, batch_tokens, shuffle, self.seed, rank, world_size
-        )
-
-    def _loader(self, corpus: EncodedCorpus, sampler: TokenBatchSampler) -> DataLoader[ParallelBatch]:
-        return batch_loader(_Batches(corpus), sampler, self.workers)
+    def _collate(self, rows: EncodedCorpus) -> Callable[[Sequence[int]], ParallelBatch]:
+        return partial(collate, rows.source, rows.target)
 
     def _files(self, part: Part) -> list[PairFiles]:
         if (self.folder / MANIFEST).is_file():
@@ -275,11 +231,7 @@ class ParallelText(pl.LightningDataModule):
 
     def cache_folder(self) -> Path:
         """The folder for what is computed once of the text."""
-        if self._cache is not None:
-            return self._cache
-        # The superuser can write into read-only folders, but the mark is respected.
-        writable = os.access(self.folder, os.W_OK) and self.folder.stat().st_mode & 0o222
-        return self.folder / ".encoded" if writable else Path("data/.encoded")
+        return default_cache(self.folder) if self._cache is None else self._cache
 
     def _load_tokenizers(self) -> None:
         if self._codec is None:
@@ -305,14 +257,16 @@ class ParallelText(pl.LightningDataModule):
         if given is not None:
             return load_tokenizer(given)
         content = fingerprint(self._files("train"))
-        settings = [_TOKENIZER_FORMAT, content, side, self.vocab_size, self.byte_fallback, self.normalization]
-        key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+        key = content_key(
+            _TOKENIZER_FORMAT, content, side, self.vocab_size, self.byte_fallback, self.normalization
+        )
         path = self.cache_folder() / f"tokenizer-{key}.model"
         if not path.exists():
             tokenizer = train_tokenizer(
                 self._training_lines(side), self.vocab_size, self.byte_fallback, self.normalization
             )
-            _save_at_once(tokenizer, path)
+            with writing(path.parent):
+                write_atomically(path, tokenizer.model_proto)
         return Tokenizer.load(path)
 
     def _training_lines(self, side: Literal["both", "source", "target"]) -> Iterable[str]:
@@ -321,20 +275,13 @@ class ParallelText(pl.LightningDataModule):
             return chain.from_iterable(pairs)
         return (pair[side == "target"] for pair in pairs)
 
-    def _load_corpus(self, part: Part) -> EncodedCorpus:
-        if part not in self._corpora:
-            files = self._files(part)
-            self._check_given_tokenizers(files[0])
-            self._corpora[part] = encode_corpus(
-                files,
-                self.source_tokenizer,
-                self.target_tokenizer,
-                self.cache_folder(),
-                self.max_length,
-                drop=part == "train",
-                description=part,
-            )
-        return self._corpora[part]
+    def _load(self, part: Part) -> EncodedCorpus:
+        files = self._files(part)
+        self._check_given_tokenizers(files[0])
+        tokenizers = self.source_tokenizer, self.target_tokenizer
+        return encode_corpus(
+            files, *tokenizers, self.cache_folder(), self.max_length, drop=part == "train", description=part
+        )
 
     def _check_given_tokenizers(self, files: PairFiles) -> None:
         """Raise InputError if a given tokenizer clearly does not fit the text."""
@@ -347,29 +294,3 @@ class ParallelText(pl.LightningDataModule):
             if given is not None:
                 path = files.paths[side % len(files.paths)]
                 check_knows(tokenizer, [pair[side] for pair in pairs], given, str(path))
-
-
-class _Batches(Dataset[ParallelBatch]):
-    """A corpus as the batches that a batch sampler asks for."""
-
-    def __init__(self, corpus: EncodedCorpus) -> None:
-        self._corpus = corpus
-
-    def __len__(self) -> int:
-        return len(self._corpus)
-
-    def __getitem__(self, row: int) -> ParallelBatch:
-        return self.__getitems__([row])
-
-    def __getitems__(self, rows: Sequence[int]) -> ParallelBatch:
-        return collate(self._corpus.source, self._corpus.target, rows)
-
-
-def _save_at_once(tokenizer: Tokenizer, path: Path) -> None:
-    """Save so that no other process and no later run finds an incomplete file."""
-    try:
-        write_atomically(path, tokenizer.model_proto)
-    except OSError as error:
-        raise InputError(
-            f"{path.parent}: the cache folder cannot be written ({error.strerror}); choose another with cache."
-        ) from None

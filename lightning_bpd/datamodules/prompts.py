@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, with_template
 from lightning_bpd.codecs.text import TextCodec
-from lightning_bpd.codecs.tokenizers import BleuTokenizer
-from lightning_bpd.datamodules.parallel_text import Mix, ParallelText
+from lightning_bpd.datamodules.parallel_text import ParallelText
 from lightning_bpd.interfaces import InputError
 
 
@@ -19,27 +18,16 @@ class Prompts(ParallelText):
     of which ``template`` makes prompts. Completions end with the model's end token.
 
     Args:
-        folder: Where the files are.
+        folder: The folder of the files.
         template: How a prompt is made of a source: text with ``{source}`` in it, such as ``translate: {source} =``;
-            or ``chat`` for the chat template of the model's tokenizer, which messages need. The source itself, or what
-            the base was trained with, if not given.
+            or ``chat`` for the chat template of the model's tokenizer, which messages need. By default the template
+            that the base was trained with, or the source itself.
         source_language: The ending of source files, and the key of the prompt in JSON lines.
         target_language: The ending of target files, and the key of the completion in JSON lines.
-        train: The names of the training corpora; they are joined.
-        distilled: A folder that ``distill`` made of them.
-        mix: What to train on: the training corpora (gold), the teacher's completions of them (distilled), or both.
-        self_distillation: Whether it is meant that the distilled data is the base's own; without, a warning says so.
-        validation: The name of the validation corpus.
-        test: The name of the test corpus. It may be missing until it is asked for.
-        tokenizer: The Hugging Face model whose tokens are wanted, ``hf:NAME_OR_FOLDER``; the base's by default.
-        batch_tokens: The most tokens in a training batch, padding included, on its longer side.
-        validation_batch_tokens: The same for validation, test and prediction; ``batch_tokens`` if not given.
-        max_length: The most tokens of a prompt, and of a completion with its end token. A longer pair is left out of
-            training; elsewhere a prompt loses its beginning and a completion its end.
-        cache: Where encoded text is kept, as for ParallelText.
-        workers: Processes that prepare batches.
-        seed: Decides the order of the training pairs.
-        bleu_tokenizer: What BLEU cuts text with, as for ParallelText.
+        tokenizer: The Hugging Face model whose tokens are used, ``hf:NAME_OR_FOLDER``; by default the base.
+        max_length: The most tokens of a prompt, and of a completion with its end token. Training leaves out longer
+            pairs; validation and test cut the beginning of a prompt and the end of a completion.
+        **options: The options of ParallelText that do not concern the training of tokenizers.
     """
 
     def __init__(
@@ -48,39 +36,23 @@ class Prompts(ParallelText):
         template: str | None = None,
         source_language: str = "prompt",
         target_language: str = "completion",
-        train: Sequence[str] = ("train",),
-        distilled: str | None = None,
-        mix: Mix = "gold",
-        self_distillation: bool = False,
-        validation: str = "val",
-        test: str = "test",
         tokenizer: str | None = None,
-        batch_tokens: int = 4096,
-        validation_batch_tokens: int | None = None,
         max_length: int = 256,
-        cache: str | None = None,
-        workers: int = 0,
-        seed: int = 1,
-        bleu_tokenizer: BleuTokenizer = "13a",
+        **options: Any,
     ) -> None:
+        # The options that are named here are no options of prompts: no tokenizer is trained.
         super().__init__(
             folder,
             source_language,
             target_language,
-            train=train,
-            distilled=distilled,
-            mix=mix,
-            self_distillation=self_distillation,
-            validation=validation,
-            test=test,
+            vocab_size=8000,
+            joint_vocabulary=True,
+            byte_fallback=True,
+            normalization="identity",
             tokenizer=tokenizer,
-            batch_tokens=batch_tokens,
-            validation_batch_tokens=validation_batch_tokens,
+            target_tokenizer=None,
             max_length=max_length,
-            cache=cache,
-            workers=workers,
-            seed=seed,
-            bleu_tokenizer=bleu_tokenizer,
+            **options,
         )
         self.template = template
 

@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import chain, islice
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from lightning_bpd.codecs.text_lines import PACKED, STANDARD_INPUT, called, is_stream, read_lines, repeatable
+from lightning_bpd.datamodules.caches import file_digest
 from lightning_bpd.interfaces import InputError
 
 _PACKED = ("", *PACKED)
@@ -354,16 +354,5 @@ def fingerprint(files: Sequence[PairFiles]) -> str:
         keys = [part.source_key, part.target_key] if part.format in ("jsonl", "pairs") else []
         whole.update(json.dumps([part.format, *keys]).encode())
         for path in map(repeatable, part.paths):
-            try:
-                stored = path.stat()
-                whole.update(_digest(path.resolve(), stored.st_size, stored.st_mtime_ns))
-            except OSError as error:
-                raise InputError(f"{path}: the file cannot be read: {error.strerror}") from None
+            whole.update(file_digest(path))
     return whole.hexdigest()
-
-
-@cache
-def _digest(path: Path, size: int, changed: int) -> bytes:
-    """The hash of a file's bytes. Each process reads a file once, unless its size or time of change differs."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "blake2b").digest()

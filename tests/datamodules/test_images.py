@@ -193,10 +193,10 @@ def test_workers_give_the_same_batches(folder):
 
 
 def test_datasets_are_sent_to_other_processes_without_their_images(folder):
-    dataset = ready(folder).train_dataloader().dataset
-    pickled = pickle.dumps(dataset)
-    assert len(pickled) < 1000 < dataset._images.nbytes
-    assert torch.equal(pickle.loads(pickled)[3].target.tokens, dataset[3].target.tokens)
+    collate = ready(folder).train_dataloader().collate_fn
+    pickled = pickle.dumps(collate)
+    assert len(pickled) < 1000 < collate._images.nbytes
+    assert torch.equal(pickle.loads(pickled)([3]).target.tokens, collate([3]).target.tokens)
 
 
 class _Ranks:

@@ -198,9 +198,9 @@ def test_workers_give_the_same_batches(folder):
 
 
 def test_datasets_can_be_sent_to_other_processes(folder):
-    dataset = ready(folder).train_dataloader().dataset
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(copy[3].target.tokens, dataset[3].target.tokens)
+    collate = ready(folder).train_dataloader().collate_fn
+    copy = pickle.loads(pickle.dumps(collate))
+    assert torch.equal(copy([3]).target.tokens, collate([3]).target.tokens)
 
 
 class _TwoRanks:

@@ -1,0 +1,79 @@
+"""Caches of encoded data: keyed by content, and either complete or absent (floor 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lightning_bpd.faults import damaged, read_json
+from lightning_bpd.files import whole_folder
+from lightning_bpd.interfaces import InputError
+
+
+def default_cache(folder: Path) -> Path:
+    """The folder ``.encoded`` in ``folder``, or ``data/.encoded`` if ``folder`` cannot be written."""
+    # The superuser can write into read-only folders, but the mark is respected.
+    writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222
+    return folder / ".encoded" if writable else Path("data/.encoded")
+
+
+def content_key(*settings: Any) -> str:
+    """A hash of values that JSON can hold: 24 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+
+
+def file_digest(path: Path) -> bytes:
+    """The hash of a file's bytes. Each process reads a file once, unless its size or time of change differs.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    try:
+        stored = path.stat()
+        return _digest(path.resolve(), stored.st_size, stored.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read: {error.strerror}") from None
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> bytes:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "blake2b").digest()
+
+
+@contextmanager
+def cache_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill. It appears as ``folder`` only if no error was raised.
+
+    If another process finishes the folder first, its folder stays, because both have equal content.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    with writing(folder.parent), whole_folder(folder, replace=False) as partial:
+        yield partial
+
+
+@contextmanager
+def writing(cache: Path) -> Iterator[None]:
+    """Turn an OSError into an InputError: the folder ``cache`` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{cache}: the cache folder cannot be written ({error.strerror}); choose another with cache"
+        ) from error
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[dict[str, Any]]:
+    """The content of ``about.json`` in the cache ``folder``. Every error of reading the cache becomes an InputError."""
+    remedy = "delete this folder to have it made again"
+    with damaged(f"the cache {folder}", remedy):
+        yield read_json(folder / "about.json", remedy.replace("this", "its"))
