@@ -252,25 +252,24 @@ def _settings(runs: Sequence[Run]) -> Table:
         "extra_length": "tokens beyond the source's length",
         "max_new_tokens": "most tokens of an output",
     }
-    rows = {
-        "corpus": _all(f"{run.record.corpus.name}, {run.record.corpus.rows} {words.rows}" for run in runs),
-        "its folder": _all(run.record.corpus.folder for run in runs),
-        "hash of its content": _all(run.record.corpus.hash for run in runs),
-        "models": _models(runs),
-        " and ".join(QUALITIES[name].label for name in words.qualities): _all(
-            r.record.signature for r in runs
+    rows = [
+        ("corpus", _all(f"{run.record.corpus.name}, {run.record.corpus.rows} {words.rows}" for run in runs)),
+        ("its folder", _all(run.record.corpus.folder for run in runs)),
+        ("hash of its content", _all(run.record.corpus.hash for run in runs)),
+        ("models", _models(runs)),
+        (
+            " and ".join(QUALITIES[name].label for name in words.qualities),
+            _all(r.record.signature for r in runs),
         ),
-    }
+    ]
     for key in keys_of(run.record.settings for run in runs):
-        rows[names.get(key, key.replace("_", " "))] = _all(run.setting(key) for run in runs)
-    rows["revision"] = _all(run.revision for run in runs)
+        rows.append((names.get(key, key.replace("_", " ")), _all(run.setting(key) for run in runs)))
+    rows.append(("revision", _all(run.revision for run in runs)))
     for key in keys_of(run.provenance for run in runs):
-        # Revision and device stand above.
+        # Revision and device are shown above.
         if key != "device" and "revision" not in key.lower() and not varies(key):
-            rows[key.replace("_", " ")] = _all(run.provenance.get(key, MISSING) for run in runs)
-    return Table(
-        "measured", "", ("", ""), tuple((Cell(name), Cell(value)) for name, value in rows.items()), words=2
-    )
+            rows.append((key.replace("_", " "), _all(run.provenance.get(key, MISSING) for run in runs)))
+    return Table("measured", "", ("", ""), tuple((Cell(name), Cell(value)) for name, value in rows), words=2)
 
 
 def _models(runs: Sequence[Run]) -> str:
