@@ -96,44 +96,43 @@ def baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
     """
     if run.block_size == 1:
         return None
-    own = [each for each in runs if (each.column, each.block_size) == (run.column, 1)]
-    if own:
-        return min(own, key=lambda each: each.seed != run.seed)
     regime, data = run.column
 
-    def distance(base: Run) -> tuple[bool, bool, bool]:
-        other_output = regime == "frozen" and base.record.greedy.rows != run.record.greedy.rows
-        return other_output, base.column[1] != data, base.seed != run.seed
+    def distance(other: Run) -> tuple[bool, bool, bool, bool]:
+        is_base = other.column != run.column
+        other_output = is_base and regime == "frozen" and other.record.greedy.rows != run.record.greedy.rows
+        return is_base, other_output, other.column[1] != data, other.seed != run.seed
 
-    return min((each for each in runs if each.column[0] == "base"), key=distance, default=None)
+    suited = (
+        each for each in runs if each.column[0] == "base" or (each.column, each.block_size) == (run.column, 1)
+    )
+    return min(suited, key=distance, default=None)
 
 
 def gather(runs: Sequence[Run]) -> dict[Key, list[Sample]]:
     """The samples of each cell at k' = k. For frozen heads, k = 1 is the base itself."""
     cells: dict[Key, list[Sample]] = {}
+    bases: list[tuple[tuple[str, str], Run]] = []
     for run in runs:
-        regime, data = run.column
+        baseline = baseline_of(run, runs)
         if run.block_size > 1:
-            baseline = baseline_of(run, runs)
             for rule in rules_of([run]):
                 if (arm := run.record.arm(run.block_size, rule)) is not None:
-                    key = Key(regime, data, rule, run.block_size)
-                    cells.setdefault(key, []).append(Sample(run, arm, baseline))
-        elif regime != "base":
-            cells.setdefault(Key(regime, data, EXACT, 1), []).append(Sample(run, run.record.greedy, None))
+                    cells.setdefault(Key(*run.column, rule, run.block_size), []).append(
+                        Sample(run, arm, baseline)
+                    )
+        elif run.column[0] != "base":
+            cells.setdefault(Key(*run.column, EXACT, 1), []).append(Sample(run, run.record.greedy, None))
+        if run.column[0] == "frozen" and baseline is not None:
+            bases.append((run.column, baseline))
     # A base is the k = 1 of the frozen heads on it; without such heads it has a column for its own data.
-    frozen = [
-        (run.column, base) for run in runs if run.column[0] == "frozen" and (base := baseline_of(run, runs))
+    used = {base.folder for _, base in bases}
+    bases += [
+        (("frozen", run.column[1]), run) for run in runs if run.column[0] == "base" and run.folder not in used
     ]
-    known = {base.folder for _, base in frozen}
-    alone = [
-        (("frozen", run.column[1]), run)
-        for run in runs
-        if run.column[0] == "base" and run.folder not in known
-    ]
-    for column, base in [*frozen, *alone]:
+    for column, base in bases:
         samples = cells.setdefault(Key(*column, EXACT, 1), [])
-        if base not in [sample.run for sample in samples]:
+        if all(sample.run is not base for sample in samples):
             samples.append(Sample(base, base.record.greedy, None))
     return cells
 
@@ -141,31 +140,26 @@ def gather(runs: Sequence[Run]) -> dict[Key, list[Sample]]:
 def measure(cells: dict[Key, list[Sample]], resamples: int) -> dict[Key, Result]:
     """The result of each cell, with intervals and tests."""
     # All systems with one baseline are tested in one call.
-    groups: dict[str, list[tuple[Key, Sample, Run]]] = {}
+    groups: dict[str, list[tuple[Key, Sample]]] = {}
     for key, samples in cells.items():
         for sample in samples:
-            base = sample.baseline
-            if base is not None and comparable(sample.run, base):
-                groups.setdefault(base.folder, []).append((key, sample, base))
+            if sample.baseline is not None and _comparable(sample.run, sample.baseline):
+                groups.setdefault(sample.baseline.folder, []).append((key, sample))
     tests: dict[tuple[str, Key], PairedTest] = {}
     for group in groups.values():
-        results = _paired(group[0][2], [sample.arm for _, sample, _ in group], resamples)
-        for (key, sample, _), result in zip(group, results, strict=True):
-            tests[sample.run.folder, key] = result
+        base = group[0][1].baseline
+        assert base is not None
+        record, systems = base.record, [sample.arm.rows for _, sample in group]
+        if record.references is not None:
+            found = compare_bleu(record.greedy.rows, systems, record.references, record.signature, resamples)
+        else:
+            found = compare_psnr(record.greedy.rows, systems, record.intensities or 1, resamples)
+        tests |= {(sample.run.folder, key): test for (key, sample), test in zip(group, found, strict=True)}
     return {key: _result(key, samples, tests, resamples) for key, samples in cells.items()}
 
 
-def _paired(base: Run, arms: Sequence[Arm], resamples: int) -> list[PairedTest]:
-    """Test each arm against greedy decoding of the base."""
-    record = base.record
-    systems = [list(arm.rows) for arm in arms]
-    if record.references is not None:
-        return compare_bleu(record.greedy.rows, systems, record.references, record.signature, resamples)
-    return compare_psnr(record.greedy.rows, systems, record.intensities or 1, resamples)
-
-
-def comparable(run: Run, other: Run) -> bool:
-    """Whether the qualities of both may be subtracted: same references, same signature."""
+def _comparable(run: Run, other: Run) -> bool:
+    """Whether the qualities of two runs may be subtracted: same references, same signature."""
     return run.references == other.references and run.record.signature == other.record.signature
 
 
@@ -180,20 +174,19 @@ def _result(
 ) -> Result:
     arms = [sample.arm for sample in samples]
     principal, *others = samples[0].run.record.words.qualities
-    tested = [(sample, test) for sample in samples if (test := tests.get((sample.run.folder, key)))]
-    differences = [
-        quality_of(sample.arm, principal) - quality_of(sample.baseline.record.greedy, principal)
-        for sample, _ in tested
-        if sample.baseline is not None
-    ]
+    qualities = [quality_of(arm, principal) for arm in arms]
+    block_sizes = [arm.mean_accepted_block_size for arm in arms]
     speed_ups = [arm.speed_up for arm in arms if arm.speed_up is not None]
+    differences, p_values = [], []
+    for sample, quality in zip(samples, qualities, strict=True):
+        if sample.baseline is not None and (test := tests.get((sample.run.folder, key))):
+            differences.append(quality - quality_of(sample.baseline.record.greedy, principal))
+            p_values.append(test.p_value)
     interval = None
     if key.block_size > 1 and len({sample.run.references for sample in samples}) == 1:
         interval = block_size_interval(
             [arm.tokens for arm in arms], [arm.iterations for arm in arms], resamples
         )
-    qualities = [quality_of(arm, principal) for arm in arms]
-    block_sizes = [arm.mean_accepted_block_size for arm in arms]
     return Result(
         runs=[sample.run.name for sample in samples],
         seeds=[sample.run.seed for sample in samples],
@@ -211,7 +204,7 @@ def _result(
         speed_up=fmean(speed_ups) if len(speed_ups) == len(arms) else None,
         speed_ups=speed_ups,
         baselines=[sample.baseline.name for sample in samples if sample.baseline is not None],
-        quality_difference=fmean(differences) if differences and len(tested) == len(samples) else None,
+        quality_difference=fmean(differences) if differences and len(differences) == len(samples) else None,
         quality_differences=differences,
-        p_values=[test.p_value for _, test in tested],
+        p_values=p_values,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,48 +101,40 @@ class Report:
     sections: tuple[Section, ...]
 
 
+Value = Cell | str | float | None
+"""What a row of ``make_table`` holds: a cell, a text, a count (int), a number (float), or None if it is missing."""
+
+
 def make_table(
-    name: str,
-    title: str,
-    items: Iterable[Any],
-    columns: Mapping[str, Callable[[Any], Cell | str]],
-    words: int = 1,
-    folded: bool = False,
+    name: str, title: str, rows: Iterable[Mapping[str, Value]], words: int = 1, folded: bool = False
 ) -> Table:
-    """Make a table with a row for each item, without the columns that hold no data in any row.
+    """Make a table and leave out the columns that hold no data in any row.
 
     Args:
-        name: In links to the table.
-        title: Above the table.
-        items: One a row.
-        columns: By title, the function that makes a cell from an item.
-        words: How many of the first columns hold text.
-        folded: Whether it is shown on demand.
+        name: The name in links to the table.
+        title: The title above the table.
+        rows: The values of each row by column title. All rows have the same titles in the same order. Floats are shown
+            with two decimals.
+        words: Number of first columns that hold text.
+        folded: Whether the table is shown on demand.
     """
-    items = list(items)
-    made = {title: [make(item) for item in items] for title, make in columns.items()}
-    cells = {
-        title: [Cell(each) if isinstance(each, str) else each for each in column]
-        for title, column in made.items()
-    }
-    kept = {title: column for title, column in cells.items() if any(each.text != MISSING for each in column)}
-    texts = sum(title in kept for title in list(columns)[:words])
-    return Table(name, title, tuple(kept), tuple(zip(*kept.values(), strict=True)), texts, folded)
+    cells = [{title: make_cell(value) for title, value in row.items()} for row in rows]
+    titles = list(cells[0]) if cells else []
+    kept = [title for title in titles if any(row[title].text != MISSING for row in cells)]
+    texts = sum(title in kept for title in titles[:words])
+    return Table(
+        name, title, tuple(kept), tuple(tuple(row[title] for title in kept) for row in cells), texts, folded
+    )
 
 
-def number(value: float | None, digits: int = 2) -> Cell:
-    """A cell with a number, or a dash if there is none."""
-    return Cell(MISSING if value is None else f"{value:.{digits}f}", "", {"value": value})
-
-
-def count(value: int | None) -> Cell:
-    """A cell with a whole number, or a dash."""
-    return Cell(MISSING if value is None else str(value), "", {"value": value})
-
-
-def percent(value: float | None) -> Cell:
-    """A cell with a share in percent, or a dash."""
-    return Cell(MISSING if value is None else f"{value:.1%}", "", {"value": value})
+def make_cell(value: Value, form: str = ".2f") -> Cell:
+    """Make a cell; it shows a float in the given format, and a dash for None."""
+    if isinstance(value, Cell):
+        return value
+    if isinstance(value, str):
+        return Cell(value)
+    text = MISSING if value is None else str(value) if isinstance(value, int) else format(value, form)
+    return Cell(text, "", {"value": value})
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -152,5 +144,5 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def span(values: Sequence[float], digits: int = 2) -> str:
-    """Format the least and the greatest of some numbers; one number if both round to equal text."""
+    """Format the smallest and the largest number; one number if both round to the same text."""
     return "–".join(dict.fromkeys(f"{value:.{digits}f}" for value in (min(values), max(values))))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from statistics import fmean
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
@@ -24,70 +23,75 @@ Results = dict[Key, Result]
 # them by its own, which differ in the dark.
 COLOURS = ("#0072b2", "#c44e00", "#007a59", "#a8487f", "#8a6a00", "#4a4a4a")
 _INK, _RULE, _PAPER = "#1c1c1b", "#d9d9d8", "#fffffe"
-_VARIABLES = {colour: f"var(--c{n})" for n, colour in enumerate(COLOURS)}
-_VARIABLES |= {_INK: "var(--ink)", _RULE: "var(--rule)", _PAPER: "var(--paper)"}
+_VARIABLES = {colour: f"c{number}" for number, colour in enumerate(COLOURS)}
+_VARIABLES |= {_INK: "ink", _RULE: "rule", _PAPER: "paper"}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.edgecolor": _RULE,
-    "grid.color": _RULE,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), _RULE),
 }
+
+
+def _panels(runs: Sequence[Run], series: Callable[[tuple[str, str]], list[Series]]) -> tuple[Panel, ...]:
+    """A panel for each model (regime and data) that has series."""
+    found = {", ".join(column): tuple(series(column)) for column in columns_of(runs)}
+    return tuple(Panel(title, each) for title, each in found.items() if each)
 
 
 def trade_figure(results: Results, runs: Sequence[Run]) -> Figure:
     """Quality against mean accepted block size: a panel for each model, a series for each rule, a point for each k."""
-    panels = []
-    for column in columns_of(runs):
-        series = []
+
+    def series(column: tuple[str, str]) -> list[Series]:
+        lines = []
         for colour, rule in enumerate(rules_of(runs)):
-            points = _of(results, column, rule)
-            if points:
-                x, y = [each.block_size for _, each in points], [each.quality for _, each in points]
-                series.append(Series(rule, x, y, [str(size) for size, _ in points], colour))
-        if series:
-            panels.append(Panel(", ".join(column), tuple(series)))
+            if points := _of(results, column, rule):
+                x, y = (
+                    [each.block_size for each in points.values()],
+                    [each.quality for each in points.values()],
+                )
+                lines.append(Series(rule, x, y, list(map(str, points)), colour))
+        return lines
+
     return Figure(
         "trade",
         "Quality against block size",
         "Each point is a model, labelled with its k; k = 1 is greedy decoding. Up and to the right is better.",
         "mean accepted block size",
         runs[0].record.words.quality.title,
-        tuple(panels),
+        _panels(runs, series),
     )
 
 
-def _of(results: Results, column: tuple[str, str], rule: str) -> list[tuple[int, Result]]:
-    """Block sizes and results of one column by one rule, in order."""
-    found = [
-        (key.block_size, each) for key, each in results.items() if (key.column, key.rule) == (column, rule)
-    ]
-    return sorted(found, key=lambda pair: pair[0])
+def _of(results: Results, column: tuple[str, str], rule: str) -> dict[int, Result]:
+    """The results of one column by one rule, by block size in ascending order."""
+    found = {
+        key.block_size: each for key, each in results.items() if (key.column, key.rule) == (column, rule)
+    }
+    return dict(sorted(found.items()))
 
 
 def wall_clock_figure(results: Results, runs: Sequence[Run]) -> Figure:
     """Wall-clock speed-up against k', with the mean accepted block size as a dashed line."""
-    panels = []
-    for column in columns_of(runs):
-        series: list[Series] = []
+
+    def series(column: tuple[str, str]) -> list[Series]:
+        lines: list[Series] = []
         for rule in timed_rules(runs):
-            timed = [(size, each) for size, each in _of(results, column, rule) if each.speed_up is not None]
+            found = _of(results, column, rule)
+            timed = [
+                (k, each.speed_up, each.block_size) for k, each in found.items() if each.speed_up is not None
+            ]
             if len(timed) > 1:
-                label = "k' = k" if rule == EXACT else f"k' = k, {rule}"
-                series += _pair(
-                    label, [(k, r.speed_up or 0.0, r.block_size) for k, r in timed], len(series) // 2
-                )
-        largest = max((run.block_size for run in runs if run.column == column), default=1)
-        sweep = _sweep([run for run in runs if (run.column, run.block_size) == (column, largest)])
+                lines += _pair("k' = k" if rule == EXACT else f"k' = k, {rule}", timed, len(lines) // 2)
+        own = [run for run in runs if run.column == column]
+        largest = max(run.block_size for run in own)
+        sweep = _sweep([run for run in own if run.block_size == largest])
         # Greedy decoding and k' = k alone are in the other line already.
-        if len(sweep) > 2 or (len(sweep) > 1 and not series):
-            series += _pair(f"k = {largest}", sweep, max(len(series) // 2, 1))
-        if series:
-            panels.append(Panel(", ".join(column), tuple(series)))
+        if len(sweep) > 2 or (len(sweep) > 1 and not lines):
+            lines += _pair(f"k = {largest}", sweep, max(len(lines) // 2, 1))
+        return lines
+
     return Figure(
         "wall-clock",
         "Wall clock against block size",
@@ -97,7 +101,7 @@ def wall_clock_figure(results: Results, runs: Sequence[Run]) -> Figure:
         "smaller blocks.",
         "block size k'",
         "times greedy decoding",
-        tuple(panels),
+        _panels(runs, series),
         whole_x=True,
         line_at=1.0,
     )
@@ -116,30 +120,26 @@ def _sweep(runs: Sequence[Run]) -> list[tuple[int, float, float]]:
     rows = []
     for size in sorted({arm.block_size for run in runs for arm in run.record.arms}):
         arms = [run.record.greedy if size == 1 else run.record.arm(size, EXACT) for run in runs]
-        timed = [
-            (arm.speed_up, arm.mean_accepted_block_size) for arm in arms if arm and arm.speed_up is not None
-        ]
+        timed = [arm for arm in arms if arm and arm.speed_up is not None]
         if len(timed) == len(runs):
-            rows.append((size, fmean(speed for speed, _ in timed), fmean(block for _, block in timed)))
+            speed_up = fmean(arm.speed_up or 0.0 for arm in timed)
+            rows.append((size, speed_up, fmean(arm.mean_accepted_block_size for arm in timed)))
     return rows
 
 
 def acceptance_figure(runs: Sequence[Run]) -> Figure:
     """Share of iterations that accept at least so many tokens: a panel for each model, a series for each k."""
-    panels = []
-    sizes = sorted({run.block_size for run in runs if run.block_size > 1})
-    for column in columns_of(runs):
-        series = []
-        for colour, size in enumerate(sizes):
+
+    def series(column: tuple[str, str]) -> list[Series]:
+        lines = []
+        for colour, size in enumerate(sorted({run.block_size for run in runs if run.block_size > 1})):
             of_size = [run.record for run in runs if (run.column, run.block_size) == (column, size)]
             curves = [arm.acceptance_by_position for each in of_size if (arm := each.arm(size, EXACT))]
             if curves:
                 means = [fmean(shares) for shares in zip(*curves, strict=True)]
-                series.append(
-                    Series(f"k = {size}", list(map(float, range(1, size + 1))), means, None, colour)
-                )
-        if series:
-            panels.append(Panel(", ".join(column), tuple(series)))
+                lines.append(Series(f"k = {size}", list(map(float, range(1, size + 1))), means, None, colour))
+        return lines
+
     return Figure(
         "acceptance",
         "Acceptance by position",
@@ -147,7 +147,7 @@ def acceptance_figure(runs: Sequence[Run]) -> Figure:
         "own and always accepted.",
         "tokens",
         "share of iterations",
-        tuple(panels),
+        _panels(runs, series),
         whole_x=True,
     )
 
@@ -156,34 +156,23 @@ def draw_panel(figure: Figure, panel: Panel) -> str:
     """Draw one panel as an SVG element; all panels of a figure have the same limits."""
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(4.4, 3.1), layout="constrained")
-        FigureCanvasSVG(canvas)
         axes = canvas.subplots()
         if figure.line_at is not None:
             axes.axhline(figure.line_at, color=_INK, lw=0.8)
         for series in panel.series:
             colour, marker = COLOURS[series.colour % len(COLOURS)], "os^Dv*"[series.colour % 6]
             style, face = ("--", _PAPER) if series.dashed else ("-", colour)
-            axes.plot(
-                series.x,
-                series.y,
-                style,
-                marker=marker,
-                ms=4.5,
-                lw=1.5,
-                color=colour,
-                mfc=face,
-                label=series.label,
-            )
+            looks: dict[str, Any] = {"marker": marker, "color": colour, "mfc": face, "label": series.label}
+            axes.plot(series.x, series.y, style, ms=4.5, lw=1.5, **looks)
             for x, y, text in zip(series.x, series.y, series.marks or (), strict=False):
                 axes.annotate(
                     text, (x, y), (4, 4), textcoords="offset points", color=colour, annotation_clip=False
                 )
-        axes.set_xlim(*_limits([x for each in figure.panels for line in each.series for x in line.x]))
-        ys = [y for each in figure.panels for line in each.series for y in line.y]
-        axes.set_ylim(*_limits([*ys, *([] if figure.line_at is None else [figure.line_at])], 0.1))
+        lines = [line for each in figure.panels for line in each.series]
+        ys = [y for line in lines for y in line.y] + ([] if figure.line_at is None else [figure.line_at])
+        axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+        axes.set(xlim=_limits([x for line in lines for x in line.x]), ylim=_limits(ys, 0.1))
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=figure.whole_x))
-        axes.set_xlabel(figure.x_label)
-        axes.set_ylabel(figure.y_label)
         axes.grid(alpha=0.6, lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=0)
@@ -203,19 +192,19 @@ def _limits(values: Sequence[float], air: float = 0.06) -> tuple[float, float]:
 
 def _inline(svg: str, label: str, name: str) -> str:
     """Make matplotlib's file an element of a page: it scales, and uses the page's fonts and colours."""
-    svg = svg[svg.index("<svg") :]
-    view = re.search(r'viewBox="[^"]*"', svg)
+    opening, _, content = svg[svg.index("<svg") :].partition(">")
+    view = re.search(r'viewBox="[^"]*"', opening)
     assert view is not None
-    head = f'<svg {view[0]} width="100%" role="img" aria-label="{escape(label)}">'
-    svg = head + svg[svg.index(">") + 1 :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL).replace(
-        "xlink:href", "href"
-    )
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     # An id must be unique in the page.
     prefix = re.sub(r"\W+", "-", name)
-    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    return re.sub(r"\n\s*", "\n", svg).strip()
+    for pattern, replacement in (
+        (r"(?s)<metadata>.*?</metadata>|<!--.*?-->", ""),
+        (r"xlink:href", "href"),
+        (r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px"),
+        (r"font-family: [^;\"]*;? ?", ""),
+        (r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-"),
+        *((colour, f"var(--{variable})") for colour, variable in _VARIABLES.items()),
+        (r"\n\s*", "\n"),
+    ):
+        content = re.sub(pattern, replacement, content)
+    return f'<svg {view[0]} width="100%" role="img" aria-label="{escape(label)}">{content}'.strip()

@@ -25,20 +25,17 @@ def predict(run: Run) -> list[Choice]:
     A row takes the start, calls over k' tokens, and proposals once an iteration. Blockwise decoding makes one
     call more than iterations, the first, which only predicts. Greedy decoding, k' = 1, makes one call a token.
     """
-    record = run.record
-    if record.costs is None or record.replay is None or run.block_size == 1:
+    record, costs = run.record, run.record.costs
+    if costs is None or record.replay is None or run.block_size == 1:
         return []
-    seconds = []
-    for number, total in enumerate(record.replay.iterations):
+    choices: list[Choice] = []
+    costs_by_size = zip(record.replay.iterations, costs.call, costs.propose, strict=True)
+    for size, (total, call, propose) in enumerate(costs_by_size, start=1):
         iterations = total / record.corpus.rows
-        calls = iterations + 1 if number else iterations
-        seconds.append(
-            record.costs.start + calls * record.costs.call[number] + iterations * record.costs.propose[number]
-        )
-    choices = []
-    for size, each in enumerate(seconds, start=1):
+        seconds = costs.start + (iterations + (size > 1)) * call + iterations * propose
         arm = record.greedy if size == 1 else record.arm(size, "exact")
-        choices.append(Choice(size, each, seconds[0] / each, None if arm is None else arm.speed_up))
+        greedy = choices[0].seconds if choices else seconds
+        choices.append(Choice(size, seconds, greedy / seconds, None if arm is None else arm.speed_up))
     return choices
 
 
@@ -50,6 +47,5 @@ def best_predicted(choices: list[Choice]) -> Choice:
 def best_measured(choices: list[Choice]) -> Choice | None:
     """The fastest as measured; None if no blockwise decoding was timed."""
     timed = [choice for choice in choices if choice.measured is not None]
-    if not any(choice.block_size > 1 for choice in timed):
-        return None
-    return max(timed, key=lambda choice: (choice.measured or 0.0, -choice.block_size))
+    best = max(timed, key=lambda choice: (choice.measured or 0.0, -choice.block_size), default=None)
+    return best if any(choice.block_size > 1 for choice in timed) else None

@@ -6,8 +6,9 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from lightning_bpd.report.document import Report
@@ -18,36 +19,31 @@ FORMAT = 3
 
 def render_page(report: Report) -> str:
     """Render the page, figures included."""
-    environment = _environment()
-    environment.globals["draw"] = lambda figure, panel: Markup(draw_panel(figure, panel))
-    return environment.get_template("page.html.jinja").render(report=report, colours=COLOURS)
+    return _render("page.html.jinja", report, colours=COLOURS, draw=lambda *panel: Markup(draw_panel(*panel)))
 
 
 def render_markdown(report: Report, page: str = "report.html") -> str:
     """Render Markdown; figures are links to the page that shows them."""
-    environment = _environment(autoescape=False)
-    environment.filters["text"] = _plain
-    return environment.get_template("report.md.jinja").render(report=report, page=page)
+    return _render("report.md.jinja", report, page=page)
 
 
 def render_json(report: Report) -> str:
     """Render everything that the page shows, with the numbers that it rounds."""
-    return (
-        json.dumps({"format": FORMAT, **asdict(report)}, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    )
+    content = {"format": FORMAT, **asdict(report)}
+    return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def _environment(autoescape: bool = True) -> Environment:
+def _render(template: str, report: Report, **variables: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=autoescape,
+        autoescape=select_autoescape(("html.jinja",)),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["kind"] = lambda block: type(block).__name__
-    return environment
+    environment.filters.update(kind=lambda block: type(block).__name__, text=_plain)
+    return environment.get_template(template).render(report=report, **variables)
 
 
 def _plain(text: str) -> str:

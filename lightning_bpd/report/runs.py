@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -57,15 +58,16 @@ class Run:
     @property
     def revision(self) -> str:
         """The revision of the code that measured it, shortened; a dash if it is not known."""
-        return next(
-            (value[:12] for key, value in sorted(self.provenance.items()) if "revision" in key.lower()),
-            MISSING,
-        )
+        revisions = (value for key, value in sorted(self.provenance.items()) if "revision" in key.lower())
+        return next(revisions, MISSING)[:12]
 
     def setting(self, key: str) -> str:
         """A setting as text; a dash if it has none of this name."""
-        value = self.record.settings.get(key, MISSING)
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return _text(self.record.settings.get(key, MISSING))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _flat(record: dict[str, Any]) -> dict[str, str]:
@@ -74,7 +76,7 @@ def _flat(record: dict[str, Any]) -> dict[str, str]:
         if isinstance(value, dict):
             flat |= {f"{key} {inner}": each for inner, each in _flat(value).items()}
         elif value is not None:
-            flat[str(key)] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            flat[key] = _text(value)
     return flat
 
 
@@ -94,12 +96,10 @@ def read_runs(folders: Sequence[str], corpus: str | None = None) -> tuple[list[R
     """
     files, left_out = find_files(folders, corpus)
     names = [file.parent.name for file in files]
-    runs = [
-        Run(
-            str(file.parent), name if name and names.count(name) == 1 else str(file.parent), read_record(file)
-        )
-        for file, name in zip(files, names, strict=True)
-    ]
+    runs = []
+    for file, name in zip(files, names, strict=True):
+        unique = bool(name) and names.count(name) == 1
+        runs.append(Run(str(file.parent), name if unique else str(file.parent), read_record(file)))
     seen: dict[tuple[object, ...], Run] = {}
     for run in runs:
         if run.record.kind != runs[0].record.kind:
@@ -111,12 +111,12 @@ def read_runs(folders: Sequence[str], corpus: str | None = None) -> tuple[list[R
                 f"{other.folder} and {run.folder} are both {', '.join(run.column)}, k = {run.block_size}, seed "
                 f"{run.seed}: one table cannot tell them apart; report on one of them at a time"
             )
-    return sorted(runs, key=_order), left_out
 
+    def order(run: Run) -> tuple[int, int, int, int]:
+        regime, data = run.column
+        return REGIMES.index(regime), DATA.index(data), run.block_size, -1 if run.seed is None else run.seed
 
-def _order(run: Run) -> tuple[int, int, int, int]:
-    regime, data = run.column
-    return REGIMES.index(regime), DATA.index(data), run.block_size, -1 if run.seed is None else run.seed
+    return sorted(runs, key=order), left_out
 
 
 def find_files(folders: Sequence[str], corpus: str | None = None) -> tuple[list[Path], list[str]]:
@@ -135,11 +135,11 @@ def find_files(folders: Sequence[str], corpus: str | None = None) -> tuple[list[
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: give folders of runs, or a folder of such folders")
         files = sorted(folder.glob("compare_*.json"))
-        for inner in [] if files else sorted(path for path in folder.iterdir() if path.is_dir()):
-            inside = sorted(inner.glob("compare_*.json"))
+        below = [] if files else sorted(folder.glob("*/compare_*.json"))
+        for inner, inside in groupby(below, lambda file: file.parent):
             # A new run moves an earlier one of its name aside, to NAME.1, which is not part of the grid.
             moved = re.fullmatch(r"(.+)\.\d+", inner.name)
-            if inside and moved and (folder / moved[1]).is_dir():
+            if moved and (folder / moved[1]).is_dir():
                 left_out.append(f"{inner} was left out: an earlier run, moved aside for {moved[1]}.")
             else:
                 files += inside
@@ -149,22 +149,20 @@ def find_files(folders: Sequence[str], corpus: str | None = None) -> tuple[list[
             )
         for file in files:
             found.setdefault(file.resolve(), file)
-    names = sorted({_corpus(file) for file in found.values()})
-    if corpus is None and len(names) > 1:
-        raise InputError(
-            f"the runs were measured on several corpora: choose one of {', '.join(names)} by --corpus"
-        )
-    chosen = names[0] if corpus is None else corpus
-    if chosen not in names:
-        raise InputError(f"no run has a compare_{chosen}.json: there are {', '.join(names)}")
-    files = [file for file in found.values() if _corpus(file) == chosen]
-    for folder in sorted({file.parent for file in found.values()} - {file.parent for file in files}):
+    by_corpus: dict[str, list[Path]] = {}
+    for file in found.values():
+        by_corpus.setdefault(file.stem.removeprefix("compare_"), []).append(file)
+    names = ", ".join(sorted(by_corpus))
+    if corpus is None and len(by_corpus) > 1:
+        raise InputError(f"the runs were measured on several corpora: choose one of {names} by --corpus")
+    chosen = next(iter(by_corpus)) if corpus is None else corpus
+    if chosen not in by_corpus:
+        raise InputError(f"no run has a compare_{chosen}.json: there are {names}")
+    for folder in sorted(
+        {file.parent for file in found.values()} - {file.parent for file in by_corpus[chosen]}
+    ):
         left_out.append(f"{folder} was left out: it was not measured on {chosen}.")
-    return files, left_out
-
-
-def _corpus(file: Path) -> str:
-    return file.stem.removeprefix("compare_")
+    return by_corpus[chosen], left_out
 
 
 def keys_of(records: Iterable[dict[str, Any]]) -> list[str]:
@@ -179,6 +177,7 @@ def varies(key: str) -> bool:
 
 def differences(runs: Sequence[Run]) -> list[str]:
     """A sentence for each setting in which the runs differ; it says which run has which value."""
+    # A list, because a setting and an entry of the provenance may have one name, such as device.
     parts = [
         ("Corpus hash", [run.record.corpus.hash for run in runs]),
         (f"Number of {runs[0].record.words.rows}", [str(run.record.corpus.rows) for run in runs]),
@@ -215,11 +214,10 @@ def unequal_scores(runs: Sequence[Run]) -> list[str]:
         for arm in run.record.arms:
             if arm.rows not in scores:
                 scores[arm.rows] = _scores(run.record, arm)
-            ratio = sum(arm.tokens) / sum(arm.iterations)
-            unequal = any(
+            far = any(
                 abs(value - (arm.quality[name] or 0)) > 0.01 for name, value in scores[arm.rows].items()
             )
-            if unequal or abs(ratio - arm.mean_accepted_block_size) > 0.005:
+            if far or abs(sum(arm.tokens) / sum(arm.iterations) - arm.mean_accepted_block_size) > 0.005:
                 wrong.append(f"{arm.decoder} k' = {arm.block_size}, {arm.acceptance}")
         if wrong:
             sentences.append(
@@ -231,11 +229,9 @@ def unequal_scores(runs: Sequence[Run]) -> list[str]:
 def _scores(record: Record, arm: Arm) -> dict[str, float]:
     """Compute the quality of an arm again from its rows."""
     if arm.outputs is not None and record.references is not None:
-        metric = bleu_of(record.signature)
-        return {"bleu": metric.corpus_score(arm.outputs, [record.references]).score}
-    assert arm.squared_errors is not None
-    assert record.intensities is not None
-    scores = {"psnr": float(psnr(sum(arm.squared_errors), record.corpus.rows * record.intensities))}
+        return {"bleu": bleu_of(record.signature).corpus_score(arm.outputs, [record.references]).score}
+    errors = sum(arm.squared_errors or ())
+    scores = {"psnr": float(psnr(errors, record.corpus.rows * (record.intensities or 1)))}
     if arm.ssims is not None and "ssim" in arm.quality:
         scores["ssim"] = fmean(arm.ssims)
     return scores

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,13 +56,9 @@ def block_size_interval(
     rows = np.arange(accepted.shape[1])
     if len(rows) == 1:
         return (float(mean_block_size(rows)),) * 2
+    rng = np.random.default_rng(SEED)
     drawn = bootstrap(
-        (rows,),
-        mean_block_size,
-        n_resamples=resamples,
-        batch=100,
-        method="percentile",
-        rng=np.random.default_rng(SEED),
+        (rows,), mean_block_size, n_resamples=resamples, batch=100, method="percentile", rng=rng
     )
     return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
@@ -77,29 +73,31 @@ def compare_bleu(
     """Test each system against one baseline by sacreBLEU's paired bootstrap, with a fixed seed.
 
     Args:
-        baseline: The output of the baseline, one text a sentence.
+        baseline: The output of the baseline, one text for each sentence.
         systems: The outputs of the systems.
-        references: One text a sentence.
+        references: One text for each sentence.
         signature: The sacreBLEU signature that names the settings of BLEU.
-        resamples: How often the sentences are drawn.
+        resamples: Number of draws of the sentences.
 
     Returns:
-        One result a system. If its output equals the baseline's, p is 1, where sacreBLEU would return the smallest p.
+        One result for each system. If a system has the output of the baseline, its p is 1, although sacreBLEU returns
+        the smallest possible p for it.
 
     Raises:
         InputError: The signature is not that of a BLEU with one reference.
     """
     metric = bleu_of(signature)
-    different = [number for number, outputs in enumerate(systems) if list(outputs) != list(baseline)]
     score = metric.corpus_score(list(baseline), [list(references)]).score
     results = [PairedTest(score, score, 1.0) for _ in systems]
+    different = [number for number, outputs in enumerate(systems) if list(outputs) != list(baseline)]
     if different:
-        named: list[tuple[str, Sequence[str]]] = [("baseline", list(baseline))]
-        named += [(str(number), list(systems[number])) for number in different]
-        with _seed():
-            test = PairedBleuTest(
-                named, {"BLEU": metric}, [list(references)], test_type="bs", n_samples=resamples
-            )
+        named = [
+            ("baseline", list(baseline)),
+            *((str(number), list(systems[number])) for number in different),
+        ]
+        # sacreBLEU reads the seed from the environment only.
+        with patch.dict(os.environ, SACREBLEU_SEED=str(SEED)):
+            test = PairedBleuTest(named, {"BLEU": metric}, [list(references)], "bs", resamples)  # type: ignore[arg-type]
         _, scores = test()
         for number, result in zip(different, scores["BLEU"][1:], strict=True):
             results[number] = PairedTest(score, float(result.score), float(result.p_value))  # type: ignore[union-attr, arg-type]
@@ -114,18 +112,23 @@ def compare_psnr(
     Args:
         baseline: The sum of squared errors of each image.
         systems: The same sums for each system.
-        intensities: In each image.
-        resamples: How often the images are drawn.
+        intensities: Number of intensities in each image.
+        resamples: Number of draws of the images.
     """
     count = len(baseline)
     # How often each image is drawn, [resamples, images]: sums over a resample are one matrix product.
     drawn = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=resamples)
-    plain = float(psnr(sum(baseline), count * intensities))
-    drawn_plain = psnr(drawn @ np.array(baseline, dtype=float), count * intensities)
+
+    def scores(errors: Sequence[int]) -> tuple[float, NDArray[np.float64]]:
+        """PSNR of all images, and of each resample."""
+        sums = drawn @ np.array(errors, dtype=float)
+        return float(psnr(sum(errors), count * intensities)), psnr(sums, count * intensities)
+
+    plain, drawn_plain = scores(baseline)
     results = []
     for errors in systems:
-        score = float(psnr(sum(errors), count * intensities))
-        differences = np.abs(psnr(drawn @ np.array(errors, dtype=float), count * intensities) - drawn_plain)
+        score, drawn_scores = scores(errors)
+        differences = np.abs(drawn_scores - drawn_plain)
         larger = int((differences - differences.mean() > abs(score - plain)).sum())
         same = list(errors) == list(baseline)
         results.append(PairedTest(plain, score, 1.0 if same else (larger + 1) / (resamples + 1)))
@@ -160,17 +163,3 @@ def bleu_of(signature: str) -> BLEU:
         )
     except (AssertionError, KeyError, ValueError) as error:
         raise InputError(f"{signature!r} is not the signature of a BLEU with one reference") from error
-
-
-@contextmanager
-def _seed() -> Iterator[None]:
-    """sacreBLEU reads its seed from the environment only."""
-    before = os.environ.get("SACREBLEU_SEED")
-    os.environ["SACREBLEU_SEED"] = str(SEED)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SACREBLEU_SEED"]
-        else:
-            os.environ["SACREBLEU_SEED"] = before
