@@ -160,7 +160,7 @@ def _in_short(message: str) -> str:
     """The message of the command line's parser, without the list of all types that it tried."""
     if inner := re.search(r"given class_path '([\w.]+)':\s*(.+?)\s*- Expected a <class", message, re.DOTALL):
         message = f"{inner[1].rpartition('.')[2]}: {inner[2]}"
-    if re.search(r"<class 'str'>.*[Gg]ot value: (True|False|-?\d)", message, re.DOTALL):
+    if re.search(r"<class 'str'>.*([Gg]ot|Given) value: (True|False|-?\d)", message, re.DOTALL):
         message += "; YAML reads no, off, yes, on and numbers as other than text: write the value in quotes"
     if "unrecognized arguments" in message or "is not accepted" in message:
         message += "; write options in full, as --help lists them"

@@ -146,8 +146,10 @@ def distill(
         raise InputError(
             f"--max_new_tokens is for decoder-only teachers, and {teacher} is none: use --extra_length"
         )
-    source_language = source_language or ("prompt" if prompts else "en")
-    target_language = target_language or ("completion" if prompts else "de")
+    if source_language is None:
+        source_language = "prompt" if prompts else "en"
+    if target_language is None:
+        target_language = "completion" if prompts else "de"
     files = find_corpus(data, corpus, source_language, target_language, source_alone=True)
     limit = network.longest_source
     if max_length is None:

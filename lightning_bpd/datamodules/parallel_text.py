@@ -141,6 +141,7 @@ class ParallelText(PartsOfData[EncodedCorpus]):
         self.vocab_size, self.joint_vocabulary = vocab_size, joint_vocabulary
         self.byte_fallback, self.normalization = byte_fallback, normalization
         self.max_length = max_length
+        self.batch_tokens, self.validation_batch_tokens = self._batch_sizes
         self.bleu_tokenizer = bleu_tokenizer
         # A string is one name, not a sequence of letters.
         names = [train] if isinstance(train, str) else list(train)

@@ -48,7 +48,8 @@ class Settings:
         if self.decoder not in ("beam", "greedy", "sample"):
             raise InputError(f"decoder {self.decoder!r} cannot distil: choose beam, greedy or sample")
         if self.decoder != "beam" and self.best != 1:
-            raise InputError(f"decoder {self.decoder} gives 1 hypothesis, not {self.best}: choose beam")
+            name = "sampling" if self.decoder == "sample" else "greedy decoding"
+            raise InputError(f"{name} gives 1 hypothesis, not {self.best}: choose beam")
         if not 1 <= self.best <= self.beam:
             raise InputError(
                 f"a beam of {self.beam} gives the best 1 to {self.beam} hypotheses, not {self.best}"

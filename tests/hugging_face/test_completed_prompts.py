@@ -156,7 +156,7 @@ def test_an_instruction_model_without_its_template(teacher, prompts, tmp_path, c
 def test_refusals(teacher, prompts, tmp_path):
     with pytest.raises(InputError, match=r"--temperature, .* are for sampling: add --decoder sample"):
         run(teacher, prompts, tmp_path / "out", temperature=0.5)
-    with pytest.raises(InputError, match="decoder sample gives 1 hypothesis, not 2"):
+    with pytest.raises(InputError, match="sampling gives 1 hypothesis, not 2"):
         run(teacher, prompts, tmp_path / "out", decoder="sample", best=2)
     with pytest.raises(InputError, match="max_new_tokens must be at least 1, not 0"):
         run(teacher, prompts, tmp_path / "out", max_new_tokens=0)
