@@ -32,12 +32,12 @@ class BaseDrift(nn.Module):
     Args:
         base: A copy of the network as it was.
         codec: What its tokens mean.
-        decode: Options for decoding, of which lengths are used.
+        decode: Options for decoding; only their limits of length are used.
     """
 
     def __init__(self, base: Network, codec: Codec, decode: DecodingOptions) -> None:
         super().__init__()
-        self._greedy = DecodingOptions(extra_length=decode.extra_length, max_new_tokens=decode.max_new_tokens)
+        self._greedy = decode.limits()
         # In a tuple it is no submodule: neither trained, nor averaged, nor kept in checkpoints.
         self._base = (base.requires_grad_(False).eval(),)
         self.agreement = Accuracy()

@@ -33,7 +33,7 @@ class FeatureCache:
     Args:
         folder: The folder of all caches.
         corpus: The training corpus, an EncodedCorpus.
-        base: Fingerprint of the base's weights.
+        base: Names the base and the precision that it computes in.
         like: A tensor [..., D] with the width and the dtype of the hidden states.
         most: The most GiB that the files may take.
 

@@ -124,8 +124,10 @@ class FrozenBaseHeadDistillation(HeadTraining):
         data: Any = self.data
         if not hasattr(data, "train_corpus"):
             raise InputError("cache_features is for text, whose pairs are numbered: leave it out")
+        # A base under autocast computes other features.
+        base = f"{self.fingerprint}, {self.trainer.precision}"
         weight = self.parts.network.output_weight
-        return FeatureCache(data.cache_folder(), data.train_corpus, self.fingerprint, weight, most)
+        return FeatureCache(data.cache_folder(), data.train_corpus, base, weight, most)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the heads alone, and the fingerprint of their base."""

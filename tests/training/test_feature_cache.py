@@ -54,6 +54,16 @@ def test_training_is_the_same_and_the_base_reads_once(text, bases, tmp_path, cou
     torch.testing.assert_close(weights(module), found[1], rtol=0, atol=0)
 
 
+def test_another_precision_has_features_of_its_own(text, bases, tmp_path, counted):  # noqa: F811
+    for precision in ("32-true", "bf16-mixed"):
+        module = frozen(bases[0], cache_features=0.1)
+        trainer(limit_val_batches=0, precision=precision).fit(
+            module, datamodule=data(text, cache=str(tmp_path / "cache"))
+        )
+        assert sum(counted) == 400
+        counted.clear()
+
+
 def test_validation_and_other_bases_do_not_use_it(text, bases, tmp_path, counted):  # noqa: F811
     for base in bases[:2]:
         module = frozen(base, cache_features=0.1)
