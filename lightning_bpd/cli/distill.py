@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
 # For teachers that complete prompts: memory for keys and values on a CPU, and as a share of a GPU's memory.
 CACHE_BYTES, CACHE_SHARE = 1 << 30, 0.25
-MAX_NEW_TOKENS = 256
+EXTRA_LENGTH, MAX_NEW_TOKENS = 50, 256
 # For prompts of a model without a limit.
 LONGEST_PROMPT = 4096
 
@@ -61,7 +61,7 @@ def distill(
     top_k: int | None = None,
     top_p: float = 1.0,
     seed: int = 0,
-    extra_length: int = 50,
+    extra_length: int = EXTRA_LENGTH,
     max_new_tokens: int | None = None,
     max_length: int | None = None,
     max_length_ratio: float | None = None,
@@ -91,8 +91,8 @@ def distill(
             hyper-parameters and another seed.
         data: Folder of the corpus, whose target side is not needed; or a file or pipe of sentences, one a line, plain
             or compressed; - is standard input. JSON lines (.jsonl) hold prompts or messages.
-        output: Folder to write: train.SOURCE, train.TARGET (train.jsonl where a source has several lines),
-            distillation.json, and parts/.
+        output: Folder to write: train.SOURCE, train.TARGET (train.jsonl for prompts, and if a source has several
+            lines), distillation.json, and parts/.
         corpus: Names of the corpora in the folder ``data``; they are joined.
         source_language: Ending of source files, and key of sources in JSON lines; en by default, and prompt for a
             decoder-only teacher.
@@ -140,6 +140,10 @@ def distill(
             raise InputError(f"--template is for decoder-only teachers, and {teacher} is none: leave it out")
         codec = with_template(codec, template)
     if prompts:
+        if extra_length != EXTRA_LENGTH:
+            raise InputError(
+                "--extra_length is for translations, and completions have --max_new_tokens: give that"
+            )
         max_new_tokens = MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
         _hint_at_chat(codec, teacher)
     elif max_new_tokens is not None:

@@ -317,12 +317,11 @@ def _conversation(messages: list[Any], place: str, files: PairFiles) -> dict[str
         ):
             raise InputError(f"{place}: each message needs a role and a content, both of text")
     answered = bool(messages) and messages[-1]["role"] == "assistant"
-    before = json.dumps(messages[:-1] if answered else messages, ensure_ascii=False)
-    if files.target_key is None and messages and before != "[]":
-        return {files.source_key: before}
-    if not answered or before == "[]" or files.target_key is None:
+    before = messages[:-1] if answered else messages
+    if not before or (not answered and files.target_key is not None):
         raise InputError(f"{place}: the messages must end with what the assistant answers to those before it")
-    return {files.source_key: before, files.target_key: messages[-1]["content"]}
+    texts = {files.source_key: json.dumps(before, ensure_ascii=False)}
+    return texts if files.target_key is None else {**texts, files.target_key: messages[-1]["content"]}
 
 
 def as_record(source: str, target: str, source_key: str, target_key: str) -> dict[str, Any]:
@@ -331,7 +330,9 @@ def as_record(source: str, target: str, source_key: str, target_key: str) -> dic
         messages = json.loads(source) if source.startswith("[{") else None
     except (ValueError, RecursionError):
         messages = None
-    if isinstance(messages, list) and all("role" in message and "content" in message for message in messages):
+    if isinstance(messages, list) and all(
+        isinstance(message, dict) and {"role", "content"} <= message.keys() for message in messages
+    ):
         return {"messages": [*messages, {"role": "assistant", "content": target}]}
     return {source_key: source, target_key: target}
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.datamodules.encoded_corpus import RaggedRows
-from lightning_bpd.decoding import GREEDY, beam_search, sequential
+from lightning_bpd.decoding import GREEDY, DecodingOptions, beam_search, sequential
 from lightning_bpd.distillation.part_files import Hypothesis, Row, write_part
 from lightning_bpd.distillation.plan import Job, Settings, batches_of_part, rows_of_part
 from lightning_bpd.faults import explain
@@ -164,9 +164,8 @@ def decode_batch(
     translator: Translator, source: TokenRows, settings: Settings, numbers: Tensor
 ) -> list[list[Hypothesis]]:
     """Decode the hypotheses of each source, best first; ``numbers`` (int64 [B]) select the noise of sampling."""
-    extra: int | Tensor = settings.extra_length
-    if settings.max_new_tokens is not None:
-        extra = settings.max_new_tokens - source.lengths
+    limits = DecodingOptions(extra_length=settings.extra_length, max_new_tokens=settings.max_new_tokens)
+    extra = limits.extra(source)
     result: DecodeResult
     if settings.decoder == "beam":
         result = beam_search(translator.model, source, settings.beam, settings.alpha, extra, settings.best)

@@ -12,6 +12,7 @@ import transformers
 
 from lightning_bpd.cli.distill import distill
 from lightning_bpd.datamodules import Prompts
+from lightning_bpd.datamodules.text_files import as_record
 from lightning_bpd.interfaces import InputError
 
 ASKED = [
@@ -110,6 +111,11 @@ def test_messages_stay_messages(teacher, tmp_path):
     assert reading.references("validation") == [record["messages"][-1]["content"] for record in records]
 
 
+@pytest.mark.parametrize("prompt", ["[{not json", '[{"role": "user"}, 5]', '[{"a": 1}]', "[]"])
+def test_prompts_that_look_like_conversations(prompt):
+    assert as_record(prompt, "b", "prompt", "completion") == {"prompt": prompt, "completion": "b"}
+
+
 def test_line_breaks_survive(teacher, prompts, tmp_path, monkeypatch):
     decode = transformers.PreTrainedTokenizerBase.batch_decode
     monkeypatch.setattr(
@@ -162,6 +168,8 @@ def test_refusals(teacher, prompts, tmp_path):
         run(teacher, prompts, tmp_path / "out", max_new_tokens=0)
     with pytest.raises(InputError, match=r"does not say where the text goes"):
         run(teacher, prompts, tmp_path / "out", template="no source")
+    with pytest.raises(InputError, match="--extra_length is for translations"):
+        run(teacher, prompts, tmp_path / "out", extra_length=5)
     nothing = tmp_path / "other.jsonl"
     nothing.write_text('{"question": "a"}\n')
     with pytest.raises(InputError, match=r"other.jsonl, line 1: the key 'prompt' is missing"):
