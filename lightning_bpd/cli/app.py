@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from inspect import isabstract
 from typing import Any, Literal
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -97,8 +98,10 @@ def run(args: list[str]) -> CommandLine:
 
 
 def class_names(kind: type) -> set[str]:
-    """The short names of a class and its subclasses on the command line."""
-    return {kind.__name__}.union(*map(class_names, kind.__subclasses__()))
+    """Return the short names of a class's subclasses that can be instantiated."""
+    subclasses: list[type] = kind.__subclasses__()
+    own = {each.__name__ for each in subclasses if not isabstract(each)}
+    return own.union(*map(class_names, subclasses))
 
 
 class StrictParser(LightningArgumentParser):

@@ -49,7 +49,8 @@ def refuse_decode_of_model(args: list[str]) -> None:
     """Raise InputError for decoding options under ``model``, which the group ``decode`` would silently replace."""
     for argument in args:
         if match := re.match(r"--model(\.init_args)?\.decode\b", argument):
-            raise InputError(f"{match[0]} is an option of its own: write --decode{argument[match.end() :]}")
+            name = argument[match.end() :].partition("=")[0]
+            raise InputError(f"{match[0]}{name} would be ignored: write --decode{name}")
 
 
 def _is_folder(value: str, classes: Collection[str]) -> bool:

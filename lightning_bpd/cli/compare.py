@@ -116,9 +116,11 @@ def compare(
     path = Path(output) if output else Path(model).absolute().parent / name
     if path.is_dir():
         raise InputError(f"--output {path} is a folder: give a file")
+    for_text = {"bleu_tokenizer": bleu_tokenizer, "max_new_tokens": max_new_tokens}
+    given = [f"--{name}" for name, value in for_text.items() if value is not None]
+    if given and isinstance(opened.codec, ImageCodec):
+        raise InputError(f"{given[0]} is for text, and this is a model of images: leave it out")
     if bleu_tokenizer is not None:
-        if isinstance(opened.codec, ImageCodec):
-            raise InputError("--bleu_tokenizer is for text, and this is a model of images: leave it out")
         codec = dataclasses.replace(opened.codec, bleu_tokenizer=bleu_tokenizer)
         opened = dataclasses.replace(opened, codec=codec)
     # Before decoding: it may need a package that is not installed.
@@ -139,7 +141,14 @@ def compare(
     _check_earlier(path, _made_by(model, of_corpus, settings, arms))
     with progress_bar("Comparing", words.rows, count + len(chosen)) as report:
         whole = compare_decoders(
-            subject, measured.sources, measured.references, arms, batch_size, report, False, decode
+            subject,
+            measured.sources,
+            measured.references,
+            arms,
+            batch_size,
+            report,
+            timing=False,
+            decode=decode,
         )
         if chosen:
             sources, references = measured.sources, measured.references
@@ -245,6 +254,10 @@ def settings_of(
     decode: DecodingOptions,
 ) -> dict[str, Any]:
     """Everything but model, corpus and rules that the numbers of a record depend on."""
+    of_text: dict[str, Any] = {}
+    if isinstance(codec, TextCodec | HuggingFaceCodec):
+        limit = "extra_length" if decode.max_new_tokens is None else "max_new_tokens"
+        of_text = {limit: getattr(decode, limit), "bleu_tokenizer": codec.bleu_tokenizer}
     return {
         "device": device.type,
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
@@ -254,18 +267,7 @@ def settings_of(
         "batch_size": batch_size,
         "timed_rows": timed_rows,
         "timed_batch_size": timed_batch_size,
-        **(
-            {
-                **(
-                    {"extra_length": decode.extra_length}
-                    if decode.max_new_tokens is None
-                    else {"max_new_tokens": decode.max_new_tokens}
-                ),
-                "bleu_tokenizer": codec.bleu_tokenizer,
-            }
-            if isinstance(codec, TextCodec | HuggingFaceCodec)
-            else {}
-        ),
+        **of_text,
     }
 
 

@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 SAMPLES = 5
 # The comparison of decoders takes at most this many sentences, one at a time, and about this many seconds.
 COMPARED, SECONDS = 200, 60.0
-# With fewer sentences, only these parts of the largest block are compared, and at least FEWEST sentences.
-FEW, FEWEST, SHARES = 10, 2, (2, 1)
+# If all block sizes leave time for fewer than FEW sentences, only two sizes are compared, on at least FEWEST sentences.
+FEW, FEWEST = 10, 2
 # Images that are shown.
 PANELS = 4
 
@@ -160,20 +160,21 @@ def bleu_label(metrics: dict[str, Any], name: str = "bleu") -> str:
 
 
 def compare(translator: Translator, datamodule: Any, model: Path, decode: DecodingOptions) -> Record:
-    """Greedy decoding and blocks of 1 to k tokens on some validation sentences, one at a time.
+    """Compare greedy decoding and blocks of 1 to k tokens on some validation sentences, one at a time.
 
+    A slow model is compared on fewer sentences, and with two block sizes only.
     The record is that of `compare`, without the costs of single calls, so that `report` reads it.
     """
     assert translator.heads is not None
     sources, references = datamodule.sources("validation"), datamodule.references("validation")
     block_size = translator.heads.block_size
-    decode = DecodingOptions(extra_length=decode.extra_length, max_new_tokens=decode.max_new_tokens)
+    decode = decode.limits()
     started = time.monotonic()
     translator.translate(sources[:1], decode)
     affordable = SECONDS / max(time.monotonic() - started, 1e-6)
     sizes = list(range(1, block_size + 1))
     if affordable < FEW * (block_size + 1):
-        sizes = sorted({max(block_size // share, 2) for share in SHARES})
+        sizes = sorted({(block_size + 1) // 2, block_size})
     chosen = spread(list(range(len(sources))), min(COMPARED, max(int(affordable / (len(sizes) + 1)), FEWEST)))
     sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
     arms = compare_decoders(
@@ -199,8 +200,7 @@ def samples(translator: Translator, datamodule: Any, decode: DecodingOptions) ->
     """A few validation sentences, with the reference and the model's own translation."""
     sources, references = datamodule.sources("validation"), datamodule.references("validation")
     chosen = spread(list(range(len(sources))), SAMPLES)
-    limits = DecodingOptions(extra_length=decode.extra_length, max_new_tokens=decode.max_new_tokens)
-    outputs = translator.translate([sources[i] for i in chosen], limits)
+    outputs = translator.translate([sources[i] for i in chosen], decode.limits())
     table = Table("source", "reference", "output", title="Samples", title_justify="left", show_lines=True)
     for i, output in zip(chosen, outputs, strict=True):
         # Text, for what looks like markup in a sentence is not.

@@ -62,6 +62,10 @@ class DecodingOptions:
             )
         parse_acceptance(self.acceptance)
 
+    def limits(self) -> DecodingOptions:
+        """Return options for greedy decoding with the same limits of length."""
+        return DecodingOptions(extra_length=self.extra_length, max_new_tokens=self.max_new_tokens)
+
     def extra(self, source: TokenRows) -> int | Tensor:
         """Return how many tokens each output may be longer than its source: a number, or int64 [B]."""
         return self.extra_length if self.max_new_tokens is None else self.max_new_tokens - source.lengths

@@ -230,8 +230,9 @@ def _scores(record: Record, arm: Arm) -> dict[str, float]:
     """Compute the quality of an arm again from its rows."""
     if arm.outputs is not None and record.references is not None:
         return {"bleu": bleu_of(record.signature).corpus_score(arm.outputs, [record.references]).score}
-    errors = sum(arm.squared_errors or ())
-    scores = {"psnr": float(psnr(errors, record.corpus.rows * (record.intensities or 1)))}
+    assert arm.squared_errors is not None
+    assert record.intensities is not None
+    scores = {"psnr": float(psnr(sum(arm.squared_errors), record.corpus.rows * record.intensities))}
     if arm.ssims is not None and "ssim" in arm.quality:
         scores["ssim"] = fmean(arm.ssims)
     return scores

@@ -227,7 +227,7 @@ def _speed(results: dict[Key, Result], runs: Sequence[Run]) -> tuple[Block, ...]
             Paragraph(
                 "Speed-up is the time of greedy decoding of the same weights over that of blockwise decoding, in "
                 "batches of the size that the settings name. Efficiency is speed-up over mean accepted block size; 1 "
-                "is the ideal. For several seeds: the mean, and below it the least and the greatest."
+                "is the ideal. For several seeds: the mean, and below it the smallest and the largest."
             )
         )
     return tuple(blocks)

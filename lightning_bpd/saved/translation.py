@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,9 +99,8 @@ class Translator(GenerativeModel):
         Raises:
             InputError: An unknown decoder, or a number out of its range.
         """
-        options = (
-            decoder if isinstance(decoder, DecodingOptions) else DecodingOptions(decoder, **settings)  # type: ignore[arg-type]  # checked there
-        )
+        given = decoder if isinstance(decoder, DecodingOptions) else DecodingOptions(decoder)  # type: ignore[arg-type]
+        options = dataclasses.replace(given, **settings)
         self.check(options)
         outputs = [""] * len(lines)
         numbers = [number for number, line in enumerate(lines) if line.strip()]

@@ -33,7 +33,7 @@ def test_without_a_validation_there_is_nothing_to_say():
     assert bleu_label({"steps": 3}) == "BLEU"
 
 
-def small_translator(folder):
+def small_translator(folder, block_size=3):
     """A random model with heads, saved in ``folder``, and six pairs as its data."""
     pairs = list(islice(sentence_pairs(seed=4), 6))
     tokenizer = train_tokenizer([line for pair in pairs for line in pair], 320, True, "identity")
@@ -41,7 +41,7 @@ def small_translator(folder):
     shape = Architecture(d_model=16, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=32, norm="pre")
     size = tokenizer.vocab_size
     network = EncoderDecoder(shape, size, size, tokenizer.bos_id, tokenizer.eos_id)
-    heads = BlockHeads(16, HeadShape(block_size=3, d_hidden=8))
+    heads = BlockHeads(16, HeadShape(block_size=block_size, d_hidden=8))
     translator = Translator(network, TextCodec(tokenizer, tokenizer), heads)
     translator.save(folder / "model", {"training": {"regime": "frozen", "data": "gold", "seed": 7}})
     sources, references = map(list, zip(*pairs, strict=True))
@@ -63,11 +63,12 @@ def test_the_final_table_is_a_record_that_report_reads(tmp_path):
     assert "frozen, gold" in text
 
 
-def test_a_slow_model_is_compared_on_few_rows(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("block_size", "compared"), [(2, [1, 2]), (3, [2, 3]), (8, [4, 8])])
+def test_a_slow_model_is_compared_on_few_rows(block_size, compared, tmp_path, monkeypatch):
     monkeypatch.setattr(finish, "SECONDS", 0.0)
-    translator, data = small_translator(tmp_path)
+    translator, data = small_translator(tmp_path, block_size)
     record = compare(translator, data, tmp_path / "model", DecodingOptions(max_new_tokens=3))
     assert record.corpus.rows == 2
-    assert [arm.block_size for arm in record.arms] == [1, 2, 3]
+    assert [arm.block_size for arm in record.arms] == [1, *compared]
     assert max(record.arms[0].tokens) <= 3
     assert record.settings["max_new_tokens"] == 3

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from jsonargparse import auto_parser
+from pytorch_lightning import LightningDataModule
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint
@@ -281,4 +282,10 @@ def test_what_is_never_logged_is_refused_before_training(monitor, heads):
 def test_decoding_options_under_the_model_would_be_lost(prefix, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = refusal(capsys, "fit", "--model.base", "runs/x", f"{prefix}.extra_length", "5")
-    assert line.endswith(f"{prefix} is an option of its own: write --decode.extra_length")
+    assert line.endswith(f"{prefix}.extra_length would be ignored: write --decode.extra_length")
+
+
+def test_the_classes_of_data_that_a_message_names_can_be_used():
+    names = app.class_names(LightningDataModule)
+    assert {"DemoText", "Digits", "Images", "ParallelText", "Prompts"} <= names
+    assert not names & {"LightningDataModule", "PartsOfData", "SuperResolution"}
