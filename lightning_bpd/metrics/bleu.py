@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.metrics.sums import Sums, scalar
 
 ORDER = 4
 DEFAULT_TOKENIZER = "13a"
@@ -102,59 +101,36 @@ def chrf_signature() -> str:
     return str(metric.get_signature())
 
 
-class _CorpusSum(Metric):
-    """A score over all rows of all ranks, from integer sums: order, batches and ranks do not change a digit."""
+class CorpusBleu(Sums):
+    """BLEU over all rows of all ranks, with one of sacreBLEU's tokenizers."""
 
-    full_state_update = False
     higher_is_better = True
-    statistics: Tensor
-    count: ClassVar[int]
-    """number of statistics"""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("statistics", torch.zeros(self.count, dtype=torch.long), dist_reduce_fx="sum")
+    def __init__(self, tokenizer: str = DEFAULT_TOKENIZER) -> None:
+        super().__init__(2 + 2 * ORDER)
+        self.tokenizer = tokenizer
 
     def update(self, outputs: Sequence[str], references: Sequence[str]) -> None:
         """Add rows: detokenised, cased text."""
-        new = torch.tensor(self._statistics(outputs, references), device=self.statistics.device)
-        # Never in place: spawned ranks start with states that share their memory.
-        self.statistics = self.statistics + new
+        self.add(*bleu_statistics(outputs, references, self.tokenizer))
 
     def compute(self) -> Tensor:
         """Return the score, float64 scalar, 0-100."""
-        return torch.tensor(self._score(self.statistics.tolist()), dtype=torch.float64)
-
-    def _statistics(self, outputs: Sequence[str], references: Sequence[str]) -> list[int]:
-        raise NotImplementedError
-
-    def _score(self, statistics: Sequence[int]) -> float:
-        raise NotImplementedError
+        return scalar(bleu_score(self.sums.tolist()))
 
 
-class CorpusBleu(_CorpusSum):
-    """BLEU with one of sacreBLEU's tokenizers."""
+class CorpusChrf(Sums):
+    """chrF (Popović 2015) over all rows of all ranks, character n-grams up to 6."""
 
-    count = 2 + 2 * ORDER
+    higher_is_better = True
 
-    def __init__(self, tokenizer: str = DEFAULT_TOKENIZER) -> None:
-        super().__init__()
-        self.tokenizer = tokenizer
+    def __init__(self) -> None:
+        super().__init__(3 * CHRF.CHAR_ORDER)
 
-    def _statistics(self, outputs: Sequence[str], references: Sequence[str]) -> list[int]:
-        return bleu_statistics(outputs, references, self.tokenizer)
+    def update(self, outputs: Sequence[str], references: Sequence[str]) -> None:
+        """Add rows: detokenised, cased text."""
+        self.add(*chrf_statistics(outputs, references))
 
-    def _score(self, statistics: Sequence[int]) -> float:
-        return bleu_score(statistics)
-
-
-class CorpusChrf(_CorpusSum):
-    """chrF (Popović 2015), character n-grams up to 6."""
-
-    count = 3 * CHRF.CHAR_ORDER
-
-    def _statistics(self, outputs: Sequence[str], references: Sequence[str]) -> list[int]:
-        return chrf_statistics(outputs, references)
-
-    def _score(self, statistics: Sequence[int]) -> float:
-        return chrf_score(statistics)
+    def compute(self) -> Tensor:
+        """Return the score, float64 scalar, 0-100."""
+        return scalar(chrf_score(self.sums.tolist()))

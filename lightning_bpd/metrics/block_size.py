@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_bpd.interfaces import DecodeResult
+from lightning_bpd.metrics.sums import Sums, ratio
 
 
 def count_accepted_sizes(accepted: Tensor, block_size: int) -> Tensor:
@@ -28,19 +27,19 @@ def count_accepted_sizes(accepted: Tensor, block_size: int) -> Tensor:
 def mean_accepted_block_size(counts: Tensor) -> float:
     """Divide accepted tokens by iterations, from counts by size (int64 [K + 1]); NaN without an iteration."""
     tokens = sum(size * count for size, count in enumerate(counts.tolist()))
-    return _ratio(tokens, int(counts.sum()))
+    return ratio(tokens, int(counts.sum()))
 
 
 def shares(counts: Tensor) -> list[float]:
     """Compute the share of iterations that accepted exactly 0, 1, ..., K tokens, from counts by size."""
     total = int(counts.sum())
-    return [_ratio(count, total) for count in counts.tolist()]
+    return [ratio(count, total) for count in counts.tolist()]
 
 
 def shares_at_least(counts: Tensor) -> list[float]:
     """Compute the share of iterations that accepted at least 0, ..., K tokens: acceptance by position in the block."""
     total = int(counts.sum())
-    return [_ratio(int(counts[size:].sum()), total) for size in range(len(counts))]
+    return [ratio(int(counts[size:].sum()), total) for size in range(len(counts))]
 
 
 def equal_rows(one: DecodeResult, other: DecodeResult) -> Tensor:
@@ -51,29 +50,24 @@ def equal_rows(one: DecodeResult, other: DecodeResult) -> Tensor:
     return equal.all(1) & (one.lengths == other.lengths)
 
 
-class AcceptedSizes(Metric):
+class AcceptedSizes(Sums):
     """Iterations by accepted block size, over all rows of all ranks.
 
     Args:
         block_size: K, the most tokens that an iteration can accept.
     """
 
-    full_state_update = False
-    counts: Tensor
-
     def __init__(self, block_size: int) -> None:
-        super().__init__()
+        super().__init__(block_size + 1)
         self.block_size = block_size
-        self.add_state("counts", torch.zeros(block_size + 1, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, accepted: Tensor) -> None:
         """Add the accepted block sizes of a batch, int64 [B, I], 0 after a row's last iteration."""
-        # Never in place: spawned ranks start with states that share their memory.
-        self.counts = self.counts + count_accepted_sizes(accepted, self.block_size).to(self.counts.device)
+        self.add(*count_accepted_sizes(accepted, self.block_size).tolist())
 
     def compute(self) -> Tensor:
         """Return int64 [K + 1], indexed by size."""
-        return self.counts
+        return self.sums
 
 
 class Comparison(NamedTuple):
@@ -89,43 +83,29 @@ class Comparison(NamedTuple):
     """greedy's wall-clock time over blockwise's"""
 
 
-class GreedyComparison(Metric):
-    """Savings of blockwise decoding against greedy decoding, over all rows of all ranks."""
+class GreedyComparison(Sums):
+    """Savings of blockwise decoding against greedy decoding, over all rows of all ranks.
 
-    full_state_update = False
-    rows: Tensor
-    equal: Tensor
-    calls: Tensor
-    greedy_calls: Tensor
-    nanoseconds: Tensor
-    greedy_nanoseconds: Tensor
+    The sums are rows, rows with equal tokens, model calls, greedy's model calls, nanoseconds, greedy's nanoseconds.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("rows", "equal", "calls", "greedy_calls", "nanoseconds", "greedy_nanoseconds"):
-            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        super().__init__(6)
 
     def update(
         self, result: DecodeResult, greedy: DecodeResult, nanoseconds: int, greedy_nanoseconds: int
     ) -> None:
         """Add a batch that was decoded both ways, and the wall-clock time of each decoding."""
-        self.rows = self.rows + len(result.lengths)
-        self.equal = self.equal + equal_rows(result, greedy).sum()
-        self.calls = self.calls + result.calls.sum()
-        self.greedy_calls = self.greedy_calls + greedy.calls.sum()
-        self.nanoseconds = self.nanoseconds + nanoseconds
-        self.greedy_nanoseconds = self.greedy_nanoseconds + greedy_nanoseconds
+        equal = equal_rows(result, greedy).sum()
+        calls, greedy_calls = result.calls.sum(), greedy.calls.sum()
+        self.add(len(result.lengths), equal, calls, greedy_calls, nanoseconds, greedy_nanoseconds)
 
     def compute(self) -> Comparison:
         """Return the ratios of the sums."""
-        rows, calls = int(self.rows), int(self.calls)
+        rows, equal, calls, greedy_calls, nanoseconds, greedy_nanoseconds = self.sums.tolist()
         return Comparison(
-            greedy_agreement=_ratio(int(self.equal), rows),
-            model_calls=_ratio(calls, rows),
-            iteration_reduction=_ratio(int(self.greedy_calls), calls),
-            speedup=_ratio(int(self.greedy_nanoseconds), int(self.nanoseconds)),
+            greedy_agreement=ratio(equal, rows),
+            model_calls=ratio(calls, rows),
+            iteration_reduction=ratio(greedy_calls, calls),
+            speedup=ratio(greedy_nanoseconds, nanoseconds),
         )
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan

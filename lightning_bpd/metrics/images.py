@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.metrics.sums import Sums, ratio, scalar
 from lightning_bpd.metrics.token_loss import PARTS, TokenLoss
 
 WHITE = 255
@@ -85,53 +85,34 @@ def image_quality_signature() -> str:
     )
 
 
-class PeakSignalToNoise(Metric):
+class PeakSignalToNoise(Sums):
     """PSNR of all images of all ranks, from the mean squared error over all their intensities."""
 
-    full_state_update = False
     higher_is_better = True
-    error: Tensor
-    dimensions: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("error", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("dimensions", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, outputs: ImageBatch, references: ImageBatch) -> None:
         """Add images."""
-        # Never in place: spawned ranks start with states that share their memory.
-        self.error = self.error + squared_error(outputs, references)
-        self.dimensions = self.dimensions + _tensor(outputs).numel()
+        self.add(squared_error(outputs, references), _tensor(outputs).numel())
 
     def compute(self) -> Tensor:
         """Return decibels, float64 scalar; infinity without a difference, NaN without an image."""
-        return torch.tensor(psnr(int(self.error), int(self.dimensions)), dtype=torch.float64)
+        return scalar(psnr(*self.sums.tolist()))
 
 
-class StructuralSimilarity(Metric):
+class StructuralSimilarity(Sums):
     """The mean SSIM of all images of all ranks."""
 
-    full_state_update = False
     higher_is_better = True
-    parts: Tensor
-    images: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("parts", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, outputs: ImageBatch, references: ImageBatch) -> None:
         """Add images."""
         values = ssim(outputs, references)
-        self.parts = self.parts + sum(round(value * PARTS) for value in values)
-        self.images = self.images + len(values)
+        self.add(sum(round(value * PARTS) for value in values), len(values))
 
     def compute(self) -> Tensor:
         """Return a float64 scalar, at most 1; NaN without an image."""
-        images = int(self.images)
-        return torch.tensor(int(self.parts) / PARTS / images if images else math.nan, dtype=torch.float64)
+        parts, images = self.sums.tolist()
+        return scalar(ratio(parts / PARTS, images))
 
 
 class BitsPerDimension(TokenLoss):
@@ -139,7 +120,7 @@ class BitsPerDimension(TokenLoss):
 
     def compute(self) -> Tensor:
         """Return a float64 scalar; NaN if a batch's loss was not finite, or without a batch."""
-        return torch.tensor(bits_per_dimension(float(super().compute()), 1), dtype=torch.float64)
+        return scalar(bits_per_dimension(float(super().compute()), 1))
 
 
 def _tensor(images: ImageBatch, like: ImageBatch | None = None) -> Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from lightning_bpd.metrics.sums import Sums, ratio, scalar
 
 # Parts of a nat. Sums of batches are kept as integer numbers of parts: integer sums do not depend on their order.
 PARTS = 2**20
@@ -14,34 +13,24 @@ PARTS = 2**20
 BAD = 2**44
 
 
-class TokenLoss(Metric):
+class TokenLoss(Sums):
     """Sum of losses over number of tokens, in nats per token."""
 
-    full_state_update = False
     higher_is_better = False
-    parts: Tensor
-    tokens: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("parts", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("tokens", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, loss_sum: Tensor, tokens: Tensor | int) -> None:
         """Add a batch: the sum of its tokens' losses (float scalar, nats) and their number."""
         loss_sum = loss_sum.detach().cpu()  # some accelerators have no float64
-        if not torch.isfinite(loss_sum):
+        if torch.isfinite(loss_sum):
+            self.add(round(float(loss_sum) * PARTS), tokens)
+        else:
             # No integer can hold this loss. A negative count of tokens marks it, and no later batch makes it positive.
-            self.tokens = self.tokens - BAD
-            return
-        # Never in place: spawned ranks start with states that share their memory.
-        self.parts = self.parts + round(float(loss_sum) * PARTS)
-        self.tokens = self.tokens + tokens
+            self.add(0, -BAD)
 
     def compute(self) -> Tensor:
         """Return nats per token, float64 scalar; NaN if a batch's loss was not finite, or without tokens."""
-        parts, tokens = int(self.parts), int(self.tokens)
-        return torch.tensor(parts / PARTS / tokens if tokens > 0 else math.nan, dtype=torch.float64)
+        parts, tokens = self.sums.tolist()
+        return scalar(ratio(parts / PARTS, tokens))
 
 
 class Perplexity(TokenLoss):
