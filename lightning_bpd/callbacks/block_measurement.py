@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, Literal, Protocol
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_bpd.callbacks.decode_traces import Iteration, one_row, trace
-from lightning_bpd.codecs.codec import Codec, check_decoding
-from lightning_bpd.decoding import DecodingOptions, blockwise, parse_acceptance, replay, sequential
+from lightning_bpd.decoding import DecodingOptions, decode, replay
 from lightning_bpd.interfaces import (
     DecodeResult,
     Drafter,
@@ -21,8 +20,11 @@ from lightning_bpd.interfaces import (
     SequenceModel,
     TokenRows,
 )
-from lightning_bpd.measuring.timing import timed
-from lightning_bpd.metrics import AcceptedSizes, GreedyComparison, mean_accepted_block_size
+from lightning_bpd.measuring.arms import ArmSums, Batch, decode_turn, greedy_options
+from lightning_bpd.metrics import AcceptedSizes, mean_accepted_block_size
+
+if TYPE_CHECKING:
+    from lightning_bpd.training.blocks import HeadTraining
 
 Stage = Literal["val", "test"]
 Part = Literal["validation", "test"]
@@ -43,62 +45,10 @@ class BlockRule:
     block_size: int | None = None
     acceptance: str = "exact"
 
-
-def options_of(rule: BlockRule) -> DecodingOptions:
-    """The rule as decoding options. Raises InputError for a rule that is invalid with any heads."""
-    return DecodingOptions("blockwise", block_size=rule.block_size, acceptance=rule.acceptance)
-
-
-class MeasuredData(Protocol):
-    """The attributes of the data module that a measurement reads."""
-
-    codec: Codec
-
-    def sources(self, stage: Part) -> Sequence[Any]:
-        """The sources in the order of the corpus; for text, raw source lines."""
-
-    def references(self, stage: Part) -> Sequence[Any]:
-        """The targets in the order of the corpus."""
-
-
-class BlockModule(Protocol):
-    """The attributes of a module with block heads that a measurement reads."""
-
-    decode: DecodingOptions
-
-    @property
-    def data(self) -> MeasuredData:
-        """The data module of the running trainer."""
-
-    @property
-    def device(self) -> torch.device:
-        """The module's device."""
-
-    def block_decoder(self) -> tuple[SequenceModel[Any], Drafter]:
-        """p_1 and the drafter, ready to decode with the current weights."""
-
-
-class MeasuredRule:
-    """A rule and the metrics that one pass measures for it.
-
-    Args:
-        rule: The rule.
-        trained: The largest block size that the heads propose.
-        codec: The codec of the tokens.
-        device: The device of the metrics.
-
-    Raises:
-        InputError: The rule does not fit the heads or the tokens.
-    """
-
-    def __init__(self, rule: BlockRule, trained: int, codec: Codec, device: torch.device) -> None:
-        check_decoding(options_of(rule), trained, codec)
-        self.block_size = trained if rule.block_size is None else rule.block_size
-        self.acceptance = parse_acceptance(rule.acceptance)
-        self.label = f"k{self.block_size}_{self.acceptance.name}"
-        self.quality = {name: metric.to(device) for name, metric in codec.quality().items()}
-        self.sizes = AcceptedSizes(self.block_size).to(device)
-        self.comparison = GreedyComparison().to(device)
+    def options(self, decode: DecodingOptions) -> DecodingOptions:
+        """The rule, with the sampler and limits of ``decode``. Raises InputError if it is invalid with any heads."""
+        size, acceptance = self.block_size, self.acceptance
+        return replace(greedy_options(decode), decoder="blockwise", block_size=size, acceptance=acceptance)
 
 
 class Measurement:
@@ -106,7 +56,7 @@ class Measurement:
 
     Args:
         stage: val or test.
-        rules: Ways to decode.
+        rules: Ways to decode, after greedy decoding.
         trained: The largest block size that the heads propose.
         rows: Indices in the corpus of the rows to measure.
         traced: Indices in the corpus of the rows to trace under the first rule.
@@ -116,11 +66,11 @@ class Measurement:
     def __init__(
         self,
         stage: Stage,
-        rules: list[MeasuredRule],
+        rules: list[ArmSums],
         trained: int,
         rows: Container[int],
         traced: list[int],
-        module: BlockModule,
+        module: HeadTraining,
     ) -> None:
         self.stage = stage
         self.rules = rules
@@ -128,6 +78,8 @@ class Measurement:
         self.rows = rows
         self.traced = traced
         self.module = module
+        options = greedy_options(module.decode)
+        self.greedy = ArmSums(options, trained, module.data.codec, module.device, scored=False)
         self.replayed = [AcceptedSizes(size).to(module.device) for size in range(1, trained + 1)]
         self.traces: dict[int, list[Iteration]] = {}
         """traces of this rank, by the row's index in the corpus"""
@@ -139,38 +91,27 @@ class Measurement:
 
     def warm_up(self, batch: ParallelBatch) -> None:
         """Decode once without measuring, because the first decoding is slower than all others."""
-        self._plain(batch.source, batch.index)
-        self._blockwise(self.rules[0], batch.source, batch.index)
+        whole = Batch(batch.source, batch.index, [])
+        decode_turn(self._decode, [self.greedy, self.rules[0]], [], self.module.device, [whole])
 
     def add(self, batch: ParallelBatch) -> None:
         """Decode a batch greedily and by each rule, and trace the chosen rows."""
         source, index = self._taken(batch)
         if not index:
             return
-        data = self.module.data
-        references = data.references(PARTS[self.stage])
-        device, decode = self.module.device, self.module.decode
+        references, device = self.module.data.references(PARTS[self.stage]), self.module.device
         numbers = torch.tensor(index, device=device)
-        plain, plain_time = timed(partial(self._plain, source, numbers), device)
-        for rule in self.rules:
-            result, time_taken = timed(partial(self._blockwise, rule, source, numbers), device)
-            assert result.accepted is not None
-            outputs = data.codec.decode(result.rows())
-            for metric in rule.quality.values():
-                metric.update(outputs, [references[place] for place in index])
-            rule.sizes.update(result.accepted)
-            rule.comparison.update(result, plain, time_taken, plain_time)
-        model, drafter = self.decoder
+        measured = Batch(source, numbers, [references[row] for row in index])
+        (greedy,) = decode_turn(self._decode, [self.greedy, *self.rules], [measured], device)
+        (model, drafter), sampler = self.decoder, self.module.decode.sampler
         if isinstance(drafter, ReplayableDrafter):
-            accepted = replay(model, drafter, source, plain, self.trained, decode.sampler, numbers)
+            accepted = replay(model, drafter, source, greedy, self.trained, sampler, numbers)
             for sizes, of_size in zip(self.replayed, accepted, strict=True):
                 sizes.update(of_size)
-        first = self.rules[0]
-        for place, row in enumerate(index):
+        for position, row in enumerate(index):
             if row in self.traced:
-                alone, number = one_row(source, place), numbers[place : place + 1]
-                size, accept, extra = first.block_size, first.acceptance, decode.extra(alone)
-                self.traces[row] = trace(model, drafter, alone, size, accept, extra, decode.sampler, number)
+                alone, number = one_row(source, position), numbers[position : position + 1]
+                self.traces[row] = trace(model, drafter, alone, self.rules[0].options, number)
 
     def values(self) -> dict[str, float]:
         """The values to log, by name; they are equal on all ranks. All ranks must call this."""
@@ -190,21 +131,15 @@ class Measurement:
                 found[name] = mean_accepted_block_size(counts)
         return found
 
-    def _plain(self, source: TokenRows, numbers: Tensor) -> DecodeResult:
-        decode = self.module.decode
-        return sequential(self.decoder[0], source, decode.extra(source), decode.sampler, numbers)
-
-    def _blockwise(self, rule: MeasuredRule, source: TokenRows, numbers: Tensor) -> DecodeResult:
-        decode, size = self.module.decode, rule.block_size
-        return blockwise(
-            *self.decoder, source, size, rule.acceptance, decode.extra(source), decode.sampler, numbers
-        )
+    def _decode(self, source: TokenRows, options: DecodingOptions, numbers: Tensor) -> DecodeResult:
+        model, drafter = self.decoder
+        return decode(model, source, options, drafter, numbers)
 
     def _taken(self, batch: ParallelBatch) -> tuple[TokenRows, list[int]]:
         """The sources of the batch that are measured, and their indices in the corpus."""
         index = batch.index.tolist()
-        kept = [place for place, row in enumerate(index) if row in self.rows]
-        taken = [index[place] for place in kept]
+        kept = [position for position, row in enumerate(index) if row in self.rows]
+        taken = [index[position] for position in kept]
         if len(kept) in (0, len(index)):
             return batch.source, taken
         lengths = batch.source.lengths[kept]

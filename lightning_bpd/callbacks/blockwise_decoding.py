@@ -5,30 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import WandbLogger
-from torch import Tensor
 
 from lightning_bpd.callbacks.accepted_sizes_file import add_sizes, forget_after
-from lightning_bpd.callbacks.block_measurement import (
-    PARTS,
-    BlockModule,
-    BlockRule,
-    MeasuredRule,
-    Measurement,
-    Stage,
-    options_of,
-)
-from lightning_bpd.callbacks.decode_traces import COLUMNS, Iteration, gather_traces, markdown, table_rows
-from lightning_bpd.callbacks.samples import spread
+from lightning_bpd.callbacks.block_measurement import PARTS, BlockRule, Measurement, Stage
+from lightning_bpd.callbacks.decode_traces import COLUMNS, markdown, table_rows
+from lightning_bpd.callbacks.ranks import gathered, writes
+from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError, ParallelBatch
+from lightning_bpd.measuring.arms import ArmSums, spread
 from lightning_bpd.metrics import shares_at_least
+from lightning_bpd.tracking.weights_and_biases import wandb_loggers
+
+if TYPE_CHECKING:
+    from lightning_bpd.training.blocks import HeadTraining
 
 
 class BlockwiseDecoding(Callback):
@@ -70,7 +66,7 @@ class BlockwiseDecoding(Callback):
                 f"{rules}, {every_n_epochs}, {rows} and {traces}"
             )
         for rule in self.rules or []:
-            options_of(rule)
+            rule.options(DecodingOptions())
         self.every_n_epochs = every_n_epochs
         self.rows = rows
         self.traces = traces
@@ -97,11 +93,11 @@ class BlockwiseDecoding(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse rules that do not fit, before the first epoch."""
         if hasattr(pl_module, "block_decoder"):
-            self._fitting_rules(pl_module)
+            self._fitting_rules(cast("HeadTraining", pl_module))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop measurements of steps that are taken again."""
-        if _writes(trainer):
+        if writes(trainer):
             forget_after(_sizes_file(trainer), trainer.global_step)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -115,46 +111,15 @@ class BlockwiseDecoding(Callback):
         self._begin(trainer, pl_module, "test")
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ParallelBatch, *_: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: ParallelBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Decode the batch."""
-        self._measure(trainer, batch)
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: ParallelBatch, *_: Any
-    ) -> None:
-        """Decode the batch."""
-        self._measure(trainer, batch)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the metrics before the callbacks that monitor them run."""
-        self._end(trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the metrics."""
-        self._end(trainer, pl_module)
-
-    # Measuring
-    def _fitting_rules(self, pl_module: pl.LightningModule) -> tuple[list[MeasuredRule], int]:
-        """The rules and the trained block size."""
-        module = cast(BlockModule, pl_module)
-        trained = module.block_decoder()[1].block_size
-        given = self.rules or [BlockRule(module.decode.block_size, module.decode.acceptance)]
-        rules = [MeasuredRule(rule, trained, module.data.codec, pl_module.device) for rule in given]
-        labels = [rule.label for rule in rules]
-        if twice := [label for label in labels if labels.count(label) > 1]:
-            raise InputError(f"blockwise decoding is given the rule {twice[0]} twice: leave one out")
-        return rules, trained
-
-    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
-        if not hasattr(pl_module, "block_decoder"):
-            return
-        module = cast(BlockModule, pl_module)
-        rows = _rows_to_come(trainer, module, stage)[: self.rows]
-        traced = spread(rows, self.traces)
-        self._measurement = Measurement(stage, *self._fitting_rules(pl_module), set(rows), traced, module)
-
-    def _measure(self, trainer: pl.Trainer, batch: ParallelBatch) -> None:
         if self._measurement is None:
             return
         # In the precision of the module's own steps.
@@ -164,7 +129,10 @@ class BlockwiseDecoding(Callback):
                 self._warm = True
             self._measurement.add(batch)
 
-    def _end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the metrics before the callbacks that monitor them run."""
         measurement, self._measurement = self._measurement, None
         if measurement is None:
             return
@@ -175,37 +143,47 @@ class BlockwiseDecoding(Callback):
             number = torch.tensor(value, dtype=torch.float64, device=device)
             short = name == f"{measurement.stage}/mean_accepted_block_size"
             pl_module.log(name, number, prog_bar=short, sync_dist=True, reduce_fx="max")
-        traces = gather_traces(measurement.traces, trainer.world_size)
-        # All ranks compute this, because it sums over ranks.
+        # All ranks take part, because this gathers and sums over ranks.
+        traces = {row: each for part in gathered(trainer, measurement.traces) for row, each in part.items()}
         counts = {rule.label: rule.sizes.compute() for rule in measurement.rules}
-        if _writes(trainer):
-            self._show(trainer, measurement, traces, counts)
-
-    def _show(
-        self,
-        trainer: pl.Trainer,
-        measurement: Measurement,
-        traces: dict[int, list[Iteration]],
-        counts: dict[str, Tensor],
-    ) -> None:
+        if not writes(trainer):
+            return
         stage, data = measurement.stage, measurement.module.data
         training = trainer.state.fn == "fit" or self._loaded_step is None
         step = trainer.global_step if training else self._loaded_step
         assert step is not None
         add_sizes(_sizes_file(trainer), step, stage, counts)
-        lines = table_rows(traces, data.codec)
-        if lines:
+        if lines := table_rows(traces, data.codec):
             title = f"Traces of {measurement.rules[0].label} after {step} steps ({PARTS[stage]})"
             text = markdown(title, lines, data.sources(PARTS[stage]), data.references(PARTS[stage]))
             write_atomically(Path(trainer.default_root_dir) / "traces.md", text)
-        for each in trainer.loggers:
-            if isinstance(each, WandbLogger):
-                each.log_metrics(histograms(stage, counts), step)
-                if lines:
-                    each.log_table(f"{stage}/traces", COLUMNS, lines, step=step)
+        for logger in wandb_loggers(trainer):
+            logger.log_metrics(histograms(stage, counts), step)
+            if lines:
+                logger.log_table(f"{stage}/traces", COLUMNS, lines, step=step)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _fitting_rules(self, module: HeadTraining) -> tuple[list[ArmSums], int]:
+        """The rules and the trained block size."""
+        trained, decode = module.block_decoder()[1].block_size, module.decode
+        given = self.rules or [BlockRule(decode.block_size, decode.acceptance)]
+        rules = [ArmSums(rule.options(decode), trained, module.data.codec, module.device) for rule in given]
+        labels = [rule.label for rule in rules]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise InputError(f"blockwise decoding is given the rule {twice[0]} twice: leave one out")
+        return rules, trained
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Stage) -> None:
+        if not hasattr(pl_module, "block_decoder"):
+            return
+        module = cast("HeadTraining", pl_module)
+        rows = _rows_to_come(trainer, module, stage)[: self.rows]
+        traced = spread(rows, self.traces)
+        self._measurement = Measurement(stage, *self._fitting_rules(module), set(rows), traced, module)
 
 
-def _rows_to_come(trainer: pl.Trainer, module: BlockModule, stage: Stage) -> list[int]:
+def _rows_to_come(trainer: pl.Trainer, module: HeadTraining, stage: Stage) -> list[int]:
     """Indices in the corpus of the rows of a pass on all ranks, in order. All ranks must call this."""
     limit = trainer.limit_val_batches if stage == "val" else trainer.limit_test_batches
     if isinstance(limit, float) and limit == 1.0:
@@ -230,7 +208,7 @@ def _sizes_file(trainer: pl.Trainer) -> Path:
     return Path(trainer.default_root_dir) / "accepted_sizes.csv"
 
 
-def histograms(stage: Stage, counts: Mapping[str, Tensor]) -> dict[str, Any]:
+def histograms(stage: Stage, counts: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """W&B histograms by name, from counts by rule: accepted sizes, and the share of iterations that reach each size.
 
     Each histogram has one bin for each size from 1 to K.

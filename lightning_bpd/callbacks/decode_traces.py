@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from lightning_bpd.codecs.codec import Codec
-from lightning_bpd.decoding import GREEDY, blockwise
-from lightning_bpd.interfaces import (
-    Acceptance,
-    Drafter,
-    Memory,
-    Proposal,
-    Sampler,
-    SequenceModel,
-    TokenRows,
-    VerifiedBlock,
-)
+from lightning_bpd.decoding import DecodingOptions, decode
+from lightning_bpd.interfaces import Drafter, Proposal, SequenceModel, TokenRows, VerifiedBlock
 
 COLUMNS = ["row", "iteration", "accepted", "rejected", "failed head", "p_1 wanted"]
 LEGEND = (
@@ -41,26 +31,15 @@ class Iteration(NamedTuple):
 
 
 class Recorder:
-    """A drafter that records the proposals of another drafter for one row.
-
-    Args:
-        drafter: The drafter that proposes.
-    """
+    """A drafter that records the proposals of another drafter for one row."""
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
         self.proposals: list[list[int]] = []
         """the proposals of each block, without its certain token"""
 
-    @property
-    def block_size(self) -> int:
-        """The block size of the other drafter."""
-        return self.drafter.block_size
-
-    def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
-        """Forget the previous row."""
-        self.proposals = []
-        self.drafter.start(source, max_length, sampler, memory)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.drafter, name)
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
         """Propose, and record the proposals."""
@@ -68,20 +47,13 @@ class Recorder:
         self.proposals += proposal.tokens.tolist()
         return proposal
 
-    def reorder(self, rows: Tensor) -> None:
-        """Reorder the rows of the other drafter."""
-        self.drafter.reorder(rows)
-
 
 def trace(
     model: SequenceModel[Any],
     drafter: Drafter,
     source: TokenRows,
-    block_size: int,
-    acceptance: Acceptance,
-    extra_length: int | Tensor,
-    sampler: Sampler = GREEDY,
-    rows: Tensor | None = None,
+    options: DecodingOptions,
+    row_number: Tensor | None = None,
 ) -> list[Iteration]:
     """The iterations that decode one row.
 
@@ -89,14 +61,11 @@ def trace(
         model: p_1, in eval mode.
         drafter: Proposes the tokens.
         source: One row, int64 [1, S] and [1].
-        block_size: Tokens of a block.
-        acceptance: The rule by which p_1 accepts tokens.
-        extra_length: Tokens that the row may be longer than its source.
-        sampler: Chooses the tokens.
-        rows: int64 [1], the number of the row in its corpus, which selects its noise.
+        options: How to decode blockwise.
+        row_number: int64 [1], the number of the row in its corpus, which selects its noise.
     """
     recorder = Recorder(drafter)
-    result = blockwise(model, recorder, source, block_size, acceptance, extra_length, sampler, rows)
+    result = decode(model, source, options, recorder, row_number)
     assert result.accepted is not None
     (row,) = result.rows()
     iterations = []
@@ -104,7 +73,7 @@ def trace(
     for number, size in enumerate(size for size in result.accepted[0].tolist() if size):
         accepted, end = row[end : end + size], end + size
         # p_1's choice follows every block but the last. In the last block, tokens not accepted lie past the end.
-        rejected = recorder.proposals[number][size - 1 :] if end < len(row) and block_size > 1 else []
+        rejected = recorder.proposals[number][size - 1 :] if end < len(row) and recorder.proposals else []
         failure = (size + 1, row[end]) if rejected else (None, None)
         iterations.append(Iteration(accepted, rejected, *failure))
     return iterations
@@ -116,19 +85,10 @@ def one_row(rows: TokenRows, place: int) -> TokenRows:
     return TokenRows(rows.tokens[place : place + 1, : int(length)], length)
 
 
-def gather_traces(traces: dict[int, list[Iteration]], world_size: int) -> dict[int, list[Iteration]]:
-    """The traces of all ranks by the row's index in the corpus, in order. All ranks must call this."""
-    parts: list[Any] = [traces]
-    if world_size > 1:
-        parts = [None] * world_size
-        torch.distributed.all_gather_object(parts, traces)
-    return dict(sorted((index, each) for part in parts for index, each in part.items()))
-
-
 def table_rows(traces: Mapping[int, Sequence[Iteration]], codec: Codec) -> list[list[Any]]:
     """The traces with ``COLUMNS``, a line for each iteration: rows and iterations count from 1, tokens are text."""
     lines: list[list[Any]] = []
-    for index, iterations in traces.items():
+    for index, iterations in sorted(traces.items()):
         prefix: list[int] = []
         for number, each in enumerate(iterations, start=1):
             accepted = codec.pieces(prefix, each.accepted)

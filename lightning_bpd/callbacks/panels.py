@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import WandbLogger
 
-from lightning_bpd.callbacks.block_measurement import BlockModule
-from lightning_bpd.callbacks.samples import spread
+from lightning_bpd.callbacks.ranks import shows
 from lightning_bpd.codecs.images import ImageCodec, Images
-from lightning_bpd.decoding import DecodingOptions, blockwise, greedy, parse_acceptance
+from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.interfaces import Drafter, InputError, SequenceModel, TokenRows
-from lightning_bpd.measuring.panels import BlockwisePanel, ImagePanels, draw_panels, sizes_per_token
+from lightning_bpd.measuring.arms import spread
+from lightning_bpd.measuring.panels import BlockwisePanel, ImagePanels, draw_panels
+from lightning_bpd.tracking.weights_and_biases import wandb_loggers
+
+if TYPE_CHECKING:
+    from lightning_bpd.training.blocks import HeadTraining
 
 # Block sizes shown beside the largest.
 SHOWN = (2, 4, 8)
@@ -54,12 +57,9 @@ class Panels(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw after the first batch: averaged weights are loaded by then, and removed after the last batch."""
-        trial = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
-        if trainer.state.fn != "fit" or trial or not trainer.is_global_zero or batch_idx or not self.count:
+        if batch_idx or not self.count or not shows(trainer) or not hasattr(pl_module, "block_decoder"):
             return
-        if not hasattr(pl_module, "block_decoder"):
-            return
-        module = cast(BlockModule, pl_module)
+        module = cast("HeadTraining", pl_module)
         codec = module.data.codec
         if not isinstance(codec, ImageCodec):
             return
@@ -69,12 +69,10 @@ class Panels(Callback):
                 *module.block_decoder(), codec, module.data, module.device, self.count, module.decode
             )
         picture = Path(trainer.default_root_dir) / "panels.png"
-        draw_panels(
-            panels, picture, panels_title(f"Validation after {trainer.global_step} steps", module.decode)
-        )
-        for each in trainer.loggers:
-            if isinstance(each, WandbLogger):
-                each.log_image("val/panels", [str(picture)], step=trainer.global_step)
+        title = panels_title(f"Validation after {trainer.global_step} steps", module.decode)
+        draw_panels(panels, picture, title)
+        for logger in wandb_loggers(trainer):
+            logger.log_image("val/panels", [str(picture)], step=trainer.global_step)
 
 
 def decode_panels(
@@ -102,16 +100,15 @@ def decode_panels(
     chosen = spread(list(range(len(truths))), count)
     tokens = torch.from_numpy(codec.source_tokens(np.stack([truths[i] for i in chosen]))).to(device)
     rows = TokenRows(tokens, torch.full((len(chosen),), tokens.size(1), device=device))
-    plain = codec.decode(greedy(model, rows).rows())
+    plain = codec.decode(decode(model, rows, DecodingOptions()).rows())
     panels: list[list[BlockwisePanel]] = [[] for _ in chosen]
-    if drafter is not None:
-        acceptance = parse_acceptance(options.acceptance)
-        for size in shown_sizes(options.block_size or drafter.block_size):
-            result = blockwise(model, drafter, rows, size, acceptance)
-            assert result.accepted is not None
-            outputs = codec.decode(result.rows())
-            for panel, image, accepted in zip(panels, outputs, result.accepted.cpu().numpy(), strict=True):
-                panel.append(BlockwisePanel(size, image, sizes_per_token(accepted, codec.target_length)))
+    for size in [] if drafter is None else shown_sizes(options.block_size or drafter.block_size):
+        rule = DecodingOptions("blockwise", block_size=size, acceptance=options.acceptance)
+        result = decode(model, rows, rule, drafter)
+        assert result.accepted is not None
+        outputs = codec.decode(result.rows())
+        for panel, image, accepted in zip(panels, outputs, result.accepted.cpu().numpy(), strict=True):
+            panel.append(BlockwisePanel(size, image, accepted[accepted > 0]))
     return [
         ImagePanels(f"image {i + 1}", inputs[i], truths[i], output, panel)
         for i, output, panel in zip(chosen, plain, panels, strict=True)

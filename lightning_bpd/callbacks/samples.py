@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch.distributed
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import WandbLogger
 
+from lightning_bpd.callbacks.ranks import gathered, shows
 from lightning_bpd.codecs.images import to_png
 from lightning_bpd.files import write_atomically
+from lightning_bpd.measuring.arms import spread
 from lightning_bpd.measuring.panels import ImagePanels, draw_panels
+from lightning_bpd.tracking.weights_and_biases import wandb_loggers
 
 logger = logging.getLogger(__name__)
 
@@ -33,39 +34,30 @@ class Samples(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the rows of this validation."""
-        trial = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]
-        if trainer.state.fn != "fit" or trial or not trainer.is_global_zero:
+        if not shows(trainer):
             return
         outputs: dict[int, Any] = pl_module.validation_outputs  # type: ignore[assignment]
         sources = trainer.datamodule.sources("validation")  # type: ignore[attr-defined]
         references = trainer.datamodule.references("validation")  # type: ignore[attr-defined]
         chosen = spread(sorted(outputs), self.count)
-        loggers = [each for each in trainer.loggers if isinstance(each, WandbLogger)]
+        loggers = wandb_loggers(trainer)
         folder, step = Path(trainer.default_root_dir), trainer.global_step
         title = f"Validation samples after {step} steps"
         if not isinstance(sources[0], str):
             picture = folder / "samples.png"
-            draw_panels(
-                [ImagePanels(f"image {i + 1}", sources[i], references[i], outputs[i], []) for i in chosen],
-                picture,
-                title,
-            )
+            rows = [ImagePanels(f"image {i + 1}", sources[i], references[i], outputs[i], []) for i in chosen]
+            draw_panels(rows, picture, title)
             for each in loggers:
                 each.log_image("val/samples", [str(picture)], step=step)
             return
-        rows = [(sources[i], references[i], outputs[i]) for i in chosen]
-        text = "\n".join(
-            [f"# {title}", ""]
-            + [
-                f"- source: {source}\n- reference: {reference}\n- output: {output}\n"
-                for source, reference, output in rows
-            ]
+        columns = ["source", "reference", "output"]
+        lines = [[sources[i], references[i], outputs[i]] for i in chosen]
+        samples = (
+            "".join(f"- {name}: {text}\n" for name, text in zip(columns, line, strict=True)) for line in lines
         )
-        write_atomically(folder / "samples.md", text)
+        write_atomically(folder / "samples.md", "\n".join([f"# {title}", "", *samples]))
         for each in loggers:
-            each.log_table(
-                "val/samples", ["source", "reference", "output"], [list(row) for row in rows], step=step
-            )
+            each.log_table("val/samples", columns, lines, step=step)
 
 
 class Predictions(Callback):
@@ -86,10 +78,7 @@ class Predictions(Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring the outputs of all ranks together and write them."""
-        parts: list[Any] = [self._outputs]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self._outputs)
+        parts = gathered(trainer, self._outputs)
         outputs = {index: output for part in parts for index, output in sorted(part.items())}
         self._outputs = {}
         if not trainer.is_global_zero:
@@ -103,9 +92,3 @@ class Predictions(Callback):
         for index, image in outputs.items():
             write_atomically(folder / "predictions" / f"{index:06}.png", to_png(image), durable=False)
         logger.info("Wrote %d images to %s", len(outputs), folder / "predictions")
-
-
-def spread(items: list[int], count: int) -> list[int]:
-    """At most ``count`` of ``items``, in order and evenly spaced."""
-    count = min(count, len(items))
-    return [items[i * len(items) // count] for i in range(count)]

@@ -15,7 +15,6 @@ import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from lightning_bpd.callbacks.samples import spread
 from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
@@ -27,6 +26,7 @@ from lightning_bpd.datamodules.text_files import find_corpus, fingerprint, read_
 from lightning_bpd.decoding import DecodingOptions, parse_acceptance
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError, check_range
+from lightning_bpd.measuring.arms import spread
 from lightning_bpd.measuring.comparison import (
     compare_decoders,
     comparison_table,

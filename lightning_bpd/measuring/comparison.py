@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 from torchmetrics import Metric
 
-from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.files import whole_file
-from lightning_bpd.interfaces import DecodeResult, InputError
+from lightning_bpd.interfaces import InputError, check_range
+from lightning_bpd.measuring.arms import ArmSums, Batch, Timed, accepted_sizes, decode_turn, greedy_options
 from lightning_bpd.measuring.record import Arm
-from lightning_bpd.measuring.timing import timed
 from lightning_bpd.measuring.words import KINDS, QUALITIES, Quality
-from lightning_bpd.metrics import equal_rows
+from lightning_bpd.metrics import mean_accepted_block_size
 from lightning_bpd.saved.finished_model import GenerativeModel
 
 # Batches after which the arms take turns, so that none has the machine's good or bad minutes to itself.
@@ -56,38 +56,28 @@ def compare_decoders(
         Greedy decoding first, then an arm a rule.
 
     Raises:
-        InputError: The model has no heads, or not of this block size, or there is nothing to decode.
+        InputError: There is nothing to decode, or a rule does not fit the heads or the tokens.
     """
     if not len(references):
         raise InputError(f"there are no {KINDS[model.codec.kind].rows} to compare decoders on")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, not {batch_size}")
-    options = [replace(decode, decoder="greedy")]
+    check_range(1, batch_size=batch_size)
+    options = [greedy_options(decode)]
     options += [
-        model.check(replace(decode, decoder="blockwise", block_size=size, acceptance=acceptance))
-        for size, acceptance in rules
+        replace(options[0], decoder="blockwise", block_size=size, acceptance=rule) for size, rule in rules
     ]
-    batches = list(model.batches(sources, batch_size))
-    arms_so_far = partial(_Sums, model.codec, references)
-    sums = [arms_so_far(1, "exact", greedy=True), *(arms_so_far(*rule) for rule in rules)]
+    arms = [_Rows(each, model.block_size, model.codec, model.device) for each in options]
+    batches = [
+        Batch(source, torch.tensor(rows, device=model.device), [references[row] for row in rows])
+        for rows, source in model.batches(sources, batch_size)
+    ]
     for first in range(0, len(batches), TURN):
         turn = batches[first : first + TURN]
-        plain: list[DecodeResult] = []
-        for of_arm, each in zip(sums, options, strict=True):
-            if timing:
-                for _, source in batches[:WARM_UP] if first == 0 else turn[:1]:
-                    model.decode(source, each)
-            for number, (places, source) in enumerate(turn):
-                result, nanoseconds = timed(partial(model.decode, source, each), model.device)
-                if of_arm is sums[0]:
-                    plain.append(result)
-                of_arm.add(places, result, plain[number], nanoseconds)
+        warm_up = batches[:WARM_UP] if first == 0 else turn[:1]
+        decode_turn(model.decode, arms, turn, model.device, warm_up if timing else ())
         if progress is not None:
-            progress(sum(len(places) for places, _ in turn))
-    arms = [of_arm.arm() for of_arm in sums]
-    return (
-        with_times(arms, [of_arm.nanoseconds / 1e9 / len(references) for of_arm in sums]) if timing else arms
-    )
+            progress(sum(len(batch.numbers) for batch in turn))
+    seconds = [arm.comparison.nanoseconds / 1e9 / len(references) if timing else None for arm in arms]
+    return with_times([arm.record() for arm in arms], seconds)
 
 
 def with_times(arms: Sequence[Arm], seconds: Sequence[float | None]) -> list[Arm]:
@@ -99,68 +89,57 @@ def with_times(arms: Sequence[Arm], seconds: Sequence[float | None]) -> list[Arm
     ]
 
 
-class _Sums:
-    """What came of the batches of one arm so far, in the order of the rows."""
+class _Rows(ArmSums):
+    """The sums of this process alone, and the results of each row."""
 
-    def __init__(
-        self, codec: Codec, references: Sequence[Any], size: int, acceptance: str, greedy: bool = False
-    ) -> None:
-        count = len(references)
-        self.codec, self.references = codec, references
-        self.size, self.acceptance, self.greedy = size, acceptance, greedy
-        self.quality, self.to_greedy = self.codec.quality(), self.codec.quality()
-        for metric in (*self.quality.values(), *self.to_greedy.values()):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.to_greedy = self.codec.quality() if self.codec.ordinal else {}
+        self.rows: defaultdict[str, dict[int, Any]] = defaultdict(dict)
+        for metric in (*self.quality.values(), *self.to_greedy.values(), self.sizes, self.comparison):
             # These rows are decoded by this process alone: other ranks have nothing to add, and would be waited for.
             metric.distributed_available_fn = lambda: False
-        self.rows: dict[str, list[Any]] = {}
-        self.tokens, self.iterations, self.sizes = [0] * count, [0] * count, [0] * size
-        self.calls = self.same = self.nanoseconds = 0
 
-    def add(self, places: Sequence[int], result: DecodeResult, plain: DecodeResult, nanoseconds: int) -> None:
-        """Add a batch that greedy decoding made ``plain`` of."""
-        outputs = self.codec.decode(result.rows())
-        references = [self.references[place] for place in places]
-        for metric in self.quality.values():
-            metric.update(outputs, references)
-        if self.codec.ordinal:
-            greedy_outputs = self.codec.decode(plain.rows())
-            for metric in self.to_greedy.values():
-                metric.update(outputs, greedy_outputs)
-        for name, values in _of_rows(self.codec, outputs, references).items():
-            of_all = self.rows.setdefault(name, [None] * len(self.references))
-            for place, value in zip(places, values, strict=True):
-                of_all[place] = value
-        accepted = (
-            [[1] * length for length in result.lengths.tolist()]
-            if result.accepted is None
-            else [[size for size in row if size] for row in result.accepted.tolist()]
-        )
-        for place, length, blocks in zip(places, result.lengths.tolist(), accepted, strict=True):
-            self.tokens[place], self.iterations[place] = length, len(blocks)
-            for block in blocks:
-                self.sizes[block - 1] += 1
-        self.same += int(equal_rows(result, plain).sum())
-        self.calls += int(result.calls.sum())
-        self.nanoseconds += nanoseconds
+    def add(self, batch: Batch, found: Timed, greedy: Timed) -> Sequence[Any]:
+        """Add a batch, row by row."""
+        outputs, (result, _) = super().add(batch, found, greedy), found
+        for metric in self.to_greedy.values():
+            metric.update(outputs, self.codec.decode(greedy[0].rows()))
+        iterations = (accepted_sizes(result) > 0).sum(1)
+        rows: dict[str, Sequence[Any]] = {
+            "tokens": result.lengths.tolist(),
+            "iterations": iterations.tolist(),
+        }
+        if self.codec.kind == "text":
+            rows["outputs"] = outputs
+        else:
+            # Not above: text would wait for what metrics of images import.
+            from lightning_bpd.metrics.images import squared_error, ssim
 
-    def arm(self) -> Arm:
+            pairs = zip(outputs, batch.references, strict=True)
+            rows["squared_errors"] = [squared_error([output], [reference]) for output, reference in pairs]
+            if "ssim" in self.quality:
+                rows["ssims"] = ssim(outputs, batch.references)
+        for name, values in rows.items():
+            self.rows[name].update(zip(batch.numbers.tolist(), values, strict=True))
+        return outputs
+
+    def record(self) -> Arm:
         """What all batches come to, without times."""
-        count = len(self.references)
+        counts, comparison = self.sizes.compute(), self.comparison.compute()
         return Arm(
-            decoder="greedy" if self.greedy else "blockwise",
-            block_size=self.size,
-            acceptance=self.acceptance,
+            decoder="greedy" if self.options.decoder == "greedy" else "blockwise",
+            block_size=self.block_size,
+            acceptance=self.options.acceptance,
             quality=_values(self.quality),
-            to_greedy=_values(self.to_greedy) if self.codec.ordinal else None,
-            calls=self.calls / count,
-            mean_accepted_block_size=sum(self.tokens) / sum(self.iterations),
-            greedy_agreement=self.same / count,
+            to_greedy=_values(self.to_greedy) if self.to_greedy else None,
+            calls=comparison.model_calls,
+            mean_accepted_block_size=mean_accepted_block_size(counts),
+            greedy_agreement=comparison.greedy_agreement,
             seconds=None,
             speed_up=None,
-            tokens=self.tokens,
-            iterations=self.iterations,
-            accepted_sizes=self.sizes,
-            **self.rows,
+            accepted_sizes=counts[1:].tolist(),
+            **{name: [value for _, value in sorted(rows.items())] for name, rows in self.rows.items()},
         )
 
 
@@ -168,22 +147,6 @@ def _values(metrics: Mapping[str, Metric]) -> dict[str, float | None]:
     """The values of the metrics; None for the infinite PSNR of equal images, which JSON cannot hold."""
     values = {name: float(metric.compute()) for name, metric in metrics.items()}
     return {name: None if math.isinf(value) else value for name, value in values.items()}
-
-
-def _of_rows(codec: Codec, outputs: Sequence[Any], references: Sequence[Any]) -> dict[str, list[Any]]:
-    """What the quality of any of these rows can be computed from again, one a row, by name."""
-    if codec.kind == "text":
-        return {"outputs": list(outputs)}
-    # Not above: text would wait for what metrics of images import.
-    from lightning_bpd.metrics.images import squared_error, ssim
-
-    pairs = zip(outputs, references, strict=True)
-    rows: dict[str, list[Any]] = {
-        "squared_errors": [squared_error([output], [reference]) for output, reference in pairs]
-    }
-    if "ssim" in codec.quality():
-        rows["ssims"] = ssim(outputs, references)
-    return rows
 
 
 def comparison_table(arms: Sequence[Arm], title: str) -> Table:

@@ -43,8 +43,8 @@ class BlockwisePanel:
     """k, the most tokens that a block proposes"""
     image: Image
     """uint8 [H, W, C]"""
-    sizes: Sizes
-    """int [L]: for each token, the accepted size of the block that it came with"""
+    accepted: Sizes
+    """int [I], the accepted size of each block, in order"""
 
 
 @dataclass(frozen=True)
@@ -59,41 +59,6 @@ class ImagePanels:
     greedy: Image
     """uint8 [H, W, C]"""
     blockwise: Sequence[BlockwisePanel]
-
-
-def sizes_per_token(accepted: Sizes, length: int) -> Sizes:
-    """For each token the size of its block: what ``BlockwisePanel.sizes`` is.
-
-    Args:
-        accepted: int [I], the accepted block size of each iteration of one row; 0 after its last one.
-        length: L, the tokens of the row.
-
-    Raises:
-        InputError: The blocks hold fewer or more tokens than the row.
-    """
-    accepted = np.asarray(accepted)
-    if int(accepted.sum()) != length:
-        raise InputError(f"the accepted blocks hold {int(accepted.sum())} tokens, and the image {length}")
-    return np.repeat(accepted, accepted)
-
-
-def block_starts(sizes: Sizes) -> NDArray[np.int64]:
-    """The tokens that blocks begin with, from the size of each token's block, int [L]. The last block may be cut off.
-
-    Raises:
-        InputError: The sizes belong to no blocks.
-    """
-    starts = []
-    place = 0
-    while place < len(sizes):
-        size = int(sizes[place])
-        if size < 1 or (sizes[place : place + size] != size).any():
-            raise InputError(
-                f"accepted sizes: a block of {size} at token {place} is not one of {size} equal values"
-            )
-        starts.append(place)
-        place += size
-    return np.array(starts, dtype=np.int64)
 
 
 def draw_panels(rows: Sequence[ImagePanels], picture: Path, title: str = "") -> None:
@@ -174,11 +139,11 @@ def _show_sizes(
     axes: Any, panel: BlockwisePanel, shape: tuple[int, ...], colours: Colormap, norm: BoundaryNorm
 ) -> None:
     height, width, channels = shape
-    cells = np.asarray(panel.sizes).reshape(height, width * channels)
+    sizes = np.asarray(panel.accepted)
+    starts, cells = sizes.cumsum() - sizes, sizes.repeat(sizes).reshape(height, width * channels)
     axes.imshow(
         cells, cmap=colours, norm=norm, interpolation="nearest", aspect="auto", extent=(0, width, height, 0)
     )
-    starts = block_starts(np.asarray(panel.sizes))
     across, down = starts % (width * channels) / channels, starts // (width * channels)
     begins = [((x, y), (x, y + 1)) for x, y in zip(across, down, strict=True)]
     between = [((0, y), (width, y)) for y in range(1, height)]
@@ -190,7 +155,7 @@ def _show_sizes(
     axes.set_ylim(height, 0)
     axes.set_box_aspect(height / width)
     _bare(axes)
-    _caption(axes, f"mean {len(panel.sizes) / len(starts):.2f}, {len(starts):,} blocks")
+    _caption(axes, f"mean {cells.size / len(sizes):.2f}, {len(sizes):,} blocks")
 
 
 def _head(axes: Any, row: ImagePanels) -> None:
@@ -229,9 +194,9 @@ def _check(rows: Sequence[ImagePanels]) -> None:
                     f"{row.name}: the {kind} image is of shape {image.shape}, the truth of {shape}"
                 )
         for panel in row.blockwise:
-            sizes = np.asarray(panel.sizes)
-            if sizes.shape != (row.truth.size,) or sizes.max() > panel.block_size:
+            sizes, size = np.asarray(panel.accepted), panel.block_size
+            if sizes.sum() != row.truth.size or not 1 <= sizes.min() <= sizes.max() <= size:
                 raise InputError(
-                    f"{row.name}: there must be {row.truth.size} accepted sizes of at most {panel.block_size}, one a"
-                    f" token; there are {sizes.size}, of at most {sizes.max(initial=0)}"
+                    f"{row.name}: accepted sizes must be from 1 to {size} and hold {row.truth.size} tokens; they are"
+                    f" from {sizes.min()} to {sizes.max()} and hold {sizes.sum()}"
                 )

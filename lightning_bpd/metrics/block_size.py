@@ -92,6 +92,11 @@ class GreedyComparison(Sums):
     def __init__(self) -> None:
         super().__init__(6)
 
+    @property
+    def nanoseconds(self) -> int:
+        """The wall-clock time of this rank's batches, decoded blockwise."""
+        return int(self.sums[4])
+
     def update(
         self, result: DecodeResult, greedy: DecodeResult, nanoseconds: int, greedy_nanoseconds: int
     ) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.cli import SaveConfigCallback
-from pytorch_lightning.loggers import WandbLogger
 
 from lightning_bpd.files import write_atomically
+from lightning_bpd.tracking.weights_and_biases import wandb_loggers
 
 
 class SaveConfig(SaveConfigCallback):
@@ -33,6 +33,5 @@ class SaveConfig(SaveConfigCallback):
         config["ckpt_path"] = None
         text = self.parser.dump(config, skip_none=False)
         write_atomically(Path(trainer.default_root_dir) / self.config_filename, text)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(yaml.safe_load(text))
+        for logger in wandb_loggers(trainer):
+            logger.log_hyperparams(yaml.safe_load(text))

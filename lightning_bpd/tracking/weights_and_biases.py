@@ -9,6 +9,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_bpd.faults import shortened
@@ -18,6 +19,11 @@ logger = logging.getLogger(__name__)
 PROJECT = "lightning_bpd"
 # Seconds that a run waits for W&B's server at its start, and for unsent data at its end.
 PATIENCE = 30
+
+
+def wandb_loggers(trainer: pl.Trainer) -> list[WandbLogger]:
+    """The trainer's loggers to W&B."""
+    return [each for each in trainer.loggers if isinstance(each, WandbLogger)]
 
 
 def _unhindered(method: Callable[..., Any]) -> Callable[..., Any]:

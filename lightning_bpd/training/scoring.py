@@ -29,6 +29,9 @@ class TrainingData(Protocol):
     self_distillation: bool
     """whether that may be the base's own"""
 
+    def sources(self, stage: Literal["validation", "test"]) -> Sequence[Any]:
+        """The sources in the order of the corpus: raw source lines, of text."""
+
     def references(self, stage: Literal["validation", "test"]) -> Sequence[Any]:
         """What the targets stand for, in the order of the corpus: raw target lines, of text."""
 

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 from lightning_bpd.callbacks import progress
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_bpd.callbacks.progress import ProgressLines
-from lightning_bpd.callbacks.samples import Predictions, Samples, spread
+from lightning_bpd.callbacks.samples import Predictions, Samples
 from lightning_bpd.callbacks.throughput import Throughput
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
+from lightning_bpd.measuring.arms import spread
 from lightning_bpd.tracking.metrics_file import MetricsFile, read_metrics
 
 # Batches of 3 rows of 2 target tokens.

@@ -3,25 +3,27 @@ from known_blocks import EOS, Copy, Heads, pad
 from lightning_bpd.callbacks.decode_traces import Iteration, markdown, one_row, trace
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import train_tokenizer
-from lightning_bpd.decoding import Exact, TopK
+from lightning_bpd.decoding import DecodingOptions
+
+
+def exact(block_size, **settings):
+    return DecodingOptions("blockwise", block_size=block_size, extra_length=5, **settings)
 
 
 def test_a_trace_names_the_head_that_failed_first():
     row = [5, 6, 7, 6, 5, EOS]
-    assert trace(Copy(), Heads(), pad([row]), 3, Exact(), 5) == [
+    assert trace(Copy(), Heads(), pad([row]), exact(3)) == [
         Iteration([5, 6], [8], 3, 7),
         Iteration([7, 6, 5], [], None, None),
         Iteration([EOS], [], None, None),
     ]
-    assert trace(Copy(), Heads(), pad([row]), 1, Exact(), 5) == [
+    assert trace(Copy(), Heads(), pad([row]), exact(1)) == [
         Iteration([token], [], None, None) for token in row
     ]
-    assert trace(Copy(), Heads(), pad([row]), 3, TopK(2), 5)[0].accepted == [5, 6, 8]
+    assert trace(Copy(), Heads(), pad([row]), exact(3, acceptance="top-2"))[0].accepted == [5, 6, 8]
     # What lies past the end was not rejected.
-    assert trace(Copy(), Heads(able=True), pad([[5, EOS]]), 3, Exact(), 5) == [
-        Iteration([5, EOS], [], None, None)
-    ]
-    unable = trace(Copy(), Heads(able=False), one_row(pad([[5, 6, EOS], [5, EOS]]), 1), 3, Exact(), 5)
+    assert trace(Copy(), Heads(able=True), pad([[5, EOS]]), exact(3)) == [Iteration([5, EOS], [], None, None)]
+    unable = trace(Copy(), Heads(able=False), one_row(pad([[5, 6, EOS], [5, EOS]]), 1), exact(3))
     assert unable == [Iteration([5], [9, 9], 2, EOS), Iteration([EOS], [], None, None)]
 
 

@@ -20,7 +20,6 @@ from lightning_bpd.datamodules import Digits
 from lightning_bpd.decoding import DecodingOptions, Distance, Exact, blockwise, greedy
 from lightning_bpd.drafters import HeadShape
 from lightning_bpd.interfaces import InputError, TokenRows
-from lightning_bpd.measuring.panels import block_starts
 from lightning_bpd.models import ImageArchitecture, ImageTransformer
 from lightning_bpd.training import BaseTraining, JointFineTuning
 
@@ -59,9 +58,7 @@ def check_rows(rows, places, trained, data, rules):
         for row, image, accepted in zip(rows, data.codec.decode(result.rows()), result.accepted, strict=True):
             panel = row.blockwise[column]
             assert np.array_equal(panel.image, image)
-            assert panel.sizes[block_starts(panel.sizes)].tolist() == [
-                size for size in accepted.tolist() if size
-            ]
+            assert panel.accepted.tolist() == [size for size in accepted.tolist() if size]
 
 
 def test_images_that_a_limit_leaves_are_measured(tmp_path):

@@ -43,4 +43,4 @@ def test_the_picture_of_the_finished_model(tmp_path, monkeypatch, capsys):
     assert len(rows) == finish.PANELS
     for row in rows:
         assert [panel.block_size for panel in row.blockwise] == [2, 3]
-        assert row.blockwise[0].sizes.tolist() == [2] * 64
+        assert row.blockwise[0].accepted.tolist() == [2] * 32
