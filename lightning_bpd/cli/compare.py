@@ -16,7 +16,6 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_bpd.cli.translate import find_device
-from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.images import ImageCodec
 from lightning_bpd.codecs.text import TextCodec
@@ -33,7 +32,7 @@ from lightning_bpd.measuring.comparison import (
     with_times,
 )
 from lightning_bpd.measuring.costs import measure_heads
-from lightning_bpd.measuring.record import Corpus, Record, Training, read_record, write_record
+from lightning_bpd.measuring.record import Arm, Corpus, Record, Training, read_record, write_record
 from lightning_bpd.measuring.words import KINDS
 from lightning_bpd.progress import progress_bar
 from lightning_bpd.saved.finished_model import GenerativeModel, read_base
@@ -124,7 +123,7 @@ def compare(
         codec = dataclasses.replace(opened.codec, bleu_tokenizer=bleu_tokenizer)
         opened = dataclasses.replace(opened, codec=codec)
     # Before decoding: it may need a package that is not installed.
-    signature = opened.codec.signature() or ""
+    opened.codec.signature()
     if isinstance(opened.codec, ImageCodec):
         measured = _images(opened.codec, Path(model), data, corpus, rows)
         subject: GenerativeModel = Upscaler.of(opened).to(place)
@@ -134,41 +133,22 @@ def compare(
     arms = rules_of(subject.block_size, rules, block_sizes)
     words, count = KINDS[subject.codec.kind], len(measured.references)
     chosen = spread(list(range(count)), timed)
-    settings = settings_of(
-        subject.network, subject.codec, place, batch_size, len(chosen), timed_batch_size, decode
-    )
+    settings = settings_of(subject, batch_size, len(chosen), timed_batch_size, decode)
     of_corpus = Corpus(measured.folder, corpus, count, measured.hash)
     _check_earlier(path, _made_by(model, of_corpus, settings, arms))
     with progress_bar("Comparing", words.rows, count + len(chosen)) as report:
+        sources, references = measured.sources, measured.references
         whole = compare_decoders(
-            subject,
-            measured.sources,
-            measured.references,
-            arms,
-            batch_size,
-            report,
-            timing=False,
-            decode=decode,
+            subject, sources, references, arms, batch_size, report, timing=False, decode=decode
         )
         if chosen:
-            sources, references = measured.sources, measured.references
-            sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
-            some = compare_decoders(
-                subject, sources, references, arms, timed_batch_size, report, decode=decode
+            some_sources, some = [sources[i] for i in chosen], [references[i] for i in chosen]
+            timed_arms = compare_decoders(
+                subject, some_sources, some, arms, timed_batch_size, report, decode=decode
             )
-            whole = with_times(whole, [arm.seconds for arm in some])
-    record = Record(
-        kind=subject.codec.kind,
-        model=model,
-        training=training_of(Path(model), subject.block_size),
-        corpus=of_corpus,
-        settings=settings,
-        signature=signature,
-        provenance=provenance(),
-        arms=whole,
-        **measured.described,
-        **measure_heads(subject, measured.sources, whole, batch_size, decode),
-    )
+            whole = with_times(whole, [arm.seconds for arm in timed_arms])
+    of_heads = measure_heads(subject, sources, whole, batch_size, decode)
+    record = record_of(subject, model, of_corpus, settings, whole, **measured.described, **of_heads)
     write_record(path, record)
     together = f", batches of {timed_batch_size}" if chosen else ""
     title = f"{model} on {corpus}: {count} {words.rows}; calls and time by {words.row}{together}"
@@ -244,16 +224,37 @@ def _image_data(config: Path, data: str | None, codec: ImageCodec) -> SuperResol
     return parser.instantiate(parser.parse_object({"data": settings})).data
 
 
+def record_of(
+    subject: GenerativeModel,
+    model: str,
+    corpus: Corpus,
+    settings: dict[str, Any],
+    arms: list[Arm],
+    **others: Any,
+) -> Record:
+    """The record of arms; ``model`` is the folder or name of the measured model, ``others`` are optional fields."""
+    return Record(
+        kind=subject.codec.kind,
+        model=model,
+        training=training_of(Path(model), subject.block_size),
+        corpus=corpus,
+        settings=settings,
+        signature=subject.codec.signature() or "",
+        provenance=provenance(),
+        arms=arms,
+        **others,
+    )
+
+
 def settings_of(
-    network: Any,
-    codec: Codec,
-    device: torch.device,
+    subject: GenerativeModel,
     batch_size: int,
     timed_rows: int,
     timed_batch_size: int,
     decode: DecodingOptions,
 ) -> dict[str, Any]:
     """Everything but model, corpus and rules that the numbers of a record depend on."""
+    device, codec = subject.device, subject.codec
     of_text: dict[str, Any] = {}
     if isinstance(codec, TextCodec | HuggingFaceCodec):
         limit = "extra_length" if decode.max_new_tokens is None else "max_new_tokens"
@@ -263,7 +264,7 @@ def settings_of(
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "precision": str(network.output_weight.dtype).removeprefix("torch."),
+        "precision": str(subject.network.output_weight.dtype).removeprefix("torch."),
         "batch_size": batch_size,
         "timed_rows": timed_rows,
         "timed_batch_size": timed_batch_size,

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from lightning_bpd.callbacks.checkpoints import checkpoint_file
 from lightning_bpd.callbacks.panels import decode_panels, panels_title
-from lightning_bpd.cli.compare import settings_of, training_of
+from lightning_bpd.cli.compare import record_of, settings_of
 from lightning_bpd.cli.entry import program
 from lightning_bpd.cli.export import checkpoint_metrics
 from lightning_bpd.codecs.hugging_face import stored_reference
@@ -181,19 +181,9 @@ def compare(translator: Translator, datamodule: Any, model: Path, decode: Decodi
         translator, sources, references, [(size, "exact") for size in sizes], decode=decode
     )
     content = hashlib.sha256(json.dumps([sources, references]).encode()).hexdigest()
-    return Record(
-        kind="text",
-        model=str(model),
-        training=training_of(model, block_size),
-        corpus=Corpus(str(datamodule.folder), "validation", len(chosen), content),
-        settings=settings_of(
-            translator.network, translator.codec, translator.device, 1, len(chosen), 1, decode
-        ),
-        signature=translator.codec.signature() or "",
-        provenance=provenance(),
-        arms=arms,
-        references=references,
-    )
+    corpus = Corpus(str(datamodule.folder), "validation", len(chosen), content)
+    settings = settings_of(translator, 1, len(chosen), 1, decode)
+    return record_of(translator, str(model), corpus, settings, arms, references=references)
 
 
 def samples(translator: Translator, datamodule: Any, decode: DecodingOptions) -> Table:

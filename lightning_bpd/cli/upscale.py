@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.images import to_png
@@ -19,7 +19,7 @@ from lightning_bpd.datamodules.image_files import image_members, read_images, su
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.files import path_inside, write_atomically
 from lightning_bpd.interfaces import InputError, check_range
-from lightning_bpd.metrics import mean_accepted_block_size
+from lightning_bpd.metrics import AcceptedSizes, mean_accepted_block_size
 from lightning_bpd.progress import progress_bar
 from lightning_bpd.saved.finished_model import read_folder
 from lightning_bpd.saved.upscaling import Upscaler
@@ -67,20 +67,20 @@ def upscale(
         *upscaler.codec.source_shape,
         lambda name, reason: skipped.append((name, reason)),
     )
-    sizes = torch.zeros((upscaler.block_size or 1) + 1, dtype=torch.long)
+    sizes = AcceptedSizes(upscaler.block_size or 1)
     done = 0
     with progress_bar("Enlarging", "images", len(members)) as count:
         while batch := list(islice(images, batch_size)):
             enlarged, result = upscaler.upscale(np.stack([image for _, image in batch]), options)
             if result.accepted is not None:
-                accepted = result.accepted[result.accepted > 0].cpu()
-                sizes += torch.bincount(accepted, minlength=len(sizes))
+                sizes.update(result.accepted)
             _write([paths[name] for name, _ in batch], enlarged)
             done += len(batch)
             count(len(batch))
     if not done:
         raise InputError(f"{input}: no image can be used: {summary(skipped)}")
-    blocks = f"; mean accepted block size {mean_accepted_block_size(sizes):.2f}" if sizes.any() else ""
+    mean = mean_accepted_block_size(sizes.sums)
+    blocks = "" if math.isnan(mean) else f"; mean accepted block size {mean:.2f}"
     left_out = f"; {summary(skipped)}" if skipped else ""
     logger.info("%d images in %s%s%s", done, output, blocks, left_out)
 

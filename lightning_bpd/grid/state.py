@@ -12,6 +12,7 @@ from lightning_bpd.faults import damaged, from_plain, read_json
 from lightning_bpd.files import write_atomically
 from lightning_bpd.grid.plan import Step, recipes
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.measuring import record as measurement
 from lightning_bpd.measuring.words import QUALITIES
 
 # Training k heads takes about as long as if the base were this many heads.
@@ -178,12 +179,12 @@ def total(
 def key_figures(step: Step) -> str:
     """The main figures of a finished step as short text; empty if its result has none."""
     if step.kind == "compare":
-        found = _read(step.result)
-        arms = found.get("arms") if isinstance(found, dict) else None
-        if not isinstance(arms, list) or not all(isinstance(arm, dict) for arm in arms):
+        try:
+            arms = measurement.read_record(step.result).arms
+        except InputError:
             return ""
-        exact = [arm for arm in arms if arm.get("acceptance") == "exact"]
-        figures: dict[str, Any] = max(exact, key=lambda arm: arm.get("block_size", 0), default={})
+        exact = [asdict(arm) for arm in arms if arm.acceptance == "exact"]
+        figures: dict[str, Any] = max(exact, key=lambda arm: arm["block_size"], default={})
     else:
         found = _read(step.result.parent / "metrics.json")
         figures = found.get("validation", {}) if isinstance(found, dict) else {}

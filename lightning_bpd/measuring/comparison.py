@@ -192,15 +192,10 @@ def draw_comparison(arms: Sequence[Arm], picture: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     sizes = [arm.block_size for arm in arms[1:]]
-    axes.plot(
-        sizes, [arm.mean_accepted_block_size for arm in arms[1:]], "o-", label="mean accepted block size"
-    )
-    axes.plot(
-        sizes,
-        [arm.speed_up or math.nan for arm in arms[1:]],
-        "s--",
-        label="wall-clock speed-up over greedy",
-    )
+    means = [arm.mean_accepted_block_size for arm in arms[1:]]
+    speed_ups = [arm.speed_up or math.nan for arm in arms[1:]]
+    axes.plot(sizes, means, "o-", label="mean accepted block size")
+    axes.plot(sizes, speed_ups, "s--", label="wall-clock speed-up over greedy")
     axes.axhline(1.0, color="gray", lw=0.8)
     axes.set_xlabel("block size k'")
     axes.set_xticks(sizes)

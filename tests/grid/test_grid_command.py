@@ -110,6 +110,7 @@ def test_a_base_of_images_from_elsewhere(tmp_path, monkeypatch, capsys):
     assert "--data" not in planned("digits")
 
 
+RECORD = next(Path(__file__).parents[1].glob("report/compare_0_1/text/heads/*.json"))
 FAKE = """
 import json, sys
 from pathlib import Path
@@ -123,11 +124,13 @@ if sys.argv[1] == "fit":
     (model / "metrics.json").write_text(json.dumps(metrics))
     (model / "config.json").write_text("{}")
 if sys.argv[1] == "compare":
-    arms = [{"acceptance": "exact", "block_size": 1, "quality": {"bleu": 20.0}}]
+    record = json.loads((Path(__file__).parent / "record.json").read_text())
+    record["arms"] = record["arms"][:1]
+    record["arms"][0]["quality"]["bleu"] = 20.0
     place = Path(options["--model"]).parent / f"compare_{options['--corpus']}.json"
     # As compare refuses to replace what was measured otherwise.
     assert not place.exists()
-    place.write_text(json.dumps({"arms": arms}))
+    place.write_text(json.dumps(record))
 if sys.argv[1] == "report":
     Path(options["--output"]).mkdir(exist_ok=True)
     (Path(options["--output"]) / "report.html").write_text("")
@@ -136,6 +139,7 @@ if sys.argv[1] == "report":
 
 def test_a_grid_from_start_to_report(call, tmp_path, monkeypatch):
     (tmp_path / "train.py").write_text(FAKE)
+    (tmp_path / "record.json").write_bytes(RECORD.read_bytes())
     (tmp_path / "fails").write_text("frozen_gold_k2_s1")
     monkeypatch.setattr(command, "TRAIN", [sys.executable, str(tmp_path / "train.py")])
     small = ("--block_sizes", "[1,2]", "--mixes", "[gold]", "--jobs", "2")
