@@ -21,7 +21,7 @@ from lightning_bpd.interfaces import (
     SequenceModel,
     TokenRows,
 )
-from lightning_bpd.measuring.timing import timed
+from lightning_bpd.timing import timed
 from lightning_bpd.metrics import AcceptedSizes, GreedyComparison, mean_accepted_block_size
 
 Stage = Literal["val", "test"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_bpd.decoding.acceptance import Exact
+from lightning_bpd.decoding.costs import proposals_that_pay
 from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.decoding.sequential import GREEDY
 from lightning_bpd.interfaces import (
@@ -37,6 +39,7 @@ def blockwise(
     extra_length: int | Tensor = 50,
     sampler: Sampler = GREEDY,
     rows: Tensor | None = None,
+    seconds: Sequence[float] | None = None,
 ) -> DecodeResult:
     """Decode several tokens per call: ``drafter`` proposes tokens, and the model accepts some of them.
 
@@ -54,6 +57,8 @@ def blockwise(
         extra_length: Tokens that a row may be longer than its source, one number or int64 [B].
         sampler: Chooses p_1's tokens and the drafter's; the most probable ones by default.
         rows: int64 [B], the number of each row in its corpus, which selects its noise; 0..B-1 by default.
+        seconds: Of an iteration that verifies blocks of 1, 2, ... ``block_size`` tokens. With them, a block has only
+            as many proposals as pay, by the drafter's confidence; by default it has all.
 
     Raises:
         InputError: ``block_size`` is less than 1 or more than the drafter can propose.
@@ -68,6 +73,7 @@ def blockwise(
     drafter.start(source, longest, sampler, state.memory)
 
     active = hosts
+    cost = None if seconds is None else torch.tensor(seconds, device=device)
     numbers = torch.arange(len(hosts), device=device) if rows is None else rows
     block = Block(torch.full_like(numbers, model.bos_id)[:, None], torch.zeros_like(numbers), numbers)
     while True:
@@ -96,11 +102,13 @@ def blockwise(
             following = following[kept]
         state.rewind(torch.tensor([1 + len(row.tokens) for row in active]))
 
-        # Propose: the certain token, and the drafter's proposals after it.
+        # Propose: the certain token, and the drafter's proposals after it, as far as they pay.
         positions = verified.positions + verified.accepted
         block = Block(following[:, None], positions, verified.rows)
         if block_size > 1:
-            tokens, probabilities, _ = drafter.propose(verified, following, block_size - 1)
+            tokens, probabilities, confidence = drafter.propose(verified, following, block_size - 1)
+            if cost is not None and confidence is not None:
+                tokens = tokens[:, : proposals_that_pay(confidence, cost)]
             block = Block(torch.cat((block.tokens, tokens), 1), positions, verified.rows, probabilities)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from lightning_bpd.files import write_atomically
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import Costs, InputError
 from lightning_bpd.measuring.words import KINDS, Kind
 
 FORMAT = 2
@@ -56,17 +56,6 @@ class Replay:
     tokens: Count
     iterations: Counts
     """for k' = 1..k"""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds for a batch of one row."""
-
-    start: float
-    call: list[float]
-    """one cached call over 1..k tokens"""
-    propose: list[float]
-    """0..k - 1 proposals"""
 
 
 @dataclass(frozen=True)
