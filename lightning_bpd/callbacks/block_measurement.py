@@ -21,8 +21,8 @@ from lightning_bpd.interfaces import (
     SequenceModel,
     TokenRows,
 )
-from lightning_bpd.timing import timed
 from lightning_bpd.metrics import AcceptedSizes, GreedyComparison, mean_accepted_block_size
+from lightning_bpd.timing import timed
 
 Stage = Literal["val", "test"]
 Part = Literal["validation", "test"]
@@ -37,7 +37,7 @@ class BlockRule:
 
     Args:
         block_size: Tokens of a block; the number of heads if not given.
-        acceptance: The rule by which p_1 accepts tokens, such as exact, top-2 or minimum-2.
+        acceptance: The rule by which p_1 accepts tokens, such as exact, adaptive, top-2 or minimum-2.
     """
 
     block_size: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning_bpd.decoding.acceptance import (
+    Adaptive,
     Distance,
     Exact,
     MinimumBlock,
@@ -21,6 +22,7 @@ from lightning_bpd.decoding.sequential import GREEDY, greedy, sequential
 
 __all__ = [
     "GREEDY",
+    "Adaptive",
     "DecodingOptions",
     "Distance",
     "Exact",

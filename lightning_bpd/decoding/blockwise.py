@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_bpd.decoding.acceptance import Exact
-from lightning_bpd.decoding.costs import proposals_that_pay
+from lightning_bpd.decoding.acceptance import Adaptive, Exact
+from lightning_bpd.decoding.costs import iteration_seconds, proposals_that_pay
 from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.decoding.sequential import GREEDY
 from lightning_bpd.interfaces import (
@@ -39,7 +38,6 @@ def blockwise(
     extra_length: int | Tensor = 50,
     sampler: Sampler = GREEDY,
     rows: Tensor | None = None,
-    seconds: Sequence[float] | None = None,
 ) -> DecodeResult:
     """Decode several tokens per call: ``drafter`` proposes tokens, and the model accepts some of them.
 
@@ -53,12 +51,10 @@ def blockwise(
         drafter: Proposes all tokens of a block but the first.
         source: The rows to decode from, int64 [B, S] and [B], on the model's device.
         block_size: The most tokens verified in one call; 1 is decoding one token per call.
-        acceptance: Decides which proposals stay.
+        acceptance: Decides which proposals stay. ``Adaptive`` also lets blocks end before proposals that do not pay.
         extra_length: Tokens that a row may be longer than its source, one number or int64 [B].
         sampler: Chooses p_1's tokens and the drafter's; the most probable ones by default.
         rows: int64 [B], the number of each row in its corpus, which selects its noise; 0..B-1 by default.
-        seconds: Of an iteration that verifies blocks of 1, 2, ... ``block_size`` tokens. With them, a block has only
-            as many proposals as pay, by the drafter's confidence; by default it has all.
 
     Raises:
         InputError: ``block_size`` is less than 1 or more than the drafter can propose.
@@ -66,6 +62,11 @@ def blockwise(
     if not 1 <= block_size <= drafter.block_size:
         raise InputError(_wrong_block_size(block_size, drafter.block_size))
     device = source.lengths.device
+    seconds = None
+    if isinstance(acceptance, Adaptive):
+        seconds = torch.tensor(
+            acceptance.seconds or iteration_seconds(model, drafter, source, extra_length), device=device
+        )
     hosts = [_Row(limit, model.ends) for limit in length_limits(model, source, extra_length).tolist()]
     longest = max(row.limit for row in hosts)
     # A block is fed whole, even if it extends past the end of its row.
@@ -73,7 +74,6 @@ def blockwise(
     drafter.start(source, longest, sampler, state.memory)
 
     active = hosts
-    cost = None if seconds is None else torch.tensor(seconds, device=device)
     numbers = torch.arange(len(hosts), device=device) if rows is None else rows
     block = Block(torch.full_like(numbers, model.bos_id)[:, None], torch.zeros_like(numbers), numbers)
     while True:
@@ -107,8 +107,8 @@ def blockwise(
         block = Block(following[:, None], positions, verified.rows)
         if block_size > 1:
             tokens, probabilities, confidence = drafter.propose(verified, following, block_size - 1)
-            if cost is not None and confidence is not None:
-                tokens = tokens[:, : proposals_that_pay(confidence, cost)]
+            if seconds is not None and confidence is not None:
+                tokens = tokens[:, : proposals_that_pay(confidence, seconds)]
             block = Block(torch.cat((block.tokens, tokens), 1), positions, verified.rows, probabilities)
 
 

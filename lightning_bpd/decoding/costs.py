@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_bpd.decoding.acceptance import Exact
 from lightning_bpd.decoding.limits import length_limits
@@ -41,6 +42,24 @@ def proposals_that_pay(confidence: Tensor, seconds: Tensor) -> int:
     return int((expected / seconds[: len(expected)]).argmax())
 
 
+def iteration_seconds(
+    model: SequenceModel[Any], drafter: Drafter, source: TokenRows, extra_length: int | Tensor
+) -> list[float]:
+    """Return the seconds of an iteration that verifies 1..k tokens, and proposes k - 1.
+
+    They are measured once for each drafter and for batches of about the size of ``source``.
+    """
+    known = _MEASURED.setdefault(drafter, {})
+    size = source.lengths.device, len(source.lengths).bit_length()
+    if size not in known:
+        costs = decoding_costs(model, drafter, source, extra_length, turns=3, calls=5)
+        known[size] = [call + costs.propose[-1] for call in costs.call]
+    return known[size]
+
+
+_MEASURED: MutableMapping[Drafter, dict[tuple[torch.device, int], list[float]]] = WeakIdKeyDictionary()
+
+
 @torch.inference_mode()
 def decoding_costs(
     model: SequenceModel[Any],
@@ -68,7 +87,7 @@ def decoding_costs(
     longest = int(length_limits(model, source, extra_length).max())
     length = max(min(longest // 2, 32), 1) if length is None else length
     state = model.start(source, None, longest + most)
-    # Any token will do, except that the one at the start may not come later: the token that the model itself begins with.
+    # Any token will do that may come after the start token, such as the one that the model itself chooses.
     start = torch.full((count, 1), model.bos_id, device=device)
     token = model.project(model.step(start, state)).argmax(-1)
     state.rewind(torch.zeros(count, dtype=torch.long))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,11 +34,10 @@ class DecodingOptions:
         alpha: Exponent of beam search's length penalty.
         extra_length: Tokens that an output may be longer than its source.
         block_size: The most tokens that a blockwise call verifies; null for as many as the drafter was trained for.
-        acceptance: The rule that accepts proposals: exact, top-N, distance-N, minimum-N or minimum-N+RULE.
+        acceptance: The rule that accepts proposals: exact; adaptive, which is exact but verifies only
+            as many proposals as pay on this machine; top-N, distance-N, minimum-N or minimum-N+RULE.
         sampler: Chooses tokens: the most probable one by default; Sampled draws at random. Not for beam search.
         max_new_tokens: The most tokens of an output, whatever its source; replaces ``extra_length``.
-        adaptive: Whether each block has only as many proposals as pay, by the drafter's confidence in them and the
-            measured time of a call on this machine. The output stays the same. Needs the exact rule.
     """
 
     decoder: Literal["greedy", "beam", "blockwise"] = "greedy"
@@ -51,7 +49,6 @@ class DecodingOptions:
     # Classes and not their protocol, because jsonargparse parses configurations by them.
     sampler: Greedy | Sampled = GREEDY
     max_new_tokens: int | None = None
-    adaptive: bool = False
 
     def __post_init__(self) -> None:
         if self.decoder not in ("greedy", "beam", "blockwise"):
@@ -65,11 +62,6 @@ class DecodingOptions:
                 "beam search does not sample: choose decoder greedy or blockwise, or leave sampling out"
             )
         parse_acceptance(self.acceptance)
-        # By any other rule the output depends on where blocks end, and so on the speed of the machine.
-        if self.adaptive and (self.decoder, self.acceptance) != ("blockwise", "exact"):
-            raise InputError(
-                "adaptive is for decoder blockwise with acceptance exact: choose these, or leave adaptive out"
-            )
 
     def limits(self) -> DecodingOptions:
         """Return options for greedy decoding with the same limits of length."""
@@ -86,7 +78,6 @@ def decode(
     options: DecodingOptions,
     drafter: Drafter | None = None,
     rows: Tensor | None = None,
-    seconds: Sequence[float] | None = None,
 ) -> DecodeResult:
     """Decode a batch as ``options`` say.
 
@@ -96,7 +87,6 @@ def decode(
         options: How to decode.
         drafter: Proposes the tokens of a block, for blockwise decoding.
         rows: int64 [B], the number of each row in its corpus, which selects the noise of sampling; 0..B-1 by default.
-        seconds: Of an iteration of each block size, for adaptive blocks (``blockwise``).
 
     Raises:
         InputError: Blockwise decoding has no drafter, or its block is larger than the drafter's.
@@ -112,4 +102,4 @@ def decode(
         )
     block_size = drafter.block_size if options.block_size is None else options.block_size
     acceptance = parse_acceptance(options.acceptance)
-    return blockwise(model, drafter, source, block_size, acceptance, extra, options.sampler, rows, seconds)
+    return blockwise(model, drafter, source, block_size, acceptance, extra, options.sampler, rows)

@@ -20,10 +20,10 @@ from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import DecodeResult, InputError
 from lightning_bpd.measuring.record import Arm
-from lightning_bpd.timing import timed
 from lightning_bpd.measuring.words import KINDS, QUALITIES, Quality
 from lightning_bpd.metrics import equal_rows
 from lightning_bpd.saved.finished_model import GenerativeModel
+from lightning_bpd.timing import timed
 
 # Batches after which the arms take turns, so that none has the machine's good or bad minutes to itself.
 TURN = 16

@@ -105,8 +105,8 @@ class Arm:
 
     @property
     def draft_acceptance_rate(self) -> float | None:
-        """Accepted proposals over all proposals, as vLLM reports it; None for blocks without proposals."""
-        if self.block_size == 1:
+        """Accepted proposals over all proposals, as vLLM reports it; None if their number is not known or 0."""
+        if self.block_size == 1 or self.acceptance == "adaptive":
             return None
         return sum(self.acceptance_by_position[1:]) / (self.block_size - 1)
 

@@ -19,7 +19,7 @@ from lightning_bpd.codecs import hugging_face
 from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.text import TextCodec
-from lightning_bpd.decoding import DecodingOptions, decode, decoding_costs
+from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.drafters import TrainedDrafter
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.files import whole_folder
@@ -103,21 +103,7 @@ class GenerativeModel:
             options: How; ``check`` tells whether the model can be decoded so.
             numbers: int64 [B], the numbers of the rows that a sampler draws noise for.
         """
-        seconds = self._seconds(rows, options) if options.adaptive else None
-        return decode(self.model, rows, options, self.drafter, numbers, seconds)
-
-    def _seconds(self, rows: TokenRows, options: DecodingOptions) -> list[float]:
-        """The seconds of an iteration of each block size, measured once for batches of about this size."""
-        size = rows.lengths.device, len(rows.lengths).bit_length()
-        if size not in self._measured:
-            assert self.drafter is not None
-            costs = decoding_costs(self.model, self.drafter, rows, options.extra(rows), turns=3, calls=5)
-            self._measured[size] = [call + costs.propose[-1] for call in costs.call]
-        return self._measured[size]
-
-    @cached_property
-    def _measured(self) -> dict[tuple[torch.device, int], list[float]]:
-        return {}
+        return decode(self.model, rows, options, self.drafter, numbers)
 
     def save(self, folder: str | Path, metrics: Mapping[str, Any]) -> None:
         """Write ``model.safetensors``, ``config.json``, tokenizer(s), ``metrics.json`` and any ``heads.safetensors``.

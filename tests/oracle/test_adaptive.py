@@ -2,16 +2,25 @@
 
 import pytest
 import torch
-from drafters import network, sources
+from drafters import network, row_of, sources
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_parallel_drafter import FAMILIES, SAMPLED, VOCABULARY, Recorder, case, drafter_of
 from test_seeing_heads import heads_of
 
-from lightning_bpd.decoding import GREEDY, DecodingOptions, blockwise, sequential
-from lightning_bpd.decoding.costs import decoding_costs, proposals_that_pay
+from lightning_bpd.decoding import (
+    GREEDY,
+    Adaptive,
+    DecodingOptions,
+    blockwise,
+    costs,
+    decode,
+    decoding_costs,
+    parse_acceptance,
+    sequential,
+)
+from lightning_bpd.decoding.costs import proposals_that_pay
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.saved.finished_model import GenerativeModel
 
 samplers = pytest.mark.parametrize("sampler", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 
@@ -45,9 +54,7 @@ def test_the_output_is_the_same_for_any_costs(family, sampler):
         for block_size in (1, 2, 5, 8):
             seconds = (1 + torch.rand(8) * torch.arange(8)).tolist()
             counting = Counting(model)
-            decoded = blockwise(
-                counting, drafter, source, block_size, extra_length=7, sampler=sampler, seconds=seconds
-            )
+            decoded = blockwise(counting, drafter, source, block_size, Adaptive(seconds=seconds), 7, sampler)
             assert decoded.rows() == plain.rows(), (seed, block_size)
             assert max(counting.fed) <= block_size
             lengths |= set(counting.fed)
@@ -61,9 +68,8 @@ def test_block_heads_say_how_sure_they_are(heads, sampler):
     plain = sequential(model, source, 9, sampler)
     drafter = heads_of(model, 1, candidates=5, **heads).drafter(model)
     counting = Counting(model)
-    decoded = blockwise(
-        counting, drafter, source, 6, extra_length=9, sampler=sampler, seconds=[1.0, 1.1, 1.3, 1.6, 2.0, 3.0]
-    )
+    rule = Adaptive(seconds=[1.0, 1.1, 1.3, 1.6, 2.0, 3.0])
+    decoded = blockwise(counting, drafter, source, 6, rule, 9, sampler)
     assert decoded.rows() == plain.rows()
     assert len(set(counting.fed)) > 1
 
@@ -87,35 +93,33 @@ def test_confidence_is_the_probability_of_the_proposal(rows, candidates):
             previous = token
 
 
-def test_a_model_measures_its_calls_once_for_each_size_of_a_batch(monkeypatch):
+def test_calls_are_measured_once_for_each_size_of_a_batch(monkeypatch):
     model, source = network(3, vocabulary=VOCABULARY), sources(5, 5, 3, VOCABULARY)
-    whole = GenerativeModel(model, None, drafter_of(model, 3))
-    measured = []
+    drafter, measured = drafter_of(model, 3).drafter(model), []
     monkeypatch.setattr(
-        "lightning_bpd.saved.finished_model.decoding_costs",
-        lambda *given, **named: measured.append(1) or decoding_costs(*given, **named),
+        costs, "decoding_costs", lambda *given, **named: measured.append(1) or decoding_costs(*given, **named)
     )
-    options = DecodingOptions("blockwise", extra_length=7, adaptive=True)
-    plain = whole.decode(source, DecodingOptions(extra_length=7))
+    options = DecodingOptions("blockwise", extra_length=7, acceptance="adaptive")
+    plain = decode(model, source, DecodingOptions(extra_length=7))
     for _ in range(2):
-        assert whole.decode(source, options).rows() == plain.rows()
+        assert decode(model, source, options, drafter).rows() == plain.rows()
     assert len(measured) == 1
-    whole.decode(type(source)(source.tokens[:1], source.lengths[:1]), options)
+    decode(model, row_of(source, 0), options, drafter)
     assert len(measured) == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_costs_are_measured_of_every_family(family):
     model, source = case(family, 0)
-    costs = decoding_costs(model, drafter_of(model).drafter(model), source, 7, turns=1, calls=1)
-    assert [len(costs.call), len(costs.propose), costs.propose[0]] == [8, 8, 0.0]
-    assert min([costs.start, *costs.call, *costs.propose[1:]]) > 0
+    measured = decoding_costs(model, drafter_of(model).drafter(model), source, 7, turns=1, calls=1)
+    assert [len(measured.call), len(measured.propose), measured.propose[0]] == [8, 8, 0.0]
+    assert min([measured.start, *measured.call, *measured.propose[1:]]) > 0
 
 
-@pytest.mark.parametrize("options", [{"decoder": "greedy"}, {"decoder": "blockwise", "acceptance": "top-2"}])
-def test_only_the_exact_rule_allows_blocks_that_depend_on_the_machine(options):
-    with pytest.raises(InputError, match="adaptive is for decoder blockwise with acceptance exact"):
-        DecodingOptions(adaptive=True, **options)
+@pytest.mark.parametrize("name", ["adaptive-3", "adaptive+top-2", "minimum-2+adaptive"])
+def test_adaptive_has_no_number_and_no_other_rule(name):
+    with pytest.raises(InputError, match="there is no acceptance rule"):
+        parse_acceptance(name)
 
 
 class Counting:
