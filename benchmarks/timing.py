@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lightning_bpd.measuring.timing import wait_for as wait
+from lightning_bpd.timing import wait_for as wait
 from lightning_bpd.tracking.provenance import processor
 
 

@@ -273,6 +273,18 @@ class Acceptance(Protocol):
 
 
 @dataclass(frozen=True)
+class Costs:
+    """Seconds of the parts of decoding one batch by blocks of at most k tokens."""
+
+    start: float
+    """of encoder and cache"""
+    call: list[float]
+    """one cached call over 1..k tokens, with p_1's projection and decision, as the loop waits for it"""
+    propose: list[float]
+    """0..k - 1 proposals"""
+
+
+@dataclass(frozen=True)
 class DecodeResult:
     """What a decoder returns, rows in the order of the source."""
 

@@ -39,7 +39,7 @@ class BlockRule:
 
     Args:
         block_size: Tokens of a block; the number of heads if not given.
-        acceptance: The rule by which p_1 accepts tokens, such as exact, top-2 or minimum-2.
+        acceptance: The rule by which p_1 accepts tokens, such as exact, adaptive, top-2 or minimum-2.
     """
 
     block_size: int | None = None

@@ -34,6 +34,7 @@ from lightning_bpd.cli.arguments import (
     take_tokenizers_of_base,
 )
 from lightning_bpd.cli.finish import finish
+from lightning_bpd.cli.own_text import use_own_text
 from lightning_bpd.cli.quiet import keep_quiet
 from lightning_bpd.cli.run_folder import (
     checkpoint_to_measure,
@@ -191,7 +192,8 @@ class CommandLine(LightningCLI):
         if self.goes_on and is_finished(folder, options["trainer"]):
             logger.info("%s is finished: nothing is left to do", folder)
             sys.exit(0)
-        take_tokenizers_of_base(options["model"]["init_args"], options["data"]["init_args"])
+        model, data = options["model"]["init_args"], options["data"]["init_args"]
+        take_tokenizers_of_base(model, data)
         checkpoint = None
         if self.subcommand != "fit":
             checkpoint = checkpoint_to_measure(folder, options["ckpt_path"])
@@ -201,6 +203,8 @@ class CommandLine(LightningCLI):
             logger.info("Going on from %s", checkpoint)
         if self._writes():
             self.lock = lock(folder)
+        if self.subcommand == "fit":
+            use_own_text(model, data, options["decode"])
         options["ckpt_path"] = None if checkpoint is None else str(checkpoint)
         options["trainer"]["default_root_dir"] = str(folder)
 

@@ -75,7 +75,8 @@ def compare(
         corpus: Its name, such as val or test; of images validation or test.
         source_language: Ending of source files, as training has it.
         target_language: Ending of target files.
-        rules: Acceptance rules: exact, top-N, distance-N (of images), minimum-N, minimum-N+RULE.
+        rules: Acceptance rules: exact, adaptive (exact, with only as many proposals as pay on this machine), top-N,
+            distance-N (of images), minimum-N, minimum-N+RULE.
         block_sizes: Block sizes to decode with by the first rule; the others take the largest. By default 2, 4, 6 and
             so on, and as many as the heads were trained for.
         rows: How many rows to measure on, evenly spread over the corpus; all by default.

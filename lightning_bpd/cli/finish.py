@@ -177,9 +177,8 @@ def compare(translator: Translator, datamodule: Any, model: Path, decode: Decodi
         sizes = sorted({(block_size + 1) // 2, block_size})
     chosen = spread(list(range(len(sources))), min(COMPARED, max(int(affordable / (len(sizes) + 1)), FEWEST)))
     sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
-    arms = compare_decoders(
-        translator, sources, references, [(size, "exact") for size in sizes], decode=decode
-    )
+    rules = [*((size, "exact") for size in sizes), (block_size, "adaptive")]
+    arms = compare_decoders(translator, sources, references, rules, decode=decode)
     content = hashlib.sha256(json.dumps([sources, references]).encode()).hexdigest()
     corpus = Corpus(str(datamodule.folder), "validation", len(chosen), content)
     settings = settings_of(translator, 1, len(chosen), 1, decode)

@@ -59,7 +59,8 @@ def translate(
         extra_length: Tokens that a translation may be longer than its source.
         max_new_tokens: The most tokens of an output, whatever its source; replaces extra_length.
         block_size: Tokens that blockwise decoding proposes at once; as many as the heads were trained for by default.
-        acceptance: Which proposals stay: exact, top-N, or minimum-N (at least N tokens a block).
+        acceptance: Which proposals stay: exact; adaptive (exact, with only as many proposals as pay on this machine);
+            top-N; or minimum-N (at least N tokens a block).
         sample: Draw tokens at random instead of taking the most probable ones; a seed gives the same text by every
             decoder and batch size.
         temperature: Divides the logits: below 1 the output is less random.

@@ -49,7 +49,8 @@ def upscale(
         output: Folder to write.
         decoder: blockwise gives, by the exact rule, what greedy gives, in fewer calls.
         block_size: Tokens that blockwise decoding proposes at once; as many as the heads were trained for by default.
-        acceptance: Which proposals stay: exact, distance-N, top-N, or minimum-N (at least N tokens a block).
+        acceptance: Which proposals stay: exact; adaptive (exact, with only as many proposals as pay on this machine);
+            distance-N; top-N; or minimum-N (at least N tokens a block).
         batch_size: Images decoded together.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
     """

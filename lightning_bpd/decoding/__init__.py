@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning_bpd.decoding.acceptance import (
+    Adaptive,
     Distance,
     Exact,
     MinimumBlock,
@@ -13,6 +14,7 @@ from lightning_bpd.decoding.acceptance import (
 from lightning_bpd.decoding.beam import beam_search
 from lightning_bpd.decoding.blockwise import blockwise
 from lightning_bpd.decoding.certificate import Verdict, compare
+from lightning_bpd.decoding.costs import decoding_costs
 from lightning_bpd.decoding.options import DecodingOptions, decode
 from lightning_bpd.decoding.replay import replay
 from lightning_bpd.decoding.samplers import Greedy, Sampled, make_sampler
@@ -20,6 +22,7 @@ from lightning_bpd.decoding.sequential import GREEDY, greedy, sequential
 
 __all__ = [
     "GREEDY",
+    "Adaptive",
     "DecodingOptions",
     "Distance",
     "Exact",
@@ -33,6 +36,7 @@ __all__ = [
     "blockwise",
     "compare",
     "decode",
+    "decoding_costs",
     "greedy",
     "make_sampler",
     "parse_acceptance",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,22 @@ class Exact:
     def decide(self, block: Block, logits: Tensor, choices: Tensor) -> Decision:
         """Decide how much of a block stays (Acceptance.decide)."""
         return _longest_run(block.tokens[:, 1:] == choices[:, :-1], choices)
+
+
+class Adaptive(Exact):
+    """The exact rule, for blocks of only as many proposals as pay (``blockwise``).
+
+    What pays depends on the drafter's confidence in its proposals, and on how long a call takes on this machine. The
+    output does not depend on either.
+
+    Args:
+        seconds: Of an iteration that verifies 1, 2, ... tokens; measured by default.
+    """
+
+    name = "adaptive"
+
+    def __init__(self, *, seconds: Sequence[float] | None = None) -> None:
+        self.seconds = seconds
 
 
 class TopK:
@@ -143,21 +159,24 @@ class Speculative:
 
 RULES: dict[str, Callable[..., Acceptance]] = {
     "exact": Exact,
+    "adaptive": Adaptive,
     "top": TopK,
     "distance": Distance,
     "minimum": MinimumBlock,
 }
 """rules by their names in configurations; a number after a hyphen is the rule's argument"""
 
-CHOICES = "exact, top-N, distance-N, minimum-N or minimum-N+RULE, such as top-2 or minimum-2+top-3"
+CHOICES = (
+    "exact, top-N, distance-N, minimum-N or minimum-N+RULE, such as top-2 or minimum-2+top-3, or adaptive"
+)
 
 
 def parse_acceptance(text: str) -> Acceptance:
     """Make the rule that a configuration names.
 
     Args:
-        text: ``exact``, ``top-2``, ``distance-2``, ``minimum-2``, ``minimum-2+top-3``, or the import path of your own
-            rule, such as ``my_package.rules.Near`` or ``my_package.rules.Near-2``.
+        text: ``exact``, ``adaptive``, ``top-2``, ``distance-2``, ``minimum-2``, ``minimum-2+top-3``, or the import path
+            of your own rule, such as ``my_package.rules.Near`` or ``my_package.rules.Near-2``.
 
     Raises:
         InputError: There is no such rule.
@@ -166,7 +185,11 @@ def parse_acceptance(text: str) -> Acceptance:
     name, hyphen, number = outer.partition("-")
     rule = _imported(name) if "." in name else RULES.get(name)
     unknown = InputError(f"there is no acceptance rule {text!r}: choose {CHOICES}")
-    if rule is None or (hyphen and not re.fullmatch("[0-9]+", number)) or inner.startswith("minimum"):
+    if (
+        rule is None
+        or (hyphen and not re.fullmatch("[0-9]+", number))
+        or inner.startswith(("minimum", "adaptive"))
+    ):
         raise unknown
     arguments = [*([int(number)] if hyphen else []), *([parse_acceptance(inner)] if plus else [])]
     try:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_bpd.decoding.acceptance import Exact
+from lightning_bpd.decoding.acceptance import Adaptive, Exact
+from lightning_bpd.decoding.costs import iteration_seconds, proposals_that_pay
 from lightning_bpd.decoding.limits import length_limits
 from lightning_bpd.decoding.sequential import GREEDY
 from lightning_bpd.interfaces import (
@@ -50,7 +51,7 @@ def blockwise(
         drafter: Proposes all tokens of a block but the first.
         source: The rows to decode from, int64 [B, S] and [B], on the model's device.
         block_size: The most tokens verified in one call; 1 is decoding one token per call.
-        acceptance: Decides which proposals stay.
+        acceptance: Decides which proposals stay. ``Adaptive`` also lets blocks end before proposals that do not pay.
         extra_length: Tokens that a row may be longer than its source, one number or int64 [B].
         sampler: Chooses p_1's tokens and the drafter's; the most probable ones by default.
         rows: int64 [B], the number of each row in its corpus, which selects its noise; 0..B-1 by default.
@@ -61,6 +62,11 @@ def blockwise(
     if not 1 <= block_size <= drafter.block_size:
         raise InputError(_wrong_block_size(block_size, drafter.block_size))
     device = source.lengths.device
+    seconds = None
+    if isinstance(acceptance, Adaptive):
+        seconds = torch.tensor(
+            acceptance.seconds or iteration_seconds(model, drafter, source, extra_length), device=device
+        )
     hosts = [_Row(limit, model.ends) for limit in length_limits(model, source, extra_length).tolist()]
     longest = max(row.limit for row in hosts)
     # A block is fed whole, even if it extends past the end of its row.
@@ -96,11 +102,13 @@ def blockwise(
             following = following[kept]
         state.rewind(torch.tensor([1 + len(row.tokens) for row in active]))
 
-        # Propose: the certain token, and the drafter's proposals after it.
+        # Propose: the certain token, and the drafter's proposals after it, as far as they pay.
         positions = verified.positions + verified.accepted
         block = Block(following[:, None], positions, verified.rows)
         if block_size > 1:
-            tokens, probabilities, _ = drafter.propose(verified, following, block_size - 1)
+            tokens, probabilities, confidence = drafter.propose(verified, following, block_size - 1)
+            if seconds is not None and confidence is not None:
+                tokens = tokens[:, : proposals_that_pay(confidence, seconds)]
             block = Block(torch.cat((block.tokens, tokens), 1), positions, verified.rows, probabilities)
 
 

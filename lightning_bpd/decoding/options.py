@@ -34,7 +34,8 @@ class DecodingOptions:
         alpha: Exponent of beam search's length penalty.
         extra_length: Tokens that an output may be longer than its source.
         block_size: The most tokens that a blockwise call verifies; null for as many as the drafter was trained for.
-        acceptance: The rule that accepts proposals: exact, top-N, distance-N, minimum-N or minimum-N+RULE.
+        acceptance: The rule that accepts proposals: exact; adaptive, which is exact but verifies only
+            as many proposals as pay on this machine; top-N, distance-N, minimum-N or minimum-N+RULE.
         sampler: Chooses tokens: the most probable one by default; Sampled draws at random. Not for beam search.
         max_new_tokens: The most tokens of an output, whatever its source; replaces ``extra_length``.
     """

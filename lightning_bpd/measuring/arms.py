@@ -16,8 +16,8 @@ from torch import Tensor
 from lightning_bpd.codecs.codec import Codec, check_decoding
 from lightning_bpd.decoding import DecodingOptions, parse_acceptance
 from lightning_bpd.interfaces import DecodeResult, TokenRows
-from lightning_bpd.measuring.timing import timed
 from lightning_bpd.metrics import AcceptedSizes, GreedyComparison
+from lightning_bpd.timing import timed
 
 Decode = Callable[[TokenRows, DecodingOptions, Tensor], DecodeResult]
 """decodes sources by options; the tensor, int64 [B], numbers the rows in their corpus, which selects their noise"""

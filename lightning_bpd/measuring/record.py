@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from lightning_bpd.files import write_atomically
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import Costs, InputError
 from lightning_bpd.measuring.words import KINDS, Kind
 
 FORMAT = 2
@@ -56,17 +56,6 @@ class Replay:
     tokens: Count
     iterations: Counts
     """for k' = 1..k"""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds for a batch of one row."""
-
-    start: float
-    call: list[float]
-    """one cached call over 1..k tokens"""
-    propose: list[float]
-    """0..k - 1 proposals"""
 
 
 @dataclass(frozen=True)
@@ -116,8 +105,8 @@ class Arm:
 
     @property
     def draft_acceptance_rate(self) -> float | None:
-        """Accepted proposals over all proposals, as vLLM reports it; None for blocks without proposals."""
-        if self.block_size == 1:
+        """Accepted proposals over all proposals, as vLLM reports it; None if their number is not known or 0."""
+        if self.block_size == 1 or self.acceptance == "adaptive":
             return None
         return sum(self.acceptance_by_position[1:]) / (self.block_size - 1)
 

@@ -78,7 +78,7 @@ def rules_of(runs: Sequence[Run]) -> list[str]:
     def order(rule: str) -> tuple[int, str, int, str]:
         kind, _, tail = rule.partition("-")
         number = re.match(r"\d+", tail)
-        kinds = ["exact", "top", "distance", "minimum"]
+        kinds = ["exact", "adaptive", "top", "distance", "minimum"]
         return kinds.index(kind) if kind in kinds else len(kinds), kind, int(number[0]) if number else 0, rule
 
     return sorted({arm.acceptance for run in runs for arm in run.record.arms} | {EXACT}, key=order)

@@ -51,7 +51,7 @@ def blockwise(
             type than in training if that holds the same weights, such as bfloat16 for a model that was stored so; not
             a Marian, whose tables of sinusoids are others in each type.
         block_size: Tokens that a call verifies; as many as the heads were trained for by default.
-        acceptance: Which proposals stay: ``exact`` for the very tokens of generate, or ``top-2`` and so on.
+        acceptance: Which proposals stay: ``exact`` or ``adaptive`` for the very tokens of generate, or ``top-2``.
         seed: Selects the noise of ``do_sample=True``; drawn from torch's generator at each call if not given.
 
     Raises:

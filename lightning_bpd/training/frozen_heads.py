@@ -37,7 +37,8 @@ class FrozenBaseHeadDistillation(HeadTraining):
         heads: The shape of the block heads. If the base has heads of this shape, candidates aside, training goes on
             from them.
         loss: One head a micro-batch, drawn at random (sampled, as the paper), or the mean over all heads (all).
-        targets: What heads learn: the data's tokens (data), or the base's own distribution of them (distill).
+        targets: What heads learn: the data's tokens (data), the base's own distribution of them (distill), or the
+            base's own greedy output of the training sources, which ``fit`` makes if it is missing (self).
         temperature: Softens both distributions when ``targets`` is distill.
         head_weights: Weight of each head in the loss, head 1 first; equal by default. A head with weight 0 is not
             trained.
@@ -63,7 +64,7 @@ class FrozenBaseHeadDistillation(HeadTraining):
         base: str | None = None,
         heads: HeadShape = HeadShape(),  # noqa: B008  # frozen
         loss: LossKind = "all",
-        targets: Literal["data", "distill"] = "data",
+        targets: Literal["data", "distill", "self"] = "data",
         temperature: float = 1.0,
         head_weights: list[float] | None = None,
         optimizer: OptimizerCallable = AdamW,

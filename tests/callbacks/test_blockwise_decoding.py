@@ -26,11 +26,11 @@ from known_blocks import (
 )
 from pytorch_lightning.loggers import WandbLogger
 
+from lightning_bpd import timing
 from lightning_bpd.callbacks.block_measurement import BlockRule
 from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.measuring import timing
 from lightning_bpd.tracking.metrics_file import MetricsFile, read_metrics
 
 

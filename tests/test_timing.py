@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_bpd.measuring.timing import timed
+from lightning_bpd.timing import timed
 
 
 @pytest.mark.parametrize("kind", ["cuda:1", "mps", "xpu", "mtia"])
