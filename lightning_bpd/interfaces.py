@@ -6,6 +6,7 @@ K block size, I iterations, V vocabulary size, D model width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -124,8 +125,10 @@ class SequenceModel(Protocol[State]):
         """Map hidden states [..., D] to logits [..., V]: the shared vocabulary projection."""
 
 
-class Sampler(Protocol):
+class Sampler(ABC):
     """Turns logits into tokens, for the model and for its drafter alike.
+
+    Configurations name a sampler of your own, a subclass, by its import path.
 
     The chosen token is the argmax of ``scores``. For greedy decoding the scores are the logits. For sampling they are
     transformed logits plus noise that depends on the seed, the row, the position and the token id only. So every
@@ -135,6 +138,7 @@ class Sampler(Protocol):
     given as ``tokens`` (int64 [C]).
     """
 
+    @abstractmethod
     def scores(self, logits: Tensor, positions: Tensor, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Return the scores whose argmax is chosen, [B, T, V].
 
@@ -146,9 +150,11 @@ class Sampler(Protocol):
             tokens: int64 [V], the token id of each column, if the columns are not the whole vocabulary in order.
         """
 
+    @abstractmethod
     def choose(self, logits: Tensor, positions: Tensor, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Return the chosen token ids, int64 [B, T]. Arguments as for ``scores``."""
 
+    @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor | None:
         """Return the distribution that is sampled from, [..., V] like ``logits``; None if nothing is random."""
 
