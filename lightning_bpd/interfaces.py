@@ -42,6 +42,30 @@ class TokenRows(NamedTuple):
     """int64 [B], each at least 1"""
 
 
+class Grid(NamedTuple):
+    """The size of images, and of the small images from which they are made."""
+
+    height: int
+    width: int
+    channels: int
+    levels: int
+    scale: int
+    """height and width of an image over those of the small one"""
+
+
+class Vocabularies(NamedTuple):
+    """All that a network knows of its tokens."""
+
+    source_vocabulary: int
+    target_vocabulary: int
+    bos_id: int
+    """fed as the first token of every target row"""
+    eos_id: int | None = None
+    """ends a target row; None if no token does"""
+    image: Grid | None = None
+    """the size of images, if tokens are intensities"""
+
+
 class ParallelBatch(NamedTuple):
     """A batch of sentence pairs. Both sides end with their end token; neither starts with a start token."""
 

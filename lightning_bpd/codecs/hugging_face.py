@@ -6,7 +6,7 @@ Functions that need ``transformers`` load it themselves. If it is missing, an In
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,20 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_bpd.codecs.text import (
-    stored_bleu_tokenizer,
-    text_likelihood,
-    text_pieces,
-    text_quality,
-    text_signature,
-)
+from lightning_bpd.codecs.text import TextualCodec, stored_bleu_tokenizer
 from lightning_bpd.faults import damaged
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
-
     from lightning_bpd.adapters import ModelAdapter, ModelTokenizer
 
 PREFIX = "hf:"
@@ -42,36 +34,18 @@ def is_reference(path: object) -> bool:
 
 
 @dataclass(frozen=True)
-class HuggingFaceCodec:
+class HuggingFaceCodec(TextualCodec):
     """Text as tokens of a Hugging Face model's tokenizer (a Codec)."""
 
     source: ModelTokenizer
     target: ModelTokenizer
     bleu_tokenizer: str = "13a"
-    """sacreBLEU's tokenizer"""
-    kind: ClassVar[str] = "text"
     remedy: ClassVar[str] = "let data.tokenizer name the same model as model.base, or leave it out"
-    ordinal: ClassVar[bool] = False
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each target row."""
-        return self.target.decode(rows)
-
-    def pieces(self, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """Return the text that each token adds; ``▁`` is a space, ``</s>`` the end token."""
-        return text_pieces(self.target, prefix, tokens)
-
-    def quality(self) -> dict[str, Metric]:
-        """Make BLEU and chrF."""
-        return text_quality(self.bleu_tokenizer)
-
-    def likelihood(self) -> dict[str, Metric]:
-        """Make perplexity."""
-        return text_likelihood()
-
-    def signature(self) -> str:
-        """Return sacreBLEU's signature of BLEU."""
-        return text_signature(self.bleu_tokenizer)
+    @property
+    def prompts(self) -> bool:
+        """Whether the model is decoder-only."""
+        return bool(self.source.settings.prompts)
 
     def parts(self) -> Mapping[str, str]:
         """Return the sizes and fingerprints of both tokenizers; prompt templates do not count."""
