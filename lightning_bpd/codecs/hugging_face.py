@@ -109,18 +109,14 @@ def make_codec(tokenizer: Any, settings: Any, bleu_tokenizer: str = "13a") -> Hu
 
 
 def with_template(codec: HuggingFaceCodec, template: str) -> HuggingFaceCodec:
-    """Return a copy of the codec with another prompt template; see adapters.RowSettings.
+    """Return a copy of a decoder-only model's codec with another prompt template; see adapters.RowSettings.
 
     Raises:
-        InputError: The codec is not a decoder-only model's, or the template cannot be used.
+        InputError: The template cannot be used.
     """
     from lightning_bpd import adapters
 
     settings = codec.source.settings
-    if not settings.prompts:
-        raise InputError(
-            "the base is an encoder-decoder, which takes no prompts: use ParallelText for its data"
-        )
     adapters.check_template(codec.source.tokenizer, template)
     made = make_codec(
         codec.source.tokenizer, dataclasses.replace(settings, template=template), codec.bleu_tokenizer
