@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import re
 import sys
@@ -146,6 +147,29 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
         if not fits:
             raise TypeError(f"its {name} is {str(value)[:50]!r}")
     return kind(**values)
+
+
+def class_path(kind: type) -> str:
+    """The import path of a class, by which files name it."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def named_class(path: str, base: type, where: str) -> Any:
+    """The class that a file names. Nothing else than a subclass of ``base`` is called, whatever the file says.
+
+    Raises:
+        InputError: It cannot be imported, or is no such class.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{where} needs {path}, which cannot be imported ({error}): install the package that has it"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise InputError(f"{path}, which {where} names, is no {base.__name__}: export the model again")
+    return kind
 
 
 def report_request() -> str:

@@ -6,6 +6,7 @@ K block size, I iterations, V vocabulary size, D model width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -39,6 +40,30 @@ class TokenRows(NamedTuple):
     """int64 [B, L]"""
     lengths: Tensor
     """int64 [B], each at least 1"""
+
+
+class Grid(NamedTuple):
+    """The size of images, and of the small images from which they are made."""
+
+    height: int
+    width: int
+    channels: int
+    levels: int
+    scale: int
+    """height and width of an image over those of the small one"""
+
+
+class Vocabularies(NamedTuple):
+    """All that a network knows of its tokens."""
+
+    source_vocabulary: int
+    target_vocabulary: int
+    bos_id: int
+    """fed as the first token of every target row"""
+    eos_id: int | None = None
+    """ends a target row; None if no token does"""
+    image: Grid | None = None
+    """the size of images, if tokens are intensities"""
 
 
 class ParallelBatch(NamedTuple):
@@ -124,8 +149,10 @@ class SequenceModel(Protocol[State]):
         """Map hidden states [..., D] to logits [..., V]: the shared vocabulary projection."""
 
 
-class Sampler(Protocol):
+class Sampler(ABC):
     """Turns logits into tokens, for the model and for its drafter alike.
+
+    Configurations name a sampler of your own, a subclass, by its import path.
 
     The chosen token is the argmax of ``scores``. For greedy decoding the scores are the logits. For sampling they are
     transformed logits plus noise that depends on the seed, the row, the position and the token id only. So every
@@ -135,6 +162,7 @@ class Sampler(Protocol):
     given as ``tokens`` (int64 [C]).
     """
 
+    @abstractmethod
     def scores(self, logits: Tensor, positions: Tensor, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Return the scores whose argmax is chosen, [B, T, V].
 
@@ -146,9 +174,11 @@ class Sampler(Protocol):
             tokens: int64 [V], the token id of each column, if the columns are not the whole vocabulary in order.
         """
 
+    @abstractmethod
     def choose(self, logits: Tensor, positions: Tensor, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Return the chosen token ids, int64 [B, T]. Arguments as for ``scores``."""
 
+    @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor | None:
         """Return the distribution that is sampled from, [..., V] like ``logits``; None if nothing is random."""
 

@@ -1,4 +1,4 @@
-"""Who may import whom: from a lower floor only, and Lightning and transformers where they belong."""
+"""Who may import whom, and who may ask for the class of a network or codec."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ import lightning_bpd
 
 PACKAGE = Path(lightning_bpd.__file__).parent
 FLOORS = [
-    {"interfaces", "faults", "files", "kernels", "progress", "rows", "timing"},
+    {"interfaces", "faults", "files", "kernels", "network", "progress", "rows", "timing"},
     {"models", "adapters", "decoding", "metrics"},
     {"codecs", "drafters"},
     {"saved"},
@@ -25,6 +25,10 @@ MODULES = sorted(
 )
 
 
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
 def imported(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -38,7 +42,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_down(path):
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    room = room_of(path)
     floor = FLOOR[room]
     for name in imported(path):
         top, *rest = name.split(".")
@@ -54,3 +58,26 @@ def test_imports_go_down(path):
             assert floor >= FLOOR["training"], f"{room} imports Lightning"
         if top == "transformers":
             assert room == "adapters", f"{room} imports transformers"
+
+
+# Elsewhere the contracts of network.py and codecs/codec.py say all there is to know of a network or a codec.
+DEFINING = ("network", "models", "adapters", "codecs")
+
+
+DEFINED = {
+    node.name
+    for path in MODULES
+    if room_of(path) in DEFINING
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.ClassDef)
+}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if room_of(path) not in DEFINING], ids=lambda path: path.stem
+)
+def test_no_class_of_a_network_or_codec_is_asked_for(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            asked = {getattr(each, "id", getattr(each, "attr", None)) for each in ast.walk(node.args[1])}
+            assert not asked & DEFINED, f"line {node.lineno}: {ast.unparse(node)}"

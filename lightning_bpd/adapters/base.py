@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_bpd.adapters.cache import RowCache
 from lightning_bpd.adapters.generation import end_token, suppressed_tokens
 from lightning_bpd.adapters.low_rank import add_low_rank
 from lightning_bpd.adapters.projection import Projection, family, output_layer
 from lightning_bpd.interfaces import InputError, Memory, TokenRows
+from lightning_bpd.network import Network
 
 
 class RowState:
@@ -60,7 +61,7 @@ class Widths(NamedTuple):
     """hidden units of the model's feed-forward layers"""
 
 
-class Adapter(nn.Module):
+class Adapter(Network):
     """A Hugging Face model whose vocabulary projection is known.
 
     The adapter ignores generation_config rules that need more than the last hidden state. The code that loads the
@@ -80,6 +81,7 @@ class Adapter(nn.Module):
         InputError: The model has several end tokens or none, or its attention takes no masks.
     """
 
+    of_hugging_face = True
     _forbidden: Tensor
 
     def __init__(self, model: Any, eos_id: int | None) -> None:
@@ -117,7 +119,7 @@ class Adapter(nn.Module):
         return Widths(width, next((int(value) for value in known if value), 4 * width))
 
     @property
-    def output_bias(self) -> Tensor | None:
+    def output_bias(self) -> Tensor | None:  # type: ignore[override]
         """The bias that ``project`` adds to the logits, [V], or None.
 
         It is -inf for suppressed tokens, so that heads neither propose these tokens nor train on them.
@@ -127,6 +129,11 @@ class Adapter(nn.Module):
             return bias
         bias = weight.new_zeros(len(weight)) if bias is None else bias
         return bias.masked_fill(self._forbidden, -torch.inf)
+
+    @property
+    def logit_cap(self) -> float | None:
+        """The model's cap on its logits, or None."""
+        return self.projection.cap
 
     def keep_layers(self) -> None:
         """Turn off layerdrop, with which each process would train other layers."""

@@ -119,10 +119,6 @@ class CausalAdapter(Adapter):
         prompt = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         return self.begin(TokenRows(prompt, prompt[:, 0] + 2), None, 1).cache.bytes_per_token
 
-    def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T]) after prompts."""
-        return self.read(source, target).hidden
-
     def read(self, source: TokenRows, target: Tensor) -> Reading:
         """Compute what ``forward`` returns, and the hidden states of the prompts.
 

@@ -132,10 +132,6 @@ class Seq2SeqAdapter(Adapter):
         memory = encoder(input_ids=tokens, attention_mask=seen).last_hidden_state
         return memory, None if inside is None else hiding(inside, memory.dtype)
 
-    def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with ``bos_id``)."""
-        return self.read(source, target).hidden
-
     def read(self, source: TokenRows, target: Tensor) -> Reading:
         """Compute what ``forward`` returns, and the encoded source.
 

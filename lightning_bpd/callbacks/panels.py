@@ -60,8 +60,8 @@ class Panels(Callback):
         if batch_idx or not self.count or not shows(trainer) or not hasattr(pl_module, "block_decoder"):
             return
         module = cast("HeadTraining", pl_module)
-        codec = module.data.codec
-        if not isinstance(codec, ImageCodec):
+        codec: Any = module.data.codec
+        if codec.kind != "images":
             return
         # Decode in the precision of the module's steps.
         with trainer.precision_plugin.forward_context():

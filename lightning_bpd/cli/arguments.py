@@ -100,7 +100,7 @@ def drop_repeated(options: MutableMapping[str, Any], args: list[str]) -> None:
 
 
 def take_tokenizers_of_base(model: MutableMapping[str, Any], data: MutableMapping[str, Any]) -> None:
-    """Let data without its own tokenizer use the tokenizers of the base that the model starts from.
+    """Let data without its own tokenizer use the tokenizers, or the codec, of the base that the model starts from.
 
     Args:
         model: The model's arguments. ``base`` may be the folder of a finished model or a Hugging Face model.
@@ -114,7 +114,7 @@ def take_tokenizers_of_base(model: MutableMapping[str, Any], data: MutableMappin
         return
     try:
         config = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
-        if "hugging_face_tokenizer" in config:
+        if "hugging_face_tokenizer" in config or "codec" in config:
             data["tokenizer"] = base
             return
         paths = {side: str(path_inside(Path(base), name)) for side, name in config["tokenizers"].items()}

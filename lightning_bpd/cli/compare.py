@@ -16,9 +16,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lightning_bpd.cli.translate import find_device
-from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.images import ImageCodec
-from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import BleuTokenizer
 from lightning_bpd.datamodules.images import Digits, Images, SuperResolution
 from lightning_bpd.datamodules.text_files import find_corpus, fingerprint, read_pairs
@@ -118,14 +116,14 @@ def compare(
         raise InputError(f"--output {path} is a folder: give a file")
     for_text = {"bleu_tokenizer": bleu_tokenizer, "max_new_tokens": max_new_tokens}
     given = [f"--{name}" for name, value in for_text.items() if value is not None]
-    if given and isinstance(opened.codec, ImageCodec):
+    if given and opened.codec.kind == "images":
         raise InputError(f"{given[0]} is for text, and this is a model of images: leave it out")
     if bleu_tokenizer is not None:
         codec = dataclasses.replace(opened.codec, bleu_tokenizer=bleu_tokenizer)
         opened = dataclasses.replace(opened, codec=codec)
     # Before decoding: it may need a package that is not installed.
     opened.codec.signature()
-    if isinstance(opened.codec, ImageCodec):
+    if opened.codec.kind == "images":
         measured = _images(opened.codec, Path(model), data, corpus, rows)
         subject: GenerativeModel = Upscaler.of(opened).to(place)
     else:
@@ -257,7 +255,7 @@ def settings_of(
     """Everything but model, corpus and rules that the numbers of a record depend on."""
     device, codec = subject.device, subject.codec
     of_text: dict[str, Any] = {}
-    if isinstance(codec, TextCodec | HuggingFaceCodec):
+    if codec.kind == "text":
         limit = "extra_length" if decode.max_new_tokens is None else "max_new_tokens"
         of_text = {limit: getattr(decode, limit), "bleu_tokenizer": codec.bleu_tokenizer}
     return {

@@ -36,7 +36,7 @@ def convert(model: str, output: str) -> None:
 def _with_heads(folder: Path) -> GenerativeModel:
     """A finished model whose base is a Marian folder, with the base converted."""
     found = read_folder(folder)
-    if not isinstance(found.codec, hugging_face.HuggingFaceCodec):
+    if not found.network.of_hugging_face:
         raise InputError(f"{folder} holds a network of this project already: there is nothing to convert")
     base = folder / hugging_face.BASE_FOLDER if found.origin is None else hugging_face.name_of(found.origin)
     converted = read_marian(base)

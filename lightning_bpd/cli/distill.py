@@ -18,7 +18,7 @@ import torch
 
 from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference, with_template
-from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.text import TextualCodec
 from lightning_bpd.codecs.tokenizers import check_knows
 from lightning_bpd.datamodules.distilled import read_manifest
 from lightning_bpd.datamodules.encoded_corpus import encode_corpus
@@ -132,11 +132,11 @@ def distill(
     read = finished_model.read_base if is_reference(teacher) else finished_model.read_folder
     model = read(teacher)
     network, codec = model.network, model.codec
-    if not isinstance(codec, TextCodec | HuggingFaceCodec):
+    if codec.kind != "text":
         raise InputError(f"--teacher {teacher} is a model of {codec.kind}: text alone is distilled")
-    prompts = isinstance(codec, HuggingFaceCodec) and codec.source.settings.prompts
+    prompts = codec.prompts
     if template is not None:
-        if not isinstance(codec, HuggingFaceCodec):
+        if not prompts:
             raise InputError(f"--template is for decoder-only teachers, and {teacher} is none: leave it out")
         codec = with_template(codec, template)
     if prompts:
@@ -299,7 +299,7 @@ def _left_out(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in left_out if count) or "none"
 
 
-def _check_teacher(codec: TextCodec | HuggingFaceCodec, teacher: str, files: Sequence[PairFiles]) -> None:
+def _check_teacher(codec: TextualCodec, teacher: str, files: Sequence[PairFiles]) -> None:
     first = list(islice(read_pairs(files[0]), CHECKED_PAIRS))
     paths = files[0].paths
     for side, tokenizer in enumerate((codec.source, codec.target)):

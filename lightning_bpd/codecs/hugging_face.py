@@ -6,7 +6,7 @@ Functions that need ``transformers`` load it themselves. If it is missing, an In
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,20 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_bpd.codecs.text import (
-    stored_bleu_tokenizer,
-    text_likelihood,
-    text_pieces,
-    text_quality,
-    text_signature,
-)
+from lightning_bpd.codecs.text import TextualCodec, stored_bleu_tokenizer
 from lightning_bpd.faults import damaged
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
-
     from lightning_bpd.adapters import ModelAdapter, ModelTokenizer
 
 PREFIX = "hf:"
@@ -42,36 +34,18 @@ def is_reference(path: object) -> bool:
 
 
 @dataclass(frozen=True)
-class HuggingFaceCodec:
+class HuggingFaceCodec(TextualCodec):
     """Text as tokens of a Hugging Face model's tokenizer (a Codec)."""
 
     source: ModelTokenizer
     target: ModelTokenizer
     bleu_tokenizer: str = "13a"
-    """sacreBLEU's tokenizer"""
-    kind: ClassVar[str] = "text"
     remedy: ClassVar[str] = "let data.tokenizer name the same model as model.base, or leave it out"
-    ordinal: ClassVar[bool] = False
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each target row."""
-        return self.target.decode(rows)
-
-    def pieces(self, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
-        """Return the text that each token adds; ``▁`` is a space, ``</s>`` the end token."""
-        return text_pieces(self.target, prefix, tokens)
-
-    def quality(self) -> dict[str, Metric]:
-        """Make BLEU and chrF."""
-        return text_quality(self.bleu_tokenizer)
-
-    def likelihood(self) -> dict[str, Metric]:
-        """Make perplexity."""
-        return text_likelihood()
-
-    def signature(self) -> str:
-        """Return sacreBLEU's signature of BLEU."""
-        return text_signature(self.bleu_tokenizer)
+    @property
+    def prompts(self) -> bool:
+        """Whether the model is decoder-only."""
+        return bool(self.source.settings.prompts)
 
     def parts(self) -> Mapping[str, str]:
         """Return the sizes and fingerprints of both tokenizers; prompt templates do not count."""
@@ -135,18 +109,14 @@ def make_codec(tokenizer: Any, settings: Any, bleu_tokenizer: str = "13a") -> Hu
 
 
 def with_template(codec: HuggingFaceCodec, template: str) -> HuggingFaceCodec:
-    """Return a copy of the codec with another prompt template; see adapters.RowSettings.
+    """Return a copy of a decoder-only model's codec with another prompt template; see adapters.RowSettings.
 
     Raises:
-        InputError: The codec is not a decoder-only model's, or the template cannot be used.
+        InputError: The template cannot be used.
     """
     from lightning_bpd import adapters
 
     settings = codec.source.settings
-    if not settings.prompts:
-        raise InputError(
-            "the base is an encoder-decoder, which takes no prompts: use ParallelText for its data"
-        )
     adapters.check_template(codec.source.tokenizer, template)
     made = make_codec(
         codec.source.tokenizer, dataclasses.replace(settings, template=template), codec.bleu_tokenizer

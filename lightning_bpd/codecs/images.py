@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.faults import from_plain
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import Grid, InputError, Vocabularies
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -27,7 +28,7 @@ Tokens = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ImageCodec:
+class ImageCodec(Codec):
     """Super-resolution as tokens, from small images to large ones (a Codec).
 
     Raises:
@@ -75,6 +76,12 @@ class ImageCodec:
     def source_length(self) -> int:
         """Tokens of a small image."""
         return math.prod(self.source_shape)
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """The levels, the start token and the sizes."""
+        grid = Grid(self.height, self.width, self.channels, self.levels, self.factor)
+        return Vocabularies(self.levels, self.levels, self.start_id, None, grid)
 
     @property
     def start_id(self) -> int:
@@ -157,11 +164,6 @@ class ImageCodec:
     def write(self, folder: Path) -> dict[str, Any]:
         """Return the sizes by name; write no file."""
         return {"images": asdict(self)}
-
-    @classmethod
-    def read(cls, folder: Path, config: Mapping[str, Any]) -> ImageCodec:
-        """Read a codec that ``write`` wrote."""
-        return cls.from_description(config)
 
     def _check(self, images: Images) -> None:
         _check_images(images)

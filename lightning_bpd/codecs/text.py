@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from lightning_bpd.codecs.codec import Codec
 from lightning_bpd.codecs.tokenizer_files import (
     StoredTokenizer,
     file_name,
@@ -18,28 +19,38 @@ from lightning_bpd.codecs.tokenizer_files import (
 )
 from lightning_bpd.codecs.tokenizers import TextSide
 from lightning_bpd.files import path_inside
+from lightning_bpd.interfaces import Vocabularies
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
-@dataclass(frozen=True)
-class TextCodec:
-    """Text as tokens (a Codec)."""
+class TextualCodec(Codec):
+    """Text on both sides, cut into tokens somehow."""
 
-    source: StoredTokenizer
-    target: StoredTokenizer
-    """the object of ``source`` if the vocabulary is joint"""
-    bleu_tokenizer: str = "13a"
+    source: TextSide
+    target: TextSide
+    bleu_tokenizer: str
     """sacreBLEU's tokenizer"""
     kind: ClassVar[str] = "text"
     remedy: ClassVar[str] = "let data.tokenizer name the tokenizer in the model's folder"
     ordinal: ClassVar[bool] = False
 
     @property
-    def sides(self) -> dict[str, StoredTokenizer]:
+    def sides(self) -> dict[str, TextSide]:
         """The tokenizers by side."""
         return {"source": self.source, "target": self.target}
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """The sizes of both vocabularies, and the target side's start and end tokens."""
+        source, target = self.source, self.target
+        return Vocabularies(source.vocab_size, target.vocab_size, target.bos_id, target.eos_id)
+
+    @property
+    def prompts(self) -> bool:
+        """Whether sources are prompts for a decoder-only model."""
+        return False
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each target row."""
@@ -47,15 +58,30 @@ class TextCodec:
 
     def pieces(self, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
         """Return the text that each token adds; ``▁`` is a space, ``</s>`` the end token."""
-        return text_pieces(self.target, prefix, tokens)
+        row = [*prefix, *tokens]
+        rows = [row[:length] for length in range(len(prefix), len(row) + 1)]
+        before, *texts = self.target.decode(rows)
+        pieces = []
+        for token, text in zip(tokens, texts, strict=True):
+            # A character may be several tokens; until it is complete, the text holds U+FFFD instead.
+            added = text.removeprefix(before.rstrip("\ufffd")).replace(" ", "▁")
+            # Start and padding tokens have no text.
+            pieces.append("</s>" if token == self.target.eos_id else added or f"<{token}>")
+            before = text
+        return pieces
 
     def quality(self) -> dict[str, Metric]:
         """Make BLEU and chrF."""
-        return text_quality(self.bleu_tokenizer)
+        # Imported here, because the imports of metrics are slow and translating does not need them.
+        from lightning_bpd.metrics import CorpusBleu, CorpusChrf
+
+        return {"bleu": CorpusBleu(self.bleu_tokenizer), "chrf": CorpusChrf()}
 
     def likelihood(self) -> dict[str, Metric]:
         """Make perplexity."""
-        return text_likelihood()
+        from lightning_bpd.metrics import Perplexity
+
+        return {"perplexity": Perplexity()}
 
     def signature(self) -> str:
         """Return sacreBLEU's signature of BLEU."""
@@ -64,16 +90,26 @@ class TextCodec:
     def parts(self) -> Mapping[str, str]:
         """Return the sizes and fingerprints of both tokenizers."""
         return {
-            f"{side} tokenizer": f"{tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint}"
-            for side, tokenizer in self.sides.items()
+            f"{name} tokenizer": f"{side.vocab_size} tokens, fingerprint {side.fingerprint}"
+            for name, side in self.sides.items()
         }
+
+
+@dataclass(frozen=True)
+class TextCodec(TextualCodec):
+    """Text as tokens of tokenizers that are files (a Codec)."""
+
+    source: StoredTokenizer
+    target: StoredTokenizer
+    """the object of ``source`` if the vocabulary is joint"""
+    bleu_tokenizer: str = "13a"
 
     def describe(self) -> dict[str, Any]:
         """Return the tokenizers' bytes and fingerprints."""
         return {
             "tokenizers": {
                 side: torch.frombuffer(bytearray(to_bytes(tokenizer)), dtype=torch.uint8)
-                for side, tokenizer in self.sides.items()
+                for side, tokenizer in (("source", self.source), ("target", self.target))
             },
             "fingerprints": dict(self.parts()),
             "bleu_tokenizer": self.bleu_tokenizer,
@@ -116,35 +152,6 @@ def stored_bleu_tokenizer(config: Mapping[str, Any]) -> str:
     if not isinstance(name, str):
         raise TypeError(f"its bleu_tokenizer is {str(name)[:50]!r}")
     return name
-
-
-def text_pieces(side: TextSide, prefix: Sequence[int], tokens: Sequence[int]) -> list[str]:
-    """Return the text that each token adds; ``▁`` is a space, ``</s>`` the end token."""
-    row = [*prefix, *tokens]
-    before, *texts = side.decode([row[:length] for length in range(len(prefix), len(row) + 1)])
-    pieces = []
-    for token, text in zip(tokens, texts, strict=True):
-        # A character may be several tokens; until it is complete, the text holds U+FFFD instead.
-        added = text.removeprefix(before.rstrip("\ufffd")).replace(" ", "▁")
-        # Start and padding tokens have no text.
-        pieces.append("</s>" if token == side.eos_id else added or f"<{token}>")
-        before = text
-    return pieces
-
-
-def text_quality(bleu_tokenizer: str) -> dict[str, Metric]:
-    """Make BLEU and chrF."""
-    # Imported here, because the imports of metrics are slow and translating does not need them.
-    from lightning_bpd.metrics import CorpusBleu, CorpusChrf
-
-    return {"bleu": CorpusBleu(bleu_tokenizer), "chrf": CorpusChrf()}
-
-
-def text_likelihood() -> dict[str, Metric]:
-    """Make perplexity."""
-    from lightning_bpd.metrics import Perplexity
-
-    return {"perplexity": Perplexity()}
 
 
 def text_signature(bleu_tokenizer: str) -> str:

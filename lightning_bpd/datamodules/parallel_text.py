@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference, open_codec
-from lightning_bpd.codecs.text import TextCodec, text_signature
+from lightning_bpd.codecs.hugging_face import is_reference, open_codec
+from lightning_bpd.codecs.text import TextCodec, TextualCodec, text_signature
 from lightning_bpd.codecs.text_lines import called, is_stream
 from lightning_bpd.codecs.tokenizer_files import StoredTokenizer, load_tokenizer
 from lightning_bpd.codecs.tokenizers import (
@@ -83,6 +83,7 @@ class ParallelText(PartsOfData[EncodedCorpus]):
         seed: Decides the order of the training pairs.
         bleu_tokenizer: The tokenizer of BLEU, by sacreBLEU's name: ``zh`` for Chinese, ``ja-mecab`` for Japanese,
             ``ko-mecab`` for Korean, ``flores200`` for any language, ``13a`` for languages with spaces.
+        codec: A codec of your own, by the import path of its class, in place of tokenizers.
     """
 
     source_tokenizer: TextSide
@@ -116,6 +117,7 @@ class ParallelText(PartsOfData[EncodedCorpus]):
         workers: int = 0,
         seed: int = 1,
         bleu_tokenizer: BleuTokenizer = "13a",
+        codec: TextualCodec | None = None,
     ) -> None:
         super().__init__("corpus", batch_tokens, validation_batch_tokens, workers, seed)
         if source_language == target_language:
@@ -153,7 +155,8 @@ class ParallelText(PartsOfData[EncodedCorpus]):
             ours = str(Path(distilled).absolute() / "train")
             names = [ours] if mix == "distilled" else [*names, ours]
         self._names: dict[Part, list[str]] = {"train": names, "validation": [validation], "test": [test]}
-        self._codec: TextCodec | HuggingFaceCodec | None = None
+        self._codec: TextualCodec | None = None
+        self._given_codec = codec
         self._given_tokenizers = (tokenizer, tokenizer if joint_vocabulary else target_tokenizer)
         self._cache = Path(cache) if cache is not None else None
         self._texts: dict[Part, tuple[list[str], list[str]]] = {}
@@ -172,7 +175,7 @@ class ParallelText(PartsOfData[EncodedCorpus]):
         super().setup(stage)
 
     @property
-    def codec(self) -> TextCodec | HuggingFaceCodec:
+    def codec(self) -> TextualCodec:
         """The codec of the tokens."""
         assert self._codec is not None
         return self._codec
@@ -238,10 +241,11 @@ class ParallelText(PartsOfData[EncodedCorpus]):
         if self._codec is None:
             # Checked before training, because the tokenizer of BLEU may need a package that is not installed.
             text_signature(self.bleu_tokenizer)
-            self._codec = dataclasses.replace(self._open_codec(), bleu_tokenizer=self.bleu_tokenizer)
-            self.source_tokenizer, self.target_tokenizer = self._codec.source, self._codec.target
+            codec: Any = self._given_codec or self._open_codec()
+            self._codec = dataclasses.replace(codec, bleu_tokenizer=self.bleu_tokenizer)
+            self.source_tokenizer, self.target_tokenizer = codec.source, codec.target
 
-    def _open_codec(self) -> TextCodec | HuggingFaceCodec:
+    def _open_codec(self) -> TextualCodec:
         given, of_target = self._given_tokenizers
         if given is not None and is_reference(given):
             return open_codec(given)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, with_template
-from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.hugging_face import with_template
+from lightning_bpd.codecs.text import TextualCodec
 from lightning_bpd.datamodules.parallel_text import ParallelText
 from lightning_bpd.interfaces import InputError
 
@@ -56,14 +56,14 @@ class Prompts(ParallelText):
         )
         self.template = template
 
-    def _open_codec(self) -> TextCodec | HuggingFaceCodec:
+    def _open_codec(self) -> TextualCodec:
         if self._given_tokenizers[0] is None:
             raise InputError(
                 "prompts are cut into the tokens of a decoder-only model, and none is named: give model.base or "
                 "data.tokenizer as hf:NAME_OR_FOLDER"
             )
-        codec = super()._open_codec()
-        if not isinstance(codec, HuggingFaceCodec):
+        codec: Any = super()._open_codec()
+        if not codec.prompts:
             raise InputError(
                 f"prompts are for decoder-only Hugging Face models, and {self._given_tokenizers[0]} is none: use "
                 "ParallelText"

@@ -10,12 +10,12 @@ from torch import Tensor
 from lightning_bpd.decoding.acceptance import parse_acceptance
 from lightning_bpd.decoding.beam import beam_search
 from lightning_bpd.decoding.blockwise import blockwise
-from lightning_bpd.decoding.samplers import Greedy, Sampled
 from lightning_bpd.decoding.sequential import GREEDY, sequential
 from lightning_bpd.interfaces import (
     DecodeResult,
     Drafter,
     InputError,
+    Sampler,
     SequenceModel,
     State,
     TokenRows,
@@ -36,7 +36,8 @@ class DecodingOptions:
         block_size: The most tokens that a blockwise call verifies; null for as many as the drafter was trained for.
         acceptance: The rule that accepts proposals: exact; adaptive, which is exact but verifies only
             as many proposals as pay on this machine; top-N, distance-N, minimum-N or minimum-N+RULE.
-        sampler: Chooses tokens: the most probable one by default; Sampled draws at random. Not for beam search.
+        sampler: Chooses tokens: the most probable one by default; Sampled draws at random; or the import path of a
+            Sampler of your own. Not for beam search.
         max_new_tokens: The most tokens of an output, whatever its source; replaces ``extra_length``.
     """
 
@@ -46,8 +47,7 @@ class DecodingOptions:
     extra_length: int = 50
     block_size: int | None = None
     acceptance: str = "exact"
-    # Classes and not their protocol, because jsonargparse parses configurations by them.
-    sampler: Greedy | Sampled = GREEDY
+    sampler: Sampler = GREEDY
     max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:

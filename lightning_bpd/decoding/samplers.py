@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import InputError, Sampler
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Sampler):
     """Chooses the most probable token."""
 
     def scores(self, logits: Tensor, positions: Tensor, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
@@ -35,7 +35,7 @@ class Greedy:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class Sampled(Sampler):
     """Draws tokens at random, reproducibly: the same seed, row and prefix give the same token in every decoder.
 
     The transformations are those of transformers' ``generate``, in its order: temperature, top-k, top-p.

@@ -2,8 +2,13 @@
 
 from lightning_bpd.models.encoder_decoder import Architecture, EncoderDecoder
 from lightning_bpd.models.image_transformer import ImageArchitecture, ImageTransformer
+from lightning_bpd.network import Network, NetworkShape
 
-# The networks that finished models and training modules hold.
-Network = EncoderDecoder | ImageTransformer
-
-__all__ = ["Architecture", "EncoderDecoder", "ImageArchitecture", "ImageTransformer", "Network"]
+__all__ = [
+    "Architecture",
+    "EncoderDecoder",
+    "ImageArchitecture",
+    "ImageTransformer",
+    "Network",
+    "NetworkShape",
+]

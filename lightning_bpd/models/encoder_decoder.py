@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows
+from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows, Vocabularies
 from lightning_bpd.kernels.dropout import add_dropped, dropout
 from lightning_bpd.kernels.linear import Linear, linear
 from lightning_bpd.models.attention import Attention, KeyValueCache
 from lightning_bpd.models.positions import halved_sinusoids, sinusoids
 from lightning_bpd.models.state import EncoderDecoderState
+from lightning_bpd.network import Network, NetworkShape
 from lightning_bpd.rows import Rows, Slots
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(NetworkShape):
     """The shape of the network.
 
     Args:
@@ -68,6 +69,17 @@ class Architecture:
             raise InputError(
                 f"sinusoidal positions need an even d_model, not {self.d_model}: change it, or use learned"
             )
+
+    @property
+    def layers(self) -> int:
+        """Encoder and decoder layers together."""
+        return self.encoder_layers + self.decoder_layers
+
+    def build(self, vocabularies: Vocabularies) -> EncoderDecoder:
+        """Make an encoder-decoder for text."""
+        source, target, bos_id, eos_id, _ = vocabularies
+        assert eos_id is not None
+        return EncoderDecoder(self, source, target, bos_id, eos_id)
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
@@ -168,7 +180,7 @@ class DecoderLayer(nn.Module):
         return around.after(x, self.feed_forward(around.before(x)))
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Network):
     """Encoder-decoder Transformer with a shared vocabulary projection.
 
     Args:
@@ -193,7 +205,8 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.source_vocabulary, self.target_vocabulary = source_vocabulary, target_vocabulary
-        self.bos_id, self.eos_id = bos_id, eos_id
+        self.bos_id, self.eos_id, self.ends = bos_id, eos_id, frozenset((eos_id,))
+        self.vocabularies = Vocabularies(source_vocabulary, target_vocabulary, bos_id, eos_id)
         width = architecture.d_model
         if architecture.tie == "all" and source_vocabulary != target_vocabulary:
             raise InputError(
@@ -225,11 +238,6 @@ class EncoderDecoder(nn.Module):
         self.decoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
 
     @property
-    def ends(self) -> frozenset[int]:
-        """The end token, which ends a row."""
-        return frozenset((self.eos_id,))
-
-    @property
     def output_weight(self) -> Tensor:
         """The vocabulary projection, [V, D]."""
         return self.target_embedding.weight if self.output is None else self.output.weight
@@ -242,8 +250,6 @@ class EncoderDecoder(nn.Module):
     def max_length(self) -> int | None:
         """The longest row, source or target, in tokens; None for no limit."""
         return self.architecture.max_length if self.architecture.positions == "learned" else None
-
-    longest_source = max_length
 
     def _positions(self, side: Literal["source", "target"], length: int) -> Tensor:
         """Return position vectors of at least ``length`` positions, [>= length, D]."""
@@ -294,10 +300,6 @@ class EncoderDecoder(nn.Module):
         for layer in self.encoder:
             x = layer(x, mask)
         return self.encoder_norm(x), mask
-
-    def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token)."""
-        return self.read(source, target).hidden
 
     def read(self, source: TokenRows, target: Tensor) -> Reading:
         """Compute what ``forward`` returns, and the encoded source.

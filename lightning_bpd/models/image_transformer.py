@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows
+from lightning_bpd.interfaces import Grid, InputError, Memory, Reading, TokenRows, Vocabularies
 from lightning_bpd.kernels.dropout import dropout
 from lightning_bpd.kernels.linear import linear
 from lightning_bpd.models.attention import KeyValueCache
@@ -22,6 +22,7 @@ from lightning_bpd.models.encoder_decoder import (
     sinusoids,
 )
 from lightning_bpd.models.local_attention import LocalAttention
+from lightning_bpd.network import Network, NetworkShape
 from lightning_bpd.rows import Local, Rows, Slots
 
 # Intensities of the largest image: its position vectors fit any memory.
@@ -29,7 +30,7 @@ MOST_INTENSITIES = 1 << 22
 
 
 @dataclass(frozen=True)
-class ImageArchitecture:
+class ImageArchitecture(NetworkShape):
     """The shape of images and network. The defaults are those of Stern et al. 2018, ``img2img_transformer_b3``.
 
     Args:
@@ -51,6 +52,7 @@ class ImageArchitecture:
         InputError: The numbers do not fit each other.
     """
 
+    kind: ClassVar[str] = "images"
     height: int = 32
     width: int = 32
     channels: int = 3
@@ -113,6 +115,28 @@ class ImageArchitecture:
         """Intensities of an output."""
         return self.height * self.width * self.channels
 
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """The tokens of the images: their levels, and the start token."""
+        grid = Grid(self.height, self.width, self.channels, self.levels, self.scale)
+        return Vocabularies(self.levels, self.levels, self.levels, None, grid)
+
+    @property
+    def layers(self) -> int:
+        """Encoder and decoder layers together."""
+        return self.encoder_layers + self.decoder_layers
+
+    def build(self, vocabularies: Vocabularies) -> ImageTransformer:
+        """Make an Image Transformer. Raises InputError if the tokens are of images of another size."""
+        assert vocabularies.image is not None
+        for name, given in vocabularies.image._asdict().items():
+            if getattr(self, name) != given:
+                raise InputError(
+                    f"the network's {name} is {getattr(self, name)}, and that of the data's images {given}: let "
+                    "model.images and data say the same"
+                )
+        return ImageTransformer(self)
+
     def layer_shape(self) -> Architecture:
         """Return the shape of the encoder and decoder layers."""
         return Architecture(
@@ -136,7 +160,7 @@ class LocalDecoderLayer(DecoderLayer):
         )
 
 
-class ImageTransformer(nn.Module):
+class ImageTransformer(Network):
     """An encoder for small images, and a decoder with local self-attention for large ones.
 
     Images are rows of int64 tokens in raster order, with a pixel's channels next to each other. A token is an
@@ -150,13 +174,14 @@ class ImageTransformer(nn.Module):
         architecture: The shape of images and network.
     """
 
+    output_bias = None
     source_positions: Tensor
     target_positions: Tensor
 
     def __init__(self, architecture: ImageArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
-        self.source_vocabulary = self.target_vocabulary = architecture.levels
+        self.vocabularies = architecture.vocabularies
         self.bos_id = architecture.levels
         self.ends: frozenset[int] = frozenset()
         width, channels, shape = architecture.d_model, architecture.channels, architecture.layer_shape()
@@ -186,16 +211,9 @@ class ImageTransformer(nn.Module):
         return self.output.weight
 
     @property
-    def output_bias(self) -> None:
-        """None: the logits have no bias."""
-        return None
-
-    @property
     def max_length(self) -> int:
         """The length of every decoded row, in tokens."""
         return self.architecture.output_length
-
-    longest_source = max_length
 
     def _embed(self, vectors: Tensor, positions: Tensor) -> Tensor:
         # Add the scaled embeddings and the positions in one pass.
@@ -222,10 +240,6 @@ class ImageTransformer(nn.Module):
         for layer in self.encoder:
             x = layer(x, None)
         return self.encoder_norm(x), None
-
-    def forward(self, source: TokenRows, target: Tensor) -> Tensor:
-        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token)."""
-        return self.read(source, target).hidden
 
     def read(self, source: TokenRows, target: Tensor) -> Reading:
         """Compute what ``forward`` returns, and the encoded source. T may be less than the length of an image.

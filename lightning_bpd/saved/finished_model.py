@@ -16,21 +16,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lightning_bpd.codecs import hugging_face
-from lightning_bpd.codecs.codec import check_decoding
+from lightning_bpd.codecs.codec import Codec, check_decoding
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.decoding import DecodingOptions, decode
 from lightning_bpd.drafters import TrainedDrafter
-from lightning_bpd.faults import damaged, read_json
+from lightning_bpd.faults import damaged, named_class, read_json
 from lightning_bpd.files import whole_folder
 from lightning_bpd.interfaces import DecodeResult, Drafter, InputError, SequenceModel, TokenRows
+from lightning_bpd.network import Network
 from lightning_bpd.saved.drafter import describe_heads, rebuild_heads
 from lightning_bpd.saved.model_card import model_card
 from lightning_bpd.saved.network import build_network, check_tokens, network_config
 
 if TYPE_CHECKING:
     from lightning_bpd.adapters import ModelAdapter
-    from lightning_bpd.saved.network import Network
 
 FORMAT = 1
 REMEDY = "export it again, or fetch it again"
@@ -154,7 +154,7 @@ def _write(model: GenerativeModel, folder: Path, metrics: Mapping[str, Any]) -> 
     """The files of ``GenerativeModel.save``, into a folder that is there and empty."""
     config: dict[str, Any] = {"format": FORMAT}
     own = fingerprint(model.network)
-    if isinstance(model.codec, HuggingFaceCodec):
+    if model.network.of_hugging_face:
         network: Any = model.network
         config |= hugging_face.write_base(network, model.codec, model.origin, own, folder)
     else:
@@ -191,7 +191,7 @@ def read_folder(folder: str | Path, base: str | None = None) -> GenerativeModel:
         if base is not None:
             raise InputError(f"{folder} holds its own network: leave the base {base} out")
         network = build_network(config["network"], load_file(folder / "model.safetensors"), str(folder))
-        codec = _codec(config).read(folder, config)
+        codec = _codec(config, str(folder)).read(folder, config)
         check_tokens(network, codec, str(folder))
         heads = None
         if "heads" in config:
@@ -216,7 +216,7 @@ def read_codec(folder: str | Path) -> Any:
     with damaged(f"the finished model in {folder}", REMEDY):
         if "base" in config:
             return hugging_face.read_codec(folder, config)
-        return _codec(config).read(folder, config)
+        return _codec(config, str(folder)).read(folder, config)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -338,7 +338,9 @@ def read_checkpoint(path: str | Path, base: str | Path | None = None) -> Generat
         heads = None
         if "heads" in description:
             heads = rebuild_heads(description["heads"], network, _under("heads.", weights), str(path))
-        return GenerativeModel(network, _codec(description).from_description(description), heads, origin)
+        return GenerativeModel(
+            network, _codec(description, str(path)).from_description(description), heads, origin
+        )
 
 
 def read_base(path: str | Path) -> GenerativeModel:
@@ -350,8 +352,10 @@ def read_base(path: str | Path) -> GenerativeModel:
     return read_checkpoint(path) if Path(path).is_file() else read_folder(path)
 
 
-def _codec(config: Mapping[str, Any]) -> Any:
-    """The class of the codec that is described."""
+def _codec(config: Mapping[str, Any], where: str) -> Any:
+    """The class of the codec that is described in ``where``."""
+    if "codec" in config:
+        return named_class(config["codec"]["class_path"], Codec, where)
     if "hugging_face_tokenizer" in config:
         return HuggingFaceCodec
     if "images" not in config:

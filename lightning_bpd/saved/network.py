@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_bpd.codecs import hugging_face
-from lightning_bpd.codecs.text import TextCodec
-from lightning_bpd.faults import from_plain, shortened
-from lightning_bpd.interfaces import InputError
-from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
-
-if TYPE_CHECKING:
-    # Not else: it loads transformers, which most runs do without.
-    from lightning_bpd.adapters import ModelAdapter
-
-    Network = EncoderDecoder | ImageTransformer | ModelAdapter
-
+from lightning_bpd.faults import class_path, from_plain, named_class, shortened
+from lightning_bpd.interfaces import Grid, InputError, Vocabularies
+from lightning_bpd.models import Architecture, ImageArchitecture, ImageTransformer
+from lightning_bpd.network import Network, NetworkShape
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,17 +61,15 @@ def build(make: Callable[[], M], layers: int, weights: Mapping[str, Tensor], whe
 
 def network_config(network: Network) -> dict[str, Any]:
     """The network's constructor arguments as plain data."""
-    if isinstance(network, ImageTransformer):
-        return {"image_architecture": asdict(network.architecture)}
-    if not isinstance(network, EncoderDecoder):
-        return hugging_face.describe_network(network)
-    return {
-        "architecture": asdict(network.architecture),
-        "source_vocabulary": network.source_vocabulary,
-        "target_vocabulary": network.target_vocabulary,
-        "bos_id": network.bos_id,
-        "eos_id": network.eos_id,
-    }
+    if network.of_hugging_face:
+        return hugging_face.describe_network(network)  # type: ignore[arg-type]
+    kind, shape = type(network.architecture), asdict(network.architecture)
+    if kind is ImageArchitecture:
+        return {"image_architecture": shape}
+    assert network.vocabularies is not None
+    vocabularies = {key: value for key, value in network.vocabularies._asdict().items() if value is not None}
+    named = {} if kind is Architecture else {"class_path": class_path(kind)}
+    return {**named, "architecture": shape, **vocabularies}
 
 
 def build_network(config: Mapping[str, Any], weights: dict[str, Tensor], where: str) -> Network:
@@ -86,26 +77,25 @@ def build_network(config: Mapping[str, Any], weights: dict[str, Tensor], where: 
     if "hugging_face" in config:
         return hugging_face.rebuild_network(config, weights, where)
     if "image_architecture" in config:
-        shape = from_plain(ImageArchitecture, config["image_architecture"])
-        return build(
-            lambda: ImageTransformer(shape), shape.encoder_layers + shape.decoder_layers, weights, where
-        )
-    architecture = from_plain(Architecture, config["architecture"])
-    others = {name: value for name, value in config.items() if name != "architecture"}
-    layers = architecture.encoder_layers + architecture.decoder_layers
-    return build(lambda: EncoderDecoder(architecture, **others), layers, weights, where)
+        images = from_plain(ImageArchitecture, config["image_architecture"])
+        return build(lambda: ImageTransformer(images), images.layers, weights, where)
+    kind: Any = Architecture
+    if "class_path" in config:
+        kind = named_class(config["class_path"], NetworkShape, where)
+    shape = from_plain(kind, config["architecture"])
+    sizes = Vocabularies(**{key: config[key] for key in config.keys() - {"class_path", "architecture"}})
+    if sizes.image is not None:
+        sizes = sizes._replace(image=Grid(*sizes.image))
+    return build(lambda: shape.build(sizes), shape.layers, weights, where)
 
 
 def check_tokens(network: Network, codec: Any, where: str) -> None:
     """Raise InputError unless a network of ours and a codec are of the same tokens."""
-    if isinstance(network, EncoderDecoder):
-        sizes = (network.source_vocabulary, network.target_vocabulary)
-        fits = isinstance(codec, TextCodec) and sizes == (codec.source.vocab_size, codec.target.vocab_size)
-        fits = fits and all(0 <= token < sizes[1] for token in (network.bos_id, network.eos_id))
-    else:
-        shape: Any = network.architecture
-        own = (shape.height, shape.width, shape.channels, shape.levels, shape.scale)
-        fits = own == tuple(codec.describe().get("images", {}).values())
+    own = network.vocabularies
+    assert own is not None
+    fits = own == codec.vocabularies._replace(bos_id=own.bos_id, eos_id=own.eos_id)
+    if own.image is None:  # the start token of images is no intensity
+        fits = fits and all(0 <= token < own.target_vocabulary for token in (own.bos_id, *network.ends))
     if not fits:
         raise InputError(
             f"the tokens of {where} are not those of its network: export it again, or fetch it again"

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference
-from lightning_bpd.codecs.text import TextCodec
+from lightning_bpd.codecs.hugging_face import is_reference
+from lightning_bpd.codecs.text import TextualCodec
 from lightning_bpd.codecs.tokenizers import TextSide, whole_row
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError, TokenRows, check_range
-from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.saved.finished_model import GenerativeModel, read_base, read_checkpoint, read_folder
 from lightning_bpd.saved.generation import check_first_head, make_generation
 
@@ -44,17 +43,14 @@ class Translator(GenerativeModel):
         InputError: The model is not of text, or a tokenizer has another number of pieces than the network has tokens.
     """
 
-    codec: TextCodec | HuggingFaceCodec
+    codec: TextualCodec
 
     def __post_init__(self) -> None:
         network, codec = self.network, self.codec
-        if not isinstance(codec, TextCodec | HuggingFaceCodec):
+        if codec.kind != "text":
             raise InputError(f"this is a model of {codec.kind}, which cannot translate")
-        if isinstance(network, EncoderDecoder):
-            for side, tokenizer, tokens in (
-                ("source", codec.source, network.source_vocabulary),
-                ("target", codec.target, network.target_vocabulary),
-            ):
+        if network.vocabularies is not None:
+            for (side, tokenizer), tokens in zip(codec.sides.items(), network.vocabularies[:2], strict=True):
                 if tokenizer.vocab_size != tokens:
                     raise InputError(
                         f"the {side} tokenizer has {tokenizer.vocab_size} pieces and the model {tokens} {side} "
@@ -146,7 +142,7 @@ class Translator(GenerativeModel):
             InputError: The network is none of Hugging Face, has no block heads, or a setting cannot be honoured.
         """
         network: Any = self.network
-        if not isinstance(self.codec, HuggingFaceCodec):
+        if not network.of_hugging_face:
             raise InputError("generate is for Hugging Face models, and this model takes text: use translate")
         if self.heads is None or self.drafter is None:
             raise InputError("this model has no block heads, which generate needs: use translate")

@@ -21,7 +21,7 @@ class Upscaler(GenerativeModel):
     codec: ImageCodec
 
     def __post_init__(self) -> None:
-        if not isinstance(self.codec, ImageCodec):
+        if self.codec.kind != "images":
             raise InputError(f"this is a model of {self.codec.kind}, which enlarges no images")
         self.to(self.device)
 

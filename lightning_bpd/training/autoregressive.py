@@ -10,87 +10,60 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW
 
-from lightning_bpd.codecs.images import ImageCodec
-from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.interfaces import InputError, ParallelBatch
-from lightning_bpd.models import (
-    Architecture,
-    EncoderDecoder,
-    ImageArchitecture,
-    ImageTransformer,
-    Network,
-)
+from lightning_bpd.models import Architecture, ImageArchitecture, Network, NetworkShape
 from lightning_bpd.training.losses import summed_cross_entropy, without_padding
 from lightning_bpd.training.module import DecoderTraining, Stage
 from lightning_bpd.training.optimisation import Schedule
 from lightning_bpd.training.scoring import TrainingData
 
 
-def build_network(shape: Architecture | ImageArchitecture, data: TrainingData, seed: int) -> Network:
+def build_network(shape: NetworkShape, data: TrainingData, seed: int) -> Network:
     """A network with random weights for what the data's tokens are.
 
     Raises:
         InputError: The data has longer rows than learned positions reach, or images of another shape, or is not what
             the network is for.
     """
-    codec = data.codec
+    if shape.kind != data.codec.kind:
+        raise InputError(
+            f"this network is for {shape.kind}, and the data is {data.codec.kind}: choose another network"
+        )
     # The same weights whatever random numbers the data took before.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if isinstance(shape, ImageArchitecture):
-            if not isinstance(codec, ImageCodec):
-                raise InputError(
-                    f"this network is for images, and the data is {codec.kind}: choose another network"
-                )
-            for name, own, given in (
-                ("height", shape.height, codec.height),
-                ("width", shape.width, codec.width),
-                ("channels", shape.channels, codec.channels),
-                ("levels", shape.levels, codec.levels),
-                ("scale", shape.scale, codec.factor),
-            ):
-                if own != given:
-                    raise InputError(
-                        f"the network's {name} is {own}, and that of the data's images {given}: let model.images and "
-                        "data say the same"
-                    )
-            return ImageTransformer(shape)
-        if not isinstance(codec, TextCodec):
-            raise InputError(
-                f"this network is for text, and the data is {codec.kind}: choose another network"
-            )
-        if shape.positions == "learned" and data.max_length > shape.max_length:
-            raise InputError(
-                f"data.max_length is {data.max_length} tokens and the model's learned positions end at "
-                f"{shape.max_length}: lower the one or raise model.architecture.max_length"
-            )
-        source, target = codec.source, codec.target
-        return EncoderDecoder(shape, source.vocab_size, target.vocab_size, target.bos_id, target.eos_id)
+        network = shape.build(data.codec.vocabularies)
+    if network.max_length is not None and data.max_length > network.max_length:
+        raise InputError(
+            f"data.max_length is {data.max_length} tokens and the model's learned positions end at "
+            f"{network.max_length}: lower the one or raise model.architecture.max_length"
+        )
+    return network
 
 
 class BaseTraining(DecoderTraining):
-    """Trains an encoder-decoder Transformer on sentence pairs, or an Image Transformer on images.
+    """Trains a network from random weights: an encoder-decoder Transformer on sentence pairs, or any other.
 
     The loss of an optimiser step is the mean over all its target tokens, however they were split into
     micro-batches and ranks. Random numbers (dropout) depend only on the seed, the epoch and the place of the
     micro-batch in it, so a resumed run repeats what an uninterrupted one does.
 
     Args:
-        architecture: The network's shape, for text.
+        architecture: The shape of the network: an Architecture if no class is named, or any other NetworkShape.
         optimizer: Optimiser with its peak learning rate.
         schedule: Learning rate after the warm-up: inverse square root of the step, half a cosine to zero, or constant.
         warmup_steps: Optimiser steps of linear warm-up.
         label_smoothing: Probability spread evenly over the vocabulary.
         decode: How outputs are searched for when they are scored.
-        images: The network's shape, for images; in the place of ``architecture``.
+        images: The shape of an Image Transformer; in the place of ``architecture``.
     """
 
     regime = "base"
 
     def __init__(
         self,
-        architecture: Architecture = Architecture(),  # noqa: B008  # frozen
+        architecture: Architecture | NetworkShape | None = None,
         optimizer: OptimizerCallable = AdamW,
         schedule: Schedule = "inverse_square_root",
         warmup_steps: int = 4000,
@@ -99,7 +72,7 @@ class BaseTraining(DecoderTraining):
         images: ImageArchitecture | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, warmup_steps, decode)
-        self.architecture = architecture if images is None else images
+        self.architecture = images or architecture or Architecture()
         self.label_smoothing = label_smoothing
 
     def configure_model(self) -> None:

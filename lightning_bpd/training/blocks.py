@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -17,17 +17,13 @@ from torch import Tensor, nn
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import DrafterShape, HeadLosses, HeadShape, TrainedDrafter
 from lightning_bpd.interfaces import Drafter, InputError, ParallelBatch, Reading, SequenceModel
-from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
+from lightning_bpd.models import Network, NetworkShape
 from lightning_bpd.saved.finished_model import GenerativeModel, fingerprint, read_base
 from lightning_bpd.saved.network import LoraShape
 from lightning_bpd.training.drift import BaseDrift
 from lightning_bpd.training.module import DecoderTraining, Stage
 from lightning_bpd.training.optimisation import Schedule, narrow_types
 from lightning_bpd.training.scoring import HeadScores, TrainingData
-
-if TYPE_CHECKING:
-    from lightning_bpd.adapters import ModelAdapter
-    from lightning_bpd.saved.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +134,7 @@ class HeadTraining(DecoderTraining):
 
     def __init__(
         self,
-        base: str | Architecture | ImageArchitecture,
+        base: str | NetworkShape,
         heads: HeadShape | DrafterShape,
         loss: LossKind,
         optimizer: OptimizerCallable,
@@ -273,12 +269,11 @@ def check_lengths(network: Network, data: TrainingData, path: str) -> None:
 
 def check_projection(network: Network) -> None:
     """Raise InputError if the base's logits are not a product and a bias alone, which is all that losses know."""
-    if isinstance(network, EncoderDecoder | ImageTransformer) or network.projection.cap is None:
-        return
-    raise InputError(
-        f"the base caps its logits (final_logit_softcapping {network.projection.cap}), which the losses of block heads "
-        "do not know: it can be decoded, and no heads can be trained on it yet"
-    )
+    if network.logit_cap is not None:
+        raise InputError(
+            f"the base caps its logits (final_logit_softcapping {network.logit_cap}), which the losses of block heads "
+            "do not know: it can be decoded, and no heads can be trained on it yet"
+        )
 
 
 def compute_layers_again(network: Network | None) -> None:
@@ -296,8 +291,8 @@ def train_low_rank(network: Network | None, lora: LoraShape, seed: int) -> None:
         adapter.train_low_rank(lora.rank, lora.alpha)
 
 
-def _of_hugging_face(network: Network | None, setting: str) -> ModelAdapter:
-    if network is None or isinstance(network, EncoderDecoder | ImageTransformer):
+def _of_hugging_face(network: Network | None, setting: str) -> Any:
+    if network is None or not network.of_hugging_face:
         raise InputError(f"{setting} is for Hugging Face bases, hf:NAME_OR_FOLDER: leave it out")
     return network
 

@@ -18,7 +18,7 @@ from lightning_bpd.training.losses import decoder_inputs, token_mask
 from lightning_bpd.training.scoring import TrainingData, decode_batch
 
 if TYPE_CHECKING:
-    from lightning_bpd.saved.network import Network
+    from lightning_bpd.network import Network
 
 # Tokens whose logits are held at a time.
 CHUNK = 512

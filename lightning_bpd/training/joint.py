@@ -8,11 +8,11 @@ from typing import Any
 from pytorch_lightning.cli import OptimizerCallable
 from torch.optim import AdamW, Optimizer
 
-from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, refuse_own_code
+from lightning_bpd.codecs.hugging_face import refuse_own_code
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import DrafterShape, HeadShape
 from lightning_bpd.interfaces import InputError
-from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
+from lightning_bpd.models import Architecture, ImageArchitecture, NetworkShape
 from lightning_bpd.saved.finished_model import GenerativeModel
 from lightning_bpd.saved.network import LoraShape
 from lightning_bpd.training.autoregressive import build_network
@@ -41,7 +41,7 @@ class JointFineTuning(HeadTraining):
 
     Args:
         base: What to start from: the folder of a finished model, a checkpoint, a Hugging Face model
-            (``hf:NAME_OR_FOLDER``), or the shape of a new network for text.
+            (``hf:NAME_OR_FOLDER``), or the shape of a new network: an Architecture, or any other NetworkShape.
         heads: The shape of the block heads. If the base has heads of this shape, candidates aside, training goes on
             from them.
         loss: One of p_1 and the heads a micro-batch, drawn at random (sampled, as the paper), or the mean over all of
@@ -67,7 +67,7 @@ class JointFineTuning(HeadTraining):
 
     def __init__(
         self,
-        base: str | Architecture | None = None,
+        base: str | Architecture | NetworkShape | None = None,
         heads: HeadShape = HeadShape(),  # noqa: B008  # frozen
         loss: LossKind = "all",
         head_weights: list[float] | None = None,
@@ -84,17 +84,16 @@ class JointFineTuning(HeadTraining):
         shape = heads if drafter is None else drafter
         if images is not None and base is not None:
             raise InputError(f"base is {base} and images asks for a new network: leave one of them out")
-        start = images or (base if isinstance(base, Architecture) else named_base(base))
+        start = images or (named_base(base) if base is None or isinstance(base, str) else base)
         super().__init__(start, shape, loss, optimizer, schedule, warmup_steps, decode)
         if self.parts is not None:
-            network = self.parts.network
-            if isinstance(self.parts.codec, HuggingFaceCodec):
-                refuse_own_code(network, self.parts.codec, str(start))  # type: ignore[arg-type]
+            network: Any = self.parts.network
+            if network.of_hugging_face:
+                refuse_own_code(network, self.parts.codec, str(start))
+                network.keep_layers()
             self.drift = BaseDrift(copy.deepcopy(network), self.parts.codec, decode)
             # Hugging Face models come in eval mode.
             network.train()
-            if not isinstance(network, EncoderDecoder | ImageTransformer):
-                network.keep_layers()
         if gradient_checkpointing:
             compute_layers_again(self.network)
         if lora is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -17,14 +17,12 @@ from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import TrainedDrafter
 from lightning_bpd.interfaces import Drafter, ParallelBatch, Reading, SequenceModel
+from lightning_bpd.network import Network
 from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, describe
 from lightning_bpd.training.losses import decoder_inputs
 from lightning_bpd.training.optimisation import Schedule, with_schedule
 from lightning_bpd.training.scoring import Scores, TrainingData, check_codec, decode_batch
 from lightning_bpd.training.step_loss import StepLoss, leave_together, seed_micro_batch
-
-if TYPE_CHECKING:
-    from lightning_bpd.saved.network import Network
 
 Stage = Literal["val", "test"]
 

@@ -1,4 +1,4 @@
-"""A drafter and a rule that the package has never heard of, named by their import paths, in every command."""
+"""Drafter, rule, sampler, network and codec that the package has never heard of, named by import paths alone."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from lightning_bpd.measuring.record import read_record
 from tools.demo_corpus.sentences import sentence_pairs
 
 PROJECT = Path(__file__).parents[2]
+ALPHABET = "enisratdhulcgmobwfkzvpüäßöjyqx ,."
+NEVER = ALPHABET.index("s") + 1
 # The project itself has to be found, too, if it is not installed.
 ENVIRONMENT = {
     **os.environ,
@@ -33,25 +35,28 @@ def run(folder: Path, *args: str, lines: str | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A base, and the drafter trained on it."""
+    """A base of a new network on the tokens of a new codec, and a new drafter trained on it."""
     folder = tmp_path_factory.mktemp("extension")
     pairs = sentence_pairs(seed=3)
     for name, count in (("train", 400), ("val", 20), ("test", 20)):
         part = list(islice(pairs, count))
         (folder / f"{name}.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in part))
-    shape = {"d_model": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 64}
     base = {
         "model": {
             "class_path": "BaseTraining",
             "init_args": {
-                "architecture": {**shape, "norm": "pre"},
+                "architecture": {"class_path": "ideas.Window", "init_args": {"seen": 5}},
                 "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.005}},
                 "warmup_steps": 20,
             },
         },
         "data": {
             "class_path": "ParallelText",
-            "init_args": {"folder": ".", "vocab_size": 400, "batch_tokens": 256},
+            "init_args": {
+                "folder": ".",
+                "codec": {"class_path": "ideas.Spelling", "init_args": {"alphabet": ALPHABET}},
+                "batch_tokens": 1024,
+            },
         },
         "trainer": {"accelerator": "cpu", "max_epochs": 3},
     }
@@ -65,6 +70,7 @@ def folder(tmp_path_factory) -> Path:
                 "warmup_steps": 5,
             },
         },
+        "decode": {"sampler": {"class_path": "ideas.Without", "init_args": {"token": NEVER}}},
     }
     for name, settings in (("base", base), ("drafter", drafter)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
@@ -74,9 +80,13 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_drafter_goes_from_training_to_the_report(folder):
+def test_new_ideas_go_from_training_to_the_report(folder):
     config = json.loads((folder / "runs" / "drafter" / "model" / "config.json").read_text())
     assert config["heads"]["class_path"] == "ideas.NextOfToken"
+    assert config["network"]["class_path"] == "ideas.Window"
+    assert config["network"]["architecture"]["seen"] == 5
+    fields = {"alphabet": ALPHABET, "bleu_tokenizer": "13a"}
+    assert config["codec"] == {"class_path": "ideas.Spelling", "fields": fields}
     lines = "".join(line.partition("\t")[0] + "\n" for line in (folder / "test.tsv").read_text().splitlines())
     model = ("--model", "runs/drafter/model")
     blocks = run(folder, "translate", *model, "--decoder", "blockwise", lines=lines)
@@ -85,6 +95,8 @@ def test_a_drafter_goes_from_training_to_the_report(folder):
     # Validated again with a rule of the same package, compared, and reported.
     run(folder, "test", "--experiment", "drafter", "--decode.decoder", "blockwise",
         "--decode.acceptance", "ideas.Half", "--wandb", "disabled")  # fmt: skip
+    written = json.loads((folder / "runs" / "drafter" / "test_blockwise_all_ideas.Half.json").read_text())
+    assert written["decode"]["sampler"] == {"class_path": "ideas.Without", "init_args": {"token": NEVER}}
     run(folder, "compare", *model, "--data", ".", "--rules", '["exact", "ideas.Half"]')
     record = read_record(folder / "runs" / "drafter" / "compare_test.json")
     exact = {arm.block_size: arm for arm in record.arms if arm.acceptance == "exact"}

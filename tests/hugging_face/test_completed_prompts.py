@@ -180,5 +180,5 @@ def test_refusals(teacher, prompts, tmp_path):
 def test_options_of_prompts_are_for_prompts(marian, corpus, tmp_path):
     with pytest.raises(InputError, match="--max_new_tokens is for decoder-only teachers"):
         distill(f"hf:{marian}", str(corpus), str(tmp_path / "out"), max_new_tokens=5)
-    with pytest.raises(InputError, match="encoder-decoder, which takes no prompts"):
+    with pytest.raises(InputError, match="--template is for decoder-only teachers"):
         distill(f"hf:{marian}", str(corpus), str(tmp_path / "out"), template="chat")

@@ -116,7 +116,7 @@ def test_templates_that_cannot_be_used(corpus, llama, options, message):
 
 def test_an_encoder_decoder_takes_no_prompts(corpus, t5):
     data = Prompts(str(corpus), source_language="en", target_language="de", tokenizer=f"hf:{t5}")
-    with pytest.raises(InputError, match="which takes no prompts: use ParallelText"):
+    with pytest.raises(InputError, match="is none: use ParallelText"):
         data.prepare_data()
 
 

@@ -1,0 +1,93 @@
+"""The contract of a network that can be trained and stored (floor 0)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from lightning_bpd.interfaces import Reading, TokenRows, Vocabularies
+
+
+class NetworkShape(ABC):
+    """The shape of a network; a subclass is a frozen dataclass of plain data, which configurations name by class_path.
+
+    A finished model stores the name of the class and its fields, beside the weights of what ``build`` makes.
+    """
+
+    kind: ClassVar[str] = "text"
+    """the kind of data that the network is for, by the name that codecs give it"""
+    d_model: int
+    """width of the hidden states"""
+    feed_forward: int
+    """hidden units of the feed-forward layers, from which the size of block heads follows"""
+
+    @property
+    def layers(self) -> int:
+        """The least number of tensors among the weights; a damaged file may ask for more layers than memory holds."""
+        return 0
+
+    @abstractmethod
+    def build(self, vocabularies: Vocabularies) -> Network:
+        """Make a network for these vocabularies, with random weights."""
+
+
+class Network(nn.Module, ABC):
+    """A SequenceModel with parameters.
+
+    Attributes:
+        architecture: The NetworkShape that it was built from; of a Hugging Face model its widths.
+        bos_id: The token that is fed as the first token of every row.
+        ends: Vocabularies that end a row.
+        vocabularies: What it was built for; None for a Hugging Face model, whose tokenizer may have fewer tokens.
+        output_bias: The bias of the logits, [V], or None.
+    """
+
+    of_hugging_face: ClassVar[bool] = False
+    """whether it is a Hugging Face model behind an adapter"""
+    architecture: Any
+    bos_id: int
+    ends: frozenset[int]
+    vocabularies: Vocabularies | None = None
+    output_bias: Tensor | None
+
+    @property
+    @abstractmethod
+    def output_weight(self) -> Tensor:
+        """The vocabulary projection, [V, D]."""
+
+    @property
+    def logit_cap(self) -> float | None:
+        """The value that logits approach and never exceed; None if ``project`` is a product and a bias alone."""
+        return None
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int | None:
+        """The longest target row, in tokens; None for no limit."""
+
+    @property
+    def longest_source(self) -> int | None:
+        """The longest source row, in tokens; None for no limit."""
+        return self.max_length
+
+    def forward(self, source: TokenRows, target: Tensor) -> Tensor:
+        """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token)."""
+        return self.read(source, target).hidden
+
+    @abstractmethod
+    def read(self, source: TokenRows, target: Tensor) -> Reading:
+        """Compute what ``forward`` returns, and the encoded source."""
+
+    @abstractmethod
+    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> Any:
+        """Encode each source once and preallocate the cache (SequenceModel.start)."""
+
+    @abstractmethod
+    def step(self, tokens: Tensor, state: Any) -> Tensor:
+        """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step)."""
+
+    @abstractmethod
+    def project(self, hidden: Tensor) -> Tensor:
+        """Project hidden states [..., D] to logits [..., V] (SequenceModel.project)."""
