@@ -33,7 +33,7 @@ class Adaptive(Exact):
     """The exact rule, for blocks of only as many proposals as pay (``blockwise``).
 
     What pays depends on the drafter's confidence in its proposals, and on how long a call takes on this machine. The
-    output does not depend on either.
+    output does not depend on either. All proposals of a drafter without confidence are verified.
 
     Args:
         seconds: Of an iteration that verifies 1, 2, ... tokens; measured by default.
