@@ -173,9 +173,9 @@ def compare(translator: Translator, datamodule: Any, model: Path, decode: Decodi
     translator.translate(sources[:1], decode)
     affordable = SECONDS / max(time.monotonic() - started, 1e-6)
     sizes = list(range(1, block_size + 1))
-    if affordable < FEW * (block_size + 1):
+    if affordable < FEW * (block_size + 2):
         sizes = sorted({(block_size + 1) // 2, block_size})
-    chosen = spread(list(range(len(sources))), min(COMPARED, max(int(affordable / (len(sizes) + 1)), FEWEST)))
+    chosen = spread(list(range(len(sources))), min(COMPARED, max(int(affordable / (len(sizes) + 2)), FEWEST)))
     sources, references = [sources[i] for i in chosen], [references[i] for i in chosen]
     rules = [*((size, "exact") for size in sizes), (block_size, "adaptive")]
     arms = compare_decoders(translator, sources, references, rules, decode=decode)

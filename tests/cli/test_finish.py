@@ -55,7 +55,8 @@ def test_the_final_table_is_a_record_that_report_reads(tmp_path):
     record = compare(translator, data, tmp_path / "model", DecodingOptions())
     write_record(tmp_path / "compare_validation.json", record)
     assert read_record(tmp_path / "compare_validation.json") == record
-    assert [arm.block_size for arm in record.arms] == [1, 1, 2, 3]
+    sizes = [(arm.acceptance, arm.block_size) for arm in record.arms if arm.decoder == "blockwise"]
+    assert sizes == [("exact", 1), ("exact", 2), ("exact", 3), ("adaptive", 3)]
     assert (record.training.regime, record.training.block_size, record.training.seed) == ("frozen", 3, 7)
     report([str(tmp_path)], str(tmp_path / "report"), resamples=100)
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
@@ -69,6 +70,7 @@ def test_a_slow_model_is_compared_on_few_rows(block_size, compared, tmp_path, mo
     translator, data = small_translator(tmp_path, block_size)
     record = compare(translator, data, tmp_path / "model", DecodingOptions(max_new_tokens=3))
     assert record.corpus.rows == 2
-    assert [arm.block_size for arm in record.arms] == [1, *compared]
+    sizes = [(arm.acceptance, arm.block_size) for arm in record.arms if arm.decoder == "blockwise"]
+    assert sizes == [*(("exact", size) for size in compared), ("adaptive", block_size)]
     assert max(record.arms[0].tokens) <= 3
     assert record.settings["max_new_tokens"] == 3

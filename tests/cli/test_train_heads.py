@@ -85,7 +85,8 @@ def test_a_report_follows_a_fit(trained, tmp_path):
     report([str(trained / "runs" / "heads")], str(tmp_path), resamples=100)
     record = read_record(trained / "runs" / "heads" / "compare_validation.json")
     assert (record.training.regime, record.training.block_size) == ("frozen", 4)
-    assert [arm.block_size for arm in record.arms] == [1, 1, 2, 3, 4]
+    sizes = [(arm.acceptance, arm.block_size) for arm in record.arms if arm.decoder == "blockwise"]
+    assert sizes == [*(("exact", size) for size in (1, 2, 3, 4)), ("adaptive", 4)]
     assert all(arm.greedy_agreement == 1 for arm in record.arms)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "the same output" in text
