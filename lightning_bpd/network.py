@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from lightning_bpd.interfaces import Reading, TokenRows, Vocabularies
+from lightning_bpd.interfaces import InputError, Reading, TokenRows, Vocabularies
 
 
 class NetworkShape(ABC):
@@ -42,6 +44,8 @@ class Network(nn.Module, ABC):
         ends: Vocabularies that end a row.
         vocabularies: What it was built for; None for a Hugging Face model, whose tokenizer may have fewer tokens.
         output_bias: The bias of the logits, [V], or None.
+        returned_layers: Numbers of the decoder layers, from 1, whose outputs follow each hidden state in the last
+            dimension, for a drafter that reads them; ``project`` uses the first D elements only.
     """
 
     of_hugging_face: ClassVar[bool] = False
@@ -51,6 +55,9 @@ class Network(nn.Module, ABC):
     ends: frozenset[int]
     vocabularies: Vocabularies | None = None
     output_bias: Tensor | None
+    returned_layers: tuple[int, ...] = ()
+    returnable_layers: int = 0
+    """how many decoder layers, from the first on, can be returned"""
 
     @property
     @abstractmethod
@@ -71,6 +78,25 @@ class Network(nn.Module, ABC):
     def longest_source(self) -> int | None:
         """The longest source row, in tokens; None for no limit."""
         return self.max_length
+
+    def return_layers(self, layers: Sequence[int]) -> None:
+        """Set ``returned_layers``.
+
+        Raises:
+            InputError: The network has no such layers, or cannot return them.
+        """
+        if wrong := [layer for layer in layers if not 1 <= layer <= self.returnable_layers]:
+            may = f"choose from 1 to {self.returnable_layers}" if self.returnable_layers else "leave them out"
+            raise InputError(
+                f"base_layers {wrong}: this base cannot return the outputs of these layers; {may}"
+            )
+        self.returned_layers = tuple(layers)
+
+    def with_layers(self, hidden: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Append to hidden states [B, T, D] what ``returned_layers`` names of the outputs of layers 1, 2, ..."""
+        if not self.returned_layers:
+            return hidden
+        return torch.cat((hidden, *(outputs[layer - 1] for layer in self.returned_layers)), -1)
 
     def forward(self, source: TokenRows, target: Tensor) -> Tensor:
         """Return hidden states [B, T, D] for whole decoder inputs (int64 [B, T], starting with the start token)."""

@@ -102,6 +102,11 @@ class Adapter(Network):
         self.register_buffer("_forbidden", forbidden, persistent=False)
         self.projection = Projection(1.0, None)
         self.low_rank: tuple[int, float] | None = None
+        config = _decoder_config(model)
+        names = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+        layers = next((getattr(config, name) for name in names if hasattr(config, name)), 1)
+        # Families differ in whether the library normalises the output of the last layer.
+        self.returnable_layers = layers - 1
 
     @property
     def output_weight(self) -> Tensor:
@@ -112,8 +117,7 @@ class Adapter(Network):
     def architecture(self) -> Widths:
         """The widths of the model; four times ``d_model`` if the configuration has no feed-forward width."""
         width = self.output_weight.size(1)
-        config = self.model.config
-        config = config if config.is_encoder_decoder else config.get_text_config(decoder=True)
+        config = _decoder_config(self.model)
         names = ("decoder_ffn_dim", "d_ff", "intermediate_size", "ffn_dim", "n_inner")
         known = (getattr(config, name, None) for name in names)
         return Widths(width, next((int(value) for value in known if value), 4 * width))
@@ -146,6 +150,13 @@ class Adapter(Network):
         add_low_rank(self.model, rank, alpha)
         self.low_rank = (rank, alpha)
 
+    def hidden_states(self, outputs: Any) -> Tensor:
+        """Return the hidden states of a call, [B, T, D], scaled as ``project`` needs them, and the returned layers."""
+        # The first of the library's hidden states is the embedding, and the last is normalised.
+        return self.with_layers(
+            outputs.last_hidden_state * self.projection.scale, (outputs.hidden_states or ())[1:]
+        )
+
     @property
     def device(self) -> torch.device:
         """The device of the model."""
@@ -160,7 +171,13 @@ class Adapter(Network):
 
     def plain_logits(self, hidden: Tensor) -> Tensor:
         """Project hidden states [..., D] to the model's logits [..., V], suppressed tokens included."""
-        return self.projection.logits(hidden, *output_layer(self.model))
+        weight, bias = output_layer(self.model)
+        return self.projection.logits(hidden[..., : weight.size(1)], weight, bias)
+
+
+def _decoder_config(model: Any) -> Any:
+    config = model.config
+    return config if config.is_encoder_decoder else config.get_text_config(decoder=True)
 
 
 def readable(rows: TokenRows, length: int, filler: int) -> tuple[Tensor, Tensor | None]:

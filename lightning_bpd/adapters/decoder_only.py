@@ -151,7 +151,7 @@ class CausalAdapter(Adapter):
         read = int(lengths.max()) - 1
         cache = RowCache(len(tokens), read + max_length, tokens.device)
         weight = self.output_weight
-        hidden = weight.new_zeros(len(tokens), 0, weight.size(1))
+        hidden = weight.new_zeros(len(tokens), 0, weight.size(1) * (1 + len(self.returned_layers)))
         if read:
             filled, _ = readable(TokenRows(tokens, lengths - 1), read, 0)
             hidden = self._body(filled, cache.begin(read), cache)
@@ -183,14 +183,15 @@ class CausalAdapter(Adapter):
         }
         # A block may extend past the last position. Decoding drops these tokens, so they may have any position.
         positions = call.positions if self.positions is None else call.positions.clamp(max=self.positions - 1)
-        hidden = self.model.base_model(
+        outputs = self.model.base_model(
             input_ids=tokens,
             attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
             position_ids=positions.expand(rows, -1),
             use_cache=cache is not None,
+            output_hidden_states=bool(self.returned_layers),
             **{self.cache_name: cache},
-        ).last_hidden_state
-        return hidden * self.projection.scale
+        )
+        return self.hidden_states(outputs)
 
     def _check_prompts(self, source: TokenRows) -> None:
         if self.longest_prompt is None or source.tokens.size(1) <= self.longest_prompt:

@@ -139,14 +139,14 @@ class Seq2SeqAdapter(Adapter):
         """
         memory, mask = self.encode(source)
         prefix = target.new_tensor(self.prefix).expand(len(target), -1)
-        hidden = self.model.get_decoder()(
+        outputs = self.model.get_decoder()(
             input_ids=torch.cat((prefix, target), 1),
             encoder_hidden_states=memory,
             encoder_attention_mask=_for_each_token(mask, len(self.prefix) + target.size(1)),
             use_cache=False,
-        ).last_hidden_state
-        hidden = hidden[:, len(self.prefix) :] * self.projection.scale
-        return Reading(hidden, _memory(memory, mask))
+            output_hidden_states=bool(self.returned_layers),
+        )
+        return Reading(self.hidden_states(outputs)[:, len(self.prefix) :], _memory(memory, mask))
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> Seq2SeqState:
         """Encode each source once, and preallocate the cache (SequenceModel.start)."""
@@ -181,16 +181,17 @@ class Seq2SeqAdapter(Adapter):
         call = state.cache.begin(length)
         decoder = self.model.get_decoder()
         with self.positions.of(decoder, tokens, call):
-            hidden = decoder(
+            outputs = decoder(
                 input_ids=tokens,
                 attention_mask=call.mask(Causal(), state.encoded.dtype).expand(rows, -1, -1, -1),
                 encoder_hidden_states=state.encoded,
                 encoder_attention_mask=_for_each_token(state.encoded_mask, length),
                 use_cache=True,
+                output_hidden_states=bool(self.returned_layers),
                 **{self.cache_name: state.both},
-            ).last_hidden_state
+            )
         state.cache.end(length)
-        return hidden * self.projection.scale
+        return self.hidden_states(outputs)
 
     def _examine(self) -> None:
         """Learn the projection, and compare logits with and without the cache.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class HeadShape:
     candidates: int | None = None
     following: bool = False
     correction: int = 0
+    base_layers: ClassVar[None] = None  # as DrafterShape has them
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -179,7 +180,7 @@ class BlockHeads(TrainedDrafter):
         following = None
         if self.shape.following:
             following = F.embedding(batch.rows.tokens, batch.base.output_weight.detach())
-        outputs = self(batch.reading.hidden, range(2, which.stop), following)
+        outputs = self(batch.hidden, range(2, which.stop), following)
         sizes = [outputs.size(1), *batch.groups.counts]
         return torch.cat([outputs[:, :size, head] for head, size in enumerate(sizes)], 1)
 

@@ -24,7 +24,8 @@ class Batch(NamedTuple):
     """What losses are computed from, apart from the outputs of the drafter."""
 
     base: Base
-    reading: Reading
+    hidden: Tensor
+    """[B, T, D], the hidden states that p_1 projects"""
     rows: TokenRows
     """target rows, whose padding is any token"""
     groups: Groups
@@ -45,7 +46,8 @@ class Batch(NamedTuple):
         length = rows.tokens.size(1)
         tokens = rows.tokens.masked_fill(~inside(rows.lengths, length), 0)
         groups = groups or Groups.all(len(tokens), length, depths, tokens.device)
-        return cls(base, reading, TokenRows(tokens, rows.lengths), groups, correction)
+        hidden = reading.hidden[..., : base.output_weight.size(1)]
+        return cls(base, hidden, TokenRows(tokens, rows.lengths), groups, correction)
 
 
 def group_losses(
@@ -68,7 +70,7 @@ def group_losses(
         temperature: Of distillation; None for cross-entropy.
         divisor: Scalar by which each head's summed loss is divided; by default the head's number of targets.
     """
-    hidden = batch.reading.hidden
+    hidden = batch.hidden
     # Shares are divided by numbers of tokens, which must not round what is computed in float64.
     weights = weights.to(hidden.device, torch.promote_types(hidden.dtype, torch.float32))
     shares = weights / weights.sum()
@@ -103,7 +105,7 @@ def _loss_of_base(batch: Batch, share: Tensor, divisor: Tensor | None) -> HeadLo
     targets, bias = batch.rows.tokens[filled], _finite(batch.base.output_bias)
     count = filled.sum()
     shares = (share / (count if divisor is None else divisor)).expand(len(targets))
-    factors = [Factor(batch.reading.hidden[filled], batch.base.output_weight)]
+    factors = [Factor(batch.hidden[filled], batch.base.output_weight)]
     loss, losses, correct = projected_loss(factors, bias, partial(_against, targets=targets), shares)
     return HeadLosses(loss, losses.sum()[None], correct.sum()[None], count[None])
 
@@ -146,7 +148,7 @@ def _loss_of_proposals(
         factors.append(batch.correction.factor(tokens[row, place[row, column] - 1], candidates))
     score = partial(_against, targets=target[row, column])
     if temperature is not None:
-        taught = batch.reading.hidden[row, place[row, column]].detach()
+        taught = batch.hidden[row, place[row, column]].detach()
         score = partial(_taught, hidden=taught, weight=weight.detach(), bias=bias, temperature=temperature)
     loss, losses, correct = projected_loss(factors, bias, score, each[head])
     return HeadLosses(loss, _sums(losses, head, len(which)), _sums(correct.long(), head, len(which)), counts)

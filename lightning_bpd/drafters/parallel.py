@@ -43,6 +43,7 @@ class ParallelDraft(DrafterShape):
         attention_heads: Attention heads; divides the width of the base.
         feed_forward: Hidden units of the feed-forward layers; twice the width of the base by default.
         correction: Rank of the table by which each proposal is corrected by the token before it; 0 for none.
+        base_layers: Numbers of decoder layers of the base, from 1, whose outputs it reads beside the last hidden state.
         memory: Whether it attends to what the base computed of the source.
         candidates: At most this many tokens are proposed, the most frequent ones; None for all.
         dropout: Probability of dropout in training.
@@ -55,6 +56,7 @@ class ParallelDraft(DrafterShape):
     attention_heads: int = 4
     feed_forward: int | None = None
     correction: int = 64
+    base_layers: list[int] | None = None
     memory: bool = True
     candidates: int | None = None
     dropout: float = 0.0
@@ -68,6 +70,8 @@ class ParallelDraft(DrafterShape):
         for name in ("feed_forward", "candidates"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
+        if not all(type(layer) is int for layer in self.base_layers or ()):
+            raise InputError(f"base_layers must be numbers of layers, such as [2, 4], not {self.base_layers}")
         for name in ("decay", "kept"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
@@ -118,7 +122,8 @@ class ParallelDrafter(TrainedDrafter):
             GroupLayer(self.architecture) for _ in range(shape.layers)
         )
         self.hidden_norm, self.token_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.hidden_input, self.token_input = Linear(width, width), Linear(width, width, bias=False)
+        self.hidden_input = Linear(width * (1 + len(shape.base_layers or ())), width)
+        self.token_input = Linear(width, width, bias=False)
         self.masks = nn.Parameter(torch.randn(shape.block_size - 2, width))
         # Attention to the memory has something to see even if a source is empty.
         self.nothing = nn.Parameter(torch.zeros(1, 1, width))
@@ -139,8 +144,12 @@ class ParallelDrafter(TrainedDrafter):
         return self._positions
 
     def of_hidden(self, hidden: Tensor) -> Tensor:
-        """Map the base's hidden states [..., D] to the first part of the inputs of real tokens."""
-        return self.hidden_input(self.hidden_norm(hidden.to(self.nothing.dtype)))
+        """Map the base's hidden states [..., D] to the first part of the inputs of real tokens.
+
+        The outputs of ``base_layers`` follow in the last dimension.
+        """
+        states = hidden.to(self.nothing.dtype).unflatten(-1, (-1, self.architecture.d_model))
+        return self.hidden_input(self.hidden_norm(states).flatten(-2))
 
     def of_tokens(self, embedded: Tensor) -> Tensor:
         """Map rows of the base's vocabulary projection [..., D], which stand for tokens, to the second part."""

@@ -17,6 +17,8 @@ class DrafterShape(ABC):
     """k, the most tokens of a block"""
     candidates: int | None
     """the most tokens that are proposed; None for all"""
+    base_layers: list[int] | None = None
+    """numbers of decoder layers of the base, from 1, whose outputs follow the hidden states that the drafter gets"""
 
     def loss_weights(self) -> list[float] | None:
         """Return the weight of each head 1..k in the loss if the user gives none; None if all count alike."""

@@ -233,6 +233,7 @@ class EncoderDecoder(Network):
         self.decoder: Iterable[DecoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             DecoderLayer(architecture) for _ in range(architecture.decoder_layers)
         )
+        self.returnable_layers = architecture.decoder_layers
         pre = architecture.norm == "pre"
         self.encoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
         self.decoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
@@ -309,9 +310,11 @@ class EncoderDecoder(Network):
         memory, mask = self.encode(source)
         length = target.size(1)
         x = self._embed(self.target_embedding, target, self._positions("target", length)[:length])
+        outputs = []
         for layer in self.decoder:
             x = layer(x, memory, mask)
-        return Reading(self.decoder_norm(x), _memory(memory, mask))
+            outputs.append(x)
+        return Reading(self.with_layers(self.decoder_norm(x), outputs), _memory(memory, mask))
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> EncoderDecoderState:
         """Encode each source once and preallocate the cache (SequenceModel.start)."""
@@ -331,14 +334,16 @@ class EncoderDecoder(Network):
         """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step)."""
         slots, mask = state.cache.slots(tokens.size(1))
         x = self._embed(self.target_embedding, tokens, self._positions_of(slots))
+        outputs = []
         for index, layer in enumerate(self.decoder):
             x = layer.step(x, state, index, slots, mask)
+            outputs.append(x)
         state.cache.rows.append(tokens.size(1))
-        return self.decoder_norm(x)
+        return self.with_layers(self.decoder_norm(x), outputs)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Project hidden states [..., D] to logits [..., V]."""
-        return linear(hidden, self.output_weight, self.output_bias)
+        return linear(hidden[..., : self.architecture.d_model], self.output_weight, self.output_bias)
 
 
 def _memory(states: Tensor, mask: Tensor | None) -> Memory:

@@ -201,6 +201,7 @@ class ImageTransformer(Network):
         self.decoder: Iterable[LocalDecoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             LocalDecoderLayer(shape, architecture.local_block) for _ in range(architecture.decoder_layers)
         )
+        self.returnable_layers = architecture.decoder_layers
         pre = architecture.norm == "pre"
         self.encoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
         self.decoder_norm = nn.LayerNorm(width) if pre else nn.Identity()
@@ -254,9 +255,11 @@ class ImageTransformer(Network):
                 f"a target row of {length} tokens is longer than an image, {self.max_length} tokens"
             )
         x = self._embed(self.target_embedding(target), self.target_positions[:length])
+        outputs = []
         for layer in self.decoder:
             x = layer(x, memory, None)
-        return Reading(self.decoder_norm(x), Memory(memory, None))
+            outputs.append(x)
+        return Reading(self.with_layers(self.decoder_norm(x), outputs), Memory(memory, None))
 
     def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> EncoderDecoderState:
         """Encode each source once and preallocate a cache of a window (SequenceModel.start).
@@ -291,10 +294,12 @@ class ImageTransformer(Network):
     def _step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
         slots, mask = state.cache.slots(tokens.size(1))
         x = self._embed(self.target_embedding(tokens), self._positions(slots))
+        outputs = []
         for index, layer in enumerate(self.decoder):
             x = layer.step(x, state, index, slots, mask)
+            outputs.append(x)
         state.cache.rows.append(tokens.size(1))
-        return self.decoder_norm(x)
+        return self.with_layers(self.decoder_norm(x), outputs)
 
     def _positions(self, slots: Slots) -> Tensor:
         """Return position vectors of one call's tokens, [T, D] or [B, T, D]."""
@@ -305,7 +310,7 @@ class ImageTransformer(Network):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Project hidden states [..., D] to logits [..., V]."""
-        return linear(hidden, self.output_weight)
+        return linear(hidden[..., : self.architecture.d_model], self.output_weight)
 
 
 def image_positions(height: int, row_length: int, width: int) -> Tensor:

@@ -26,6 +26,7 @@ def rebuild_heads(
 ) -> TrainedDrafter:
     """The drafter that a configuration describes, with its weights, which are from ``where``."""
     shape = described_shape(config, where)
+    network.return_layers(shape.base_layers or ())
     return build(lambda: shape.build(network), 0, weights, where)
 
 

@@ -44,6 +44,7 @@ def build_heads(base: GenerativeModel, shape: HeadShape | DrafterShape, seed: in
     """A drafter for a base, on its device: its own where it has one of this shape, else a new one."""
     network = base.network
     check_projection(network)
+    network.return_layers(shape.base_layers or ())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         heads = shape.build(network).to(network.output_weight.device)

@@ -33,18 +33,22 @@ class FeatureCache:
     Args:
         folder: The folder of all caches.
         corpus: The training corpus, an EncodedCorpus.
-        base: Names the base and the precision that it computes in.
-        like: A tensor [..., D] with the width and the dtype of the hidden states.
+        base: Names the base, the precision that it computes in, and the layers that it returns.
+        like: A reading with the widths of hidden states and memory.
+        dtype: Of the files.
         most: The most GiB that the files may take.
 
     Raises:
         InputError: The files would be larger than ``most``, or cannot be written.
     """
 
-    def __init__(self, folder: Path, corpus: Any, base: str, like: Tensor, most: float) -> None:
-        width, dtype = like.size(-1), like.dtype
+    def __init__(
+        self, folder: Path, corpus: Any, base: str, like: Reading, dtype: torch.dtype, most: float
+    ) -> None:
+        width, of_states = like.hidden.size(-1), like.memory.states.size(-1)
         of_target, of_source = corpus.target.lengths, corpus.source.lengths
-        needed = int(of_target.sum() + of_source.sum()) * (width * like.element_size() + 8) / 2**30
+        values = int(of_target.sum()) * width + int(of_source.sum()) * of_states
+        needed = (values * dtype.itemsize + int(of_source.sum()) * 8) / 2**30
         if needed > most:
             raise InputError(
                 f"the features of {len(corpus)} pairs take {needed:.1f} GiB, and cache_features allows {most:g}: "
@@ -58,7 +62,7 @@ class FeatureCache:
         try:
             place.mkdir(parents=True, exist_ok=True)
             self._hidden = _Rows(place / "hidden", of_target, width, dtype)
-            self._states = _Rows(place / "states", of_source, width, dtype)
+            self._states = _Rows(place / "states", of_source, of_states, dtype)
             self._tokens = _Rows(place / "tokens", of_source, 1, torch.long)
             # 0 for a pair that is not known, else the number of its memory's states plus 1.
             self._known = _Rows(place / "known", np.ones(len(corpus), dtype=np.int64), 1, torch.int32)

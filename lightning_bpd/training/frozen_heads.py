@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.drafters import DrafterShape, HeadShape, TrainedDrafter
-from lightning_bpd.interfaces import InputError, ParallelBatch, Reading
+from lightning_bpd.interfaces import InputError, ParallelBatch, Reading, TokenRows
 from lightning_bpd.saved.drafter import described_shape
 from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, check_base
 from lightning_bpd.training.blocks import HeadTraining, LossKind, named_base, weights_of_heads
@@ -125,10 +125,18 @@ class FrozenBaseHeadDistillation(HeadTraining):
         data: Any = self.data
         if not hasattr(data, "train_corpus"):
             raise InputError("cache_features is for text, whose pairs are numbered: leave it out")
+        network = self.parts.network
         # A base under autocast computes other features.
         base = f"{self.fingerprint}, {self.trainer.precision}"
-        weight = self.parts.network.output_weight
-        return FeatureCache(data.cache_folder(), data.train_corpus, base, weight, most)
+        if network.returned_layers:
+            base += f", layers {network.returned_layers}"
+        token = torch.zeros(1, 1, dtype=torch.long, device=network.output_weight.device)
+        with torch.no_grad():
+            state = network.start(TokenRows(token, token[0] + 1), None, 1)
+            like = Reading(network.step(token, state), state.memory)
+        return FeatureCache(
+            data.cache_folder(), data.train_corpus, base, like, network.output_weight.dtype, most
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the heads alone, and the fingerprint of their base."""

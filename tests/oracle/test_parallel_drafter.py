@@ -54,6 +54,7 @@ def drafter_of(model, seed=0, **settings):
     """A drafter of random weights, larger than those it would start with, so that its proposals differ."""
     torch.manual_seed(seed)
     shape = ParallelDraft(**{"block_size": 8, "attention_heads": 2, "correction": 3, **settings})
+    model.return_layers(shape.base_layers or ())
     drafter = shape.build(model).double().eval()
     for weight in drafter.parameters():
         torch.nn.init.normal_(weight, std=0.5)
@@ -123,13 +124,16 @@ def test_a_batch_equals_single_rows(seed, rows, layers, block_size, correction, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("layers", [1, 2])
-def test_training_sees_what_decoding_sees(family, layers):
+@pytest.mark.parametrize(("layers", "of_base"), [(1, False), (2, False), (1, True)])
+def test_training_sees_what_decoding_sees(family, layers, of_base):
     """Groups of all anchors in one pass give the proposals that decoding makes one group at a time."""
     for seed in range(3):
         model, source = case(family, seed)
         output = greedy(model, source, 7)
-        module = drafter_of(model, seed, layers=layers, correction=0, block_size=5)
+        base_layers = list(range(model.returnable_layers, 0, -1)) if of_base else None
+        assert base_layers != []
+        module = drafter_of(model, seed, layers=layers, correction=0, block_size=5, base_layers=base_layers)
+        assert greedy(model, source, 7).rows() == output.rows()
         rows = TokenRows(output.tokens.clone(), output.lengths.clone())
         with torch.no_grad():
             reading = model.read(source, decoder_inputs(rows, model.bos_id))
@@ -237,8 +241,12 @@ def test_shapes_that_make_no_sense():
         ({"kept": 0.0}, "kept must be above 0"),
         ({"dropout": 1.0}, "dropout must be"),
         ({"candidates": 0}, "candidates must be at least 1"),
+        ({"base_layers": ["2"]}, "base_layers must be numbers of layers"),
     ):
         with pytest.raises(InputError, match=message):
             ParallelDraft(**given_shape)
+    for layers in ([0], [1, 9]):
+        with pytest.raises(InputError, match="choose from 1 to"):
+            model.return_layers(layers)
     with pytest.raises(InputError, match="does not divide the width of the base, 16"):
         ParallelDraft(attention_heads=3).build(model)

@@ -1,5 +1,7 @@
 """The base's hidden states kept on disk: the same training, of which only the first epoch reads the base."""
 
+import dataclasses
+
 import pytest
 import torch
 from small_training import data, trainer
@@ -33,8 +35,11 @@ def weights(module):
     return {name: weight.detach().clone() for name, weight in module.heads.named_parameters()}
 
 
+LAYERED = dataclasses.replace(ATTENDING, base_layers=[1])
+
+
 @pytest.mark.parametrize(
-    "shape", [ATTENDING, HeadShape(block_size=4, d_hidden=16)], ids=["attending", "heads"]
+    "shape", [ATTENDING, LAYERED, HeadShape(block_size=4, d_hidden=16)], ids=["attending", "layers", "heads"]
 )
 def test_training_is_the_same_and_the_base_reads_once(text, bases, tmp_path, counted, shape):  # noqa: F811
     found, options = [], {"precision": "64-true", "max_epochs": 3, "limit_val_batches": 0}
@@ -120,9 +125,11 @@ def test_memory_of_any_kind_comes_back(tmp_path, tokens, dtype):
         hidden = torch.randn(len(batch.index), batch.target.tokens.size(1), 4, dtype=dtype)
         return Reading(hidden, Memory(states, present, following))
 
-    cache = FeatureCache(tmp_path, small_corpus(), "base", torch.empty(1, 4, dtype=dtype), 1.0)
+    hidden, states = torch.empty(1, 1, 4), torch.empty(1, 0, 4)
+    like = Reading(hidden, Memory(states, None))
+    cache = FeatureCache(tmp_path, small_corpus(), "base", like, dtype, 1.0)
     first = cache.read(batch_of(2, 0), compute)
-    again = FeatureCache(tmp_path, small_corpus(), "base", torch.empty(1, 4, dtype=dtype), 1.0)
+    again = FeatureCache(tmp_path, small_corpus(), "base", like, dtype, 1.0)
     second = again.read(batch_of(0, 2), compute)
     for row, other in ((0, 1), (1, 0)):
         length = int(batch_of(2, 0).target.lengths[row])
