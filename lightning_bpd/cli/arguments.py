@@ -41,8 +41,12 @@ def expand_data_folder(args: list[str], classes: Collection[str]) -> list[str]:
 
 
 def names_model(args: list[str]) -> bool:
-    """Whether the user gives a configuration, or says anything about the model."""
-    return any(argument.startswith(("-c", "--config", "--model")) for argument in args[1:])
+    """Whether the user gives a configuration, or says more about the model than settings of the default's drafter."""
+    names = [argument.partition("=")[0] for argument in args[1:]]
+    if any(name.startswith("--model.drafter.") for name in names):
+        chosen = ("-c", "--config", "--model", "--model.drafter", "--model.drafter.class_path")
+        return any(name in chosen for name in names)
+    return any(name.startswith(("-c", "--config", "--model")) for name in names)
 
 
 def refuse_decode_of_model(args: list[str]) -> None:

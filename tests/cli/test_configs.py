@@ -76,6 +76,8 @@ def test_every_configuration_builds_what_it_names(build, file):
     [
         ((), True),
         (("--trainer.max_epochs", "1"), True),
+        (("--model.drafter.block_size", "4", "--model.head_weights", "[1, 1, 1, 1]"), True),
+        (("--model.drafter.block_size=8", "--model.base.d_model", "64"), True),
         (("--model.heads.block_size", "4"), False),
         (("--config", str(CONFIGS / "default.yaml")), False),
         (("-c", str(CONFIGS / "demo.yaml")), True),
