@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 
@@ -222,8 +224,8 @@ class Proposal(NamedTuple):
     """int64 [B, n]; n is at most the number that was asked for"""
     probabilities: Tensor | None = None
     """[B, n, V], the distributions that the tokens were drawn from; None if they were not drawn"""
-    confidence: Tensor | None = None
-    """[B, n], the estimated probability that each token is accepted if those before it are; None if unknown"""
+    confidence: Callable[[], Tensor] | None = None
+    """returns [B, n], the estimated probability that each token is accepted if those before it are; None if unknown"""
 
 
 class Drafter(Protocol):

@@ -108,7 +108,7 @@ def blockwise(
         if block_size > 1:
             tokens, probabilities, confidence = drafter.propose(verified, following, block_size - 1)
             if seconds is not None and confidence is not None:
-                tokens = tokens[:, : proposals_that_pay(confidence, seconds)]
+                tokens = tokens[:, : proposals_that_pay(confidence(), seconds)]
             block = Block(torch.cat((block.tokens, tokens), 1), positions, verified.rows, probabilities)
 
 

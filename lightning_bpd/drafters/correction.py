@@ -7,7 +7,7 @@ to right.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy
@@ -76,37 +76,43 @@ class LeftToRight:
         if self._correction is None:
             tokens = sampler.choose(logits, positions, rows, self._candidates)
             probabilities = self._all_tokens(sampler.probabilities(logits))
-            return Proposal(tokens, probabilities, self._confidence(logits, tokens))
+            return Proposal(tokens, probabilities, partial(self._confidence, logits, tokens))
         if isinstance(sampler, Greedy) and logits.is_cpu and len(logits) <= MOST_ROWS_ON_HOST:
             return self._greedily(logits, following)
-        chosen, drawn_from, confidence = [], [], []
+        chosen, drawn_from, scores = [], [], []
         for index in range(logits.size(1)):
             corrected = (logits[:, index] + self._corrections(following))[:, None]
             token = sampler.choose(corrected, positions + index, rows, self._candidates)
             following = token[:, 0]
             chosen.append(token)
             drawn_from.append(sampler.probabilities(corrected))
-            confidence.append(self._confidence(corrected, token))
+            scores.append(corrected)
         known = [each for each in drawn_from if each is not None]
         probabilities = self._all_tokens(torch.cat(known, 1) if known else None)
-        return Proposal(torch.cat(chosen, 1), probabilities, torch.cat(confidence, 1))
+        tokens = torch.cat(chosen, 1)
+        return Proposal(tokens, probabilities, lambda: self._confidence(torch.cat(scores, 1), tokens))
 
     def _greedily(self, logits: Tensor, following: Tensor) -> Proposal:
         """Choose the most probable tokens of a few rows by NumPy, which takes a tenth of the time for a call."""
         candidates = self._candidate_list
-        chosen, confidence = [], []
+        chosen, sure = [], []
         for scores, previous in zip(_array(logits), following.tolist(), strict=True):
-            row, sure = [], []
+            row = []
             for score in scores:
                 corrected = score + self._on_host(previous)
                 best = int(corrected.argmax())
-                corrected -= corrected[best]
-                sure.append(1 / numpy.exp(corrected, out=corrected).sum())
+                sure.append((corrected, corrected[best]))
                 previous = best if candidates is None else candidates[best]
                 row.append(previous)
             chosen.append(row)
-            confidence.append(sure)
-        return Proposal(torch.tensor(chosen), None, torch.tensor(confidence))
+        tokens = torch.tensor(chosen)
+
+        def confidence() -> Tensor:
+            return torch.tensor([1 / numpy.exp(each - highest).sum() for each, highest in sure]).view_as(
+                tokens
+            )
+
+        return Proposal(tokens, None, confidence)
 
     def _confidence(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Return the probabilities [B, n] of tokens (int64 [B, n]), each by its row of logits [B, n, C].

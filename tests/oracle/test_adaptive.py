@@ -88,7 +88,7 @@ def test_confidence_is_the_probability_of_the_proposal(rows, candidates):
         for place, token in enumerate(proposal.tokens.unbind(1)):
             corrected = (logits[:, place] + chooser._corrections(previous)).softmax(1)
             torch.testing.assert_close(
-                proposal.confidence[:, place], corrected.amax(1), check_dtype=False, rtol=1e-6, atol=1e-6
+                proposal.confidence()[:, place], corrected.amax(1), check_dtype=False, rtol=1e-6, atol=1e-6
             )
             previous = token
 
