@@ -145,10 +145,13 @@ class SequenceModel(Protocol[State]):
         """
 
     def step(self, tokens: Tensor, state: State) -> Tensor:
-        """Append ``tokens`` (int64 [B, T], any T >= 1) to the rows; returns their hidden states [B, T, D]."""
+        """Append ``tokens`` (int64 [B, T], any T >= 1) to the rows; returns their hidden states [B, T, D].
+
+        Outputs of other layers may follow in the last dimension, for a drafter that reads them.
+        """
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Map hidden states [..., D] to logits [..., V]: the shared vocabulary projection."""
+        """Map hidden states [..., D], what follows them aside, to logits [..., V]: the shared vocabulary projection."""
 
 
 class Sampler(ABC):
