@@ -47,6 +47,7 @@ def rows(folder):
     return path.read_text().count("\n") if path.is_file() else 0
 
 
+@pytest.mark.slow
 def test_a_second_run_keeps_the_first(tmp_path, run):
     assert run("fit", *QUICK)[0] == 0
     first = tmp_path / "runs" / "default"

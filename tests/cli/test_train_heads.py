@@ -93,6 +93,7 @@ def test_a_report_follows_a_fit(trained, tmp_path):
     assert "frozen, gold" in text
 
 
+@pytest.mark.slow
 def test_one_checkpoint_under_five_rules(trained):
     """Five command lines that differ in decoding options only."""
     metrics = {}
