@@ -45,7 +45,7 @@ def sentence_pieces(lines: list[str]) -> bytes:
     return model.getvalue()
 
 
-def marian(folder: Path, seed: int = 0) -> Path:
+def marian(folder: Path, seed: int = 0, **settings: Any) -> Path:
     """As opus-mt: two SentencePiece models, vocab.json, padding last, decoding begins from padding."""
     folder.mkdir(parents=True)
     vocabulary = {"</s>": 0, "<unk>": 1}
@@ -61,8 +61,8 @@ def marian(folder: Path, seed: int = 0) -> Path:
     transformers.MarianTokenizer(*files, source_lang="en", target_lang="de").save_pretrained(folder)
     torch.manual_seed(seed)
     config = transformers.MarianConfig(
-        **SEQ2SEQ, vocab_size=padding + 1, decoder_vocab_size=padding + 1, pad_token_id=padding, eos_token_id=0,
-        bos_token_id=0, decoder_start_token_id=padding, forced_eos_token_id=0, scale_embedding=True,
+        **{**SEQ2SEQ, **settings}, vocab_size=padding + 1, decoder_vocab_size=padding + 1, pad_token_id=padding,
+        eos_token_id=0, bos_token_id=0, decoder_start_token_id=padding, forced_eos_token_id=0, scale_embedding=True,
     )  # fmt: skip
     model = transformers.MarianMTModel(config)
     model.final_logits_bias.normal_()

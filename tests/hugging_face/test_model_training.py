@@ -1,5 +1,6 @@
 """Heads on Hugging Face bases: trained frozen and together, kept, loaded; and exact against transformers' generate."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -141,9 +142,17 @@ ATTENDING = ParallelDraft(block_size=4, attention_heads=2, correction=8, candida
 @pytest.mark.parametrize("family", ["marian", "t5"])
 def test_an_attending_drafter_gives_what_generate_gives(family, dtype, corpus, tmp_path):
     """A drafter in float32 on a base of any type, frozen; under translate, and under transformers' own generate."""
-    folder = getattr(small_models, family)(tmp_path / family)
+    check_attending(getattr(small_models, family)(tmp_path / family), ATTENDING, dtype, corpus, tmp_path)
+
+
+def test_an_attending_drafter_reads_several_layers(corpus, tmp_path):
+    folder = small_models.marian(tmp_path / "marian", decoder_layers=3)
+    check_attending(folder, dataclasses.replace(ATTENDING, base_layers=[2, 1]), "float64", corpus, tmp_path)
+
+
+def check_attending(folder, shape, dtype, corpus, tmp_path):
     base = f"hf:{folder},dtype={dtype}"
-    trained, loop, finished = fitted(FrozenBaseHeadDistillation, corpus, base, tmp_path, drafter=ATTENDING)
+    trained, loop, finished = fitted(FrozenBaseHeadDistillation, corpus, base, tmp_path, drafter=shape)
     assert all(parameter.dtype == torch.float32 for parameter in trained.heads.parameters())
     assert loop.callback_metrics["val/k4_exact/greedy_agreement"] == 1
     model = load(finished)
