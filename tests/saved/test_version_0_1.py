@@ -1,8 +1,8 @@
 """Finished models that version 0.1 wrote load, and give the tokens that version 0.1 decoded.
 
-``tests/data/version_0_1/make.py`` wrote both with the code of version 0.1 (commit 9df4342): models with random weights by
-fixed seeds, saved by its own ``write_folder`` and decoded greedily, by beam search and by blocks of 4. The README beside
-it says what each model is, and how to run the script.
+``tests/data/version_0_1/make.py`` wrote both with the code of version 0.1 (commit 9df4342): models with random weights
+by fixed seeds, saved by its own ``write_folder`` and decoded greedily, by beam search and by blocks of 4. The README
+beside it says what each model is, and how to run the script.
 """
 
 import json
