@@ -51,6 +51,14 @@ _RESTORING = ("restore", "_restore", "resume_start")
 _NO_MEMORY = ("out of memory", "can't allocate memory")
 
 
+def program() -> str:
+    """Return the program's name as the user types it before a command."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py" and started.parent.name == "lightning_bpd":
+        return "python -m lightning_bpd"
+    return "lightning-bpd" if started.name == "lightning-bpd" else "python train.py"
+
+
 def explain(error: BaseException) -> str | None:
     """The message for an error that the user or the machine caused; None for a fault of this package.
 

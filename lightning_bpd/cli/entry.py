@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO, get_type_hints
 
 from lightning_bpd.cli.late import late
-from lightning_bpd.faults import explain, report_request
+from lightning_bpd.faults import explain, program, report_request
 from lightning_bpd.files import shipped
 from lightning_bpd.interfaces import InputError
 
@@ -134,11 +134,6 @@ def _dispatch(args: list[str]) -> None:
         raise InputError(f"unknown command {command!r}: choose one of {known}")
     app = import_module("lightning_bpd.cli.app")
     app.run(args)
-
-
-def program() -> str:
-    """Return the program's name as the user types it before a command."""
-    return "lightning-bpd" if Path(sys.argv[0]).name == "lightning-bpd" else "python train.py"
 
 
 def shipped_configs(args: list[str]) -> list[str]:

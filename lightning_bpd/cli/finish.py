@@ -18,10 +18,10 @@ from rich.text import Text
 from lightning_bpd.callbacks.checkpoints import checkpoint_file
 from lightning_bpd.callbacks.panels import decode_panels, panels_title
 from lightning_bpd.cli.compare import record_of, settings_of
-from lightning_bpd.cli.entry import program
 from lightning_bpd.cli.export import checkpoint_metrics
 from lightning_bpd.codecs.hugging_face import stored_reference
 from lightning_bpd.decoding import DecodingOptions
+from lightning_bpd.faults import program
 from lightning_bpd.measuring.arms import spread
 from lightning_bpd.measuring.comparison import (
     compare_decoders,

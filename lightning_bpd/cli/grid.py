@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
-from lightning_bpd.cli.entry import program
 from lightning_bpd.cli.run_folder import RESULTS, lock
+from lightning_bpd.faults import program
 from lightning_bpd.files import shipped
 from lightning_bpd.grid.plan import Grid, Step, plan
 from lightning_bpd.grid.run import Outcome, log_path, run_steps

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from lightning_bpd.faults import program
 from lightning_bpd.files import remove_what_was_left, write_atomically
 from lightning_bpd.interfaces import InputError
 
@@ -63,7 +64,7 @@ def checkpoint_to_measure(folder: Path, checkpoint: str | None) -> Path:
     return _existing(
         folder,
         checkpoint,
-        f"no checkpoint {folder / CHECKPOINTS / checkpoint}.ckpt: train one first (python train.py fit), "
+        f"no checkpoint {folder / CHECKPOINTS / checkpoint}.ckpt: train one first ({program()} fit), "
         "or name a file with --ckpt_path or another run with --experiment",
     )
 

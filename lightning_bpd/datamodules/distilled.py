@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning_bpd.faults import read_json
+from lightning_bpd.faults import program, read_json
 from lightning_bpd.interfaces import InputError
 
 MANIFEST = "distillation.json"
@@ -21,9 +21,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not path.exists():
-        raise InputError(
-            f"{folder} holds no distilled data (no {MANIFEST}): python train.py distill makes it"
-        )
+        raise InputError(f"{folder} holds no distilled data (no {MANIFEST}): {program()} distill makes it")
     manifest = read_json(path, "remove the folder and distil again")
     known = manifest.get("format")
     if known != FORMAT:

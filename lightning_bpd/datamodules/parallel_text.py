@@ -31,6 +31,7 @@ from lightning_bpd.datamodules.held_out import Part
 from lightning_bpd.datamodules.loading import PartsOfData
 from lightning_bpd.datamodules.text_files import PairFiles, find_pair_files, fingerprint, read_pairs
 from lightning_bpd.datamodules.token_batches import collate
+from lightning_bpd.faults import program
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import InputError, ParallelBatch
 from lightning_bpd.saved.finished_model import read_codec
@@ -135,7 +136,7 @@ class ParallelText(PartsOfData[EncodedCorpus]):
             )
         if mix != "gold" and distilled is None:
             raise InputError(
-                f"mix is {mix!r}, and no distilled data is named: make it with python train.py distill, and give its"
+                f"mix is {mix!r}, and no distilled data is named: make it with {program()} distill, and give its"
                 " folder as distilled."
             )
         self.folder = Path(folder)

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from lightning_bpd.faults import program
 from lightning_bpd.files import write_atomically
 from lightning_bpd.interfaces import Costs, InputError
 from lightning_bpd.measuring.words import KINDS, Kind
 
 FORMAT = 2
-AGAIN = "measure this model again with `python train.py compare`"
 REGIMES = ("base", "frozen", "joint", "unknown")
 DATA = ("gold", "distilled", "both", "unknown")
 
@@ -213,6 +213,10 @@ def write_record(path: Path, record: Record) -> None:
     write_atomically(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def _again() -> str:
+    return f"measure this model again with `{program()} compare`"
+
+
 def read_record(path: Path) -> Record:
     """Read and validate a record.
 
@@ -225,10 +229,10 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}): {AGAIN}") from error
+        raise InputError(f"{path} is damaged ({error}): {_again()}") from error
     found = plain.get("format") if isinstance(plain, dict) else None
     if found != FORMAT:
-        raise InputError(f"{path} is of format {found!r}, and this version reads format {FORMAT}: {AGAIN}")
+        raise InputError(f"{path} is of format {found!r}, and this version reads format {FORMAT}: {_again()}")
     try:
         return _adapter().validate_json(content)
     except ValidationError as error:
@@ -237,7 +241,7 @@ def read_record(path: Path) -> Record:
         message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
         message = "it is missing" if first["type"] == "missing" else message
         where = "".join(steps).removeprefix(".")
-        raise InputError(f"{path}: {f'{where}: ' if where else ''}{message}: {AGAIN}") from error
+        raise InputError(f"{path}: {f'{where}: ' if where else ''}{message}: {_again()}") from error
 
 
 @cache

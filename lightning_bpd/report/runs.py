@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lightning_bpd.faults import program
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.measuring.record import DATA, REGIMES, Arm, Record, read_record
 from lightning_bpd.report.document import MISSING
@@ -127,7 +128,7 @@ def find_files(folders: Sequence[str], corpus: str | None = None) -> tuple[list[
     """
     if not folders:
         raise InputError(
-            "report needs the folder of at least one run that `python train.py compare` has measured"
+            f"report needs the folder of at least one run that `{program()} compare` has measured"
         )
     left_out = []
     found: dict[Path, Path] = {}
@@ -145,7 +146,7 @@ def find_files(folders: Sequence[str], corpus: str | None = None) -> tuple[list[
                 files += inside
         if not files:
             raise InputError(
-                f"{folder} holds no compare_*.json, nor does any folder in it: run `python train.py compare` first"
+                f"{folder} holds no compare_*.json, nor does any folder in it: run `{program()} compare` first"
             )
         for file in files:
             found.setdefault(file.resolve(), file)

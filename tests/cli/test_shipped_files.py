@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lightning_bpd import files
-from lightning_bpd.cli.entry import program, shipped_configs
+from lightning_bpd.cli.entry import shipped_configs
+from lightning_bpd.faults import program
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +58,13 @@ def test_a_shipped_configuration_is_found_from_any_folder(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("called", "named"), [("/x/lightning-bpd", "lightning-bpd"), ("train.py", "python train.py")]
+    ("called", "named"),
+    [
+        ("/x/lightning-bpd", "lightning-bpd"),
+        ("train.py", "python train.py"),
+        ("/x/lightning_bpd/__main__.py", "python -m lightning_bpd"),
+        ("/x/pytest/__main__.py", "python train.py"),
+    ],
 )
 def test_messages_name_the_command_that_the_user_types(called, named, monkeypatch):
     monkeypatch.setattr(sys, "argv", [called])
