@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -171,8 +172,10 @@ CHOICES = (
 )
 
 
+# Decoding asks for its rule with every batch, and looking at signatures takes half a millisecond.
+@cache
 def parse_acceptance(text: str) -> Acceptance:
-    """Make the rule that a configuration names.
+    """Return the rule that a configuration names: rules have no state, so a text always gives the same one.
 
     Args:
         text: ``exact``, ``adaptive``, ``top-2``, ``distance-2``, ``minimum-2``, ``minimum-2+top-3``, or the import path
