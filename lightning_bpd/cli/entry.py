@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from importlib import import_module
+from inspect import signature
 from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Any, TextIO, get_type_hints
@@ -154,18 +155,23 @@ def _run_function(command: str, args: list[str]) -> None:
     from jsonargparse import ArgumentParser, auto_cli
 
     class Strict(ArgumentParser):
-        """A parser that refuses null in a file for an option that cannot be null, and values without a character.
+        """A parser that names missing options, and refuses null in a file for an option that cannot be null.
 
-        An empty name would mean the folder that the command runs in, which is where a script has a mistake.
+        It refuses values without a character, too: an empty name would mean the folder that the command runs in, which
+        is where a script has a mistake.
         """
 
         def validate(self, cfg: Any, *given: Any, **options: Any) -> None:
             for name, value in vars(cfg).items():
                 if value == "":
                     raise InputError(f"--{name} is empty: give a value, or leave the option out")
+                if value is None and name in required:
+                    raise InputError(f"--{name} is missing; `{program()} {command} --help` says what it takes")
             super().validate(cfg, *given, **{**options, "skip_unset": False})
 
     function = late(command)
+    parameters = signature(function).parameters.values()
+    required = {each.name for each in parameters if each.default is each.empty}
     if command == "report":
         # Folders first, without an option's name.
         folders = list(takewhile(lambda argument: not argument.startswith("-"), args))

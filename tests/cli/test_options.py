@@ -289,3 +289,8 @@ def test_the_classes_of_data_that_a_message_names_can_be_used():
     names = app.class_names(LightningDataModule)
     assert {"DemoText", "Digits", "Images", "ParallelText", "Prompts"} <= names
     assert not names & {"LightningDataModule", "PartsOfData", "SuperResolution"}
+
+
+@pytest.mark.parametrize("command", sorted(set(FUNCTION_COMMANDS) - {"grid"}))
+def test_a_missing_option_is_named(capsys, command):
+    assert f"is missing; `python train.py {command} --help` says what it takes" in refusal(capsys, command)
