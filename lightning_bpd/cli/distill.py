@@ -9,7 +9,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +18,10 @@ import torch
 
 from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec, is_reference, with_template
-from lightning_bpd.codecs.text import TextualCodec
-from lightning_bpd.codecs.tokenizers import check_knows
 from lightning_bpd.datamodules.distilled import read_manifest
 from lightning_bpd.datamodules.encoded_corpus import encode_corpus
 from lightning_bpd.datamodules.held_out import first_alike, held_out_rows
-from lightning_bpd.datamodules.parallel_text import CHECKED_PAIRS
+from lightning_bpd.datamodules.parallel_text import check_tokenizers
 from lightning_bpd.datamodules.text_files import PairFiles, find_corpus, fingerprint, read_pairs
 from lightning_bpd.decoding import Sampled
 from lightning_bpd.distillation.assemble import assemble
@@ -187,7 +185,7 @@ def distill(
     number, shards = _shard(shard)
     devices = _devices(device, kind, processes)
     folder = Path(output)
-    _check_teacher(codec, teacher, files)
+    check_tokenizers(codec, (teacher, teacher), files[0])
     weights = finished_model.fingerprint(network)
     identity = "-".join((weights, codec.source.fingerprint, codec.target.fingerprint))
     first = first_alike(_sources(files))
@@ -297,13 +295,6 @@ def _hint_at_chat(codec: HuggingFaceCodec, teacher: str) -> None:
 def _left_out(counts: Mapping[str, int]) -> str:
     left_out = ((name, count) for name, count in counts.items() if name not in ("kept", "held out"))
     return ", ".join(f"{count} {name}" for name, count in left_out if count) or "none"
-
-
-def _check_teacher(codec: TextualCodec, teacher: str, files: Sequence[PairFiles]) -> None:
-    first = list(islice(read_pairs(files[0]), CHECKED_PAIRS))
-    paths = files[0].paths
-    for side, tokenizer in enumerate((codec.source, codec.target)):
-        check_knows(tokenizer, [pair[side] for pair in first], teacher, str(paths[side % len(paths)]))
 
 
 def _sources(files: Sequence[PairFiles]) -> Iterator[str]:

@@ -166,7 +166,9 @@ def _run_function(command: str, args: list[str]) -> None:
                 if value == "":
                     raise InputError(f"--{name} is empty: give a value, or leave the option out")
                 if value is None and name in required:
-                    raise InputError(f"--{name} is missing; `{program()} {command} --help` says what it takes")
+                    raise InputError(
+                        f"--{name} is missing; `{program()} {command} --help` says what it takes"
+                    )
             super().validate(cfg, *given, **{**options, "skip_unset": False})
 
     function = late(command)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.files import whole_folder
@@ -77,3 +80,18 @@ def reading(folder: Path) -> Iterator[dict[str, Any]]:
     remedy = "delete this folder to have it made again"
     with damaged(f"the cache {folder}", remedy):
         yield read_json(folder / "about.json", remedy.replace("this", "its"))
+
+
+class MappedArray(np.memmap):
+    """An array in a file, opened as np.memmap is. Its pickle is the file's name, so worker processes map the file, too.
+
+    Index ``numpy.asarray`` of it: slices of np.memmap itself take several times as long.
+    """
+
+    def __reduce__(self) -> Any:
+        if not isinstance(self.base, mmap.mmap):  # a part of the array
+            return super().__reduce__()
+        return MappedArray, (self.filename, self.dtype, "r", 0, self.shape)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self

@@ -16,7 +16,7 @@ import numpy as np
 
 from lightning_bpd.codecs.text_lines import called, repeatable
 from lightning_bpd.codecs.tokenizers import TextSide, whole_row
-from lightning_bpd.datamodules.caches import cache_folder, content_key, reading
+from lightning_bpd.datamodules.caches import MappedArray, cache_folder, content_key, reading
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.progress import progress_bar
@@ -28,53 +28,37 @@ _FORMAT = 1
 _CHUNK_PAIRS = 20_000
 
 
+@dataclass(frozen=True)
 class RaggedRows:
-    """Rows of token ids of different length, one after the other in one array.
-
-    Rows mapped from files are pickled as the names of the files, and a worker process maps the files again.
-    """
+    """Rows of token ids of different length, one after the other in one array."""
 
     tokens: np.ndarray
     """the tokens of all rows: uint16 if the vocabulary is small enough, else int32"""
     offsets: np.ndarray
     """int64 [N + 1]: row i is ``tokens[offsets[i] : offsets[i + 1]]``"""
 
-    def __init__(self, tokens: np.ndarray, offsets: np.ndarray) -> None:
-        self.tokens = tokens
-        self.offsets = offsets
-        # Plain views of the same memory: slicing an np.memmap itself takes several times as long.
-        self._tokens = np.asarray(tokens)
-        self._offsets = np.asarray(offsets)
-        self._mapped_from: tuple[Path, str] | None = None
-
     @classmethod
     def map(cls, stem: Path, dtype: str) -> RaggedRows:
         """The rows in the files ``stem.tokens`` (of type ``dtype``) and ``stem.offsets``, read only."""
-        rows = cls(
-            np.memmap(stem.with_suffix(".tokens"), dtype=dtype, mode="r"),
-            np.memmap(stem.with_suffix(".offsets"), dtype=np.int64, mode="r"),
-        )
-        rows._mapped_from = (stem, dtype)
-        return rows
+        tokens = MappedArray(stem.with_suffix(".tokens"), dtype, "r")
+        return cls(tokens, MappedArray(stem.with_suffix(".offsets"), np.int64, "r"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._mapped_from is not None:
-            return RaggedRows.map, self._mapped_from
-        return RaggedRows, (self.tokens, self.offsets)
+        return RaggedRows, (self.tokens, self.offsets)  # without the cached lengths
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> np.ndarray:
         """Row ``row``, counted from 0, as a view in the stored integer type."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        return self._tokens[self._offsets[row] : self._offsets[row + 1]]
+        return np.asarray(self.tokens)[self.offsets[row] : self.offsets[row + 1]]
 
     @cached_property
     def lengths(self) -> np.ndarray:
         """int64 [N], the number of tokens of each row, its end token included."""
-        return np.diff(self._offsets)
+        return np.diff(np.asarray(self.offsets))
 
 
 @dataclass(frozen=True)
@@ -151,7 +135,7 @@ def _open_corpus(folder: Path, tokenizers: Sequence[TextSide]) -> EncodedCorpus:
         corpus = EncodedCorpus(
             RaggedRows.map(folder / "source", about["source_dtype"]),
             RaggedRows.map(folder / "target", about["target_dtype"]),
-            row_numbers=np.memmap(folder / "row_numbers", dtype=np.int64, mode="r"),
+            row_numbers=MappedArray(folder / "row_numbers", np.int64, "r"),
             **{name: about[name] for name in ("dropped_empty", "dropped_long", "shortened")},
         )
         for rows, tokenizer in zip((corpus.source, corpus.target), tokenizers, strict=True):

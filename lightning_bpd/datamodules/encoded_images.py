@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_bpd.codecs.images import Images
-from lightning_bpd.datamodules.caches import cache_folder, content_key, reading
+from lightning_bpd.datamodules.caches import MappedArray, cache_folder, content_key, reading
 from lightning_bpd.datamodules.image_files import fingerprint, read_images, summary
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.progress import progress_bar
@@ -107,5 +107,5 @@ def _open(folder: Path, shape: tuple[int, int, int]) -> EncodedImages:
         names, skipped = about["names"], [(name, reason) for name, reason in about["skipped"]]
         if (folder / "images").stat().st_size != len(names) * np.prod(shape):
             raise ValueError(f"it does not have the size of {len(names)} images")
-        images = np.memmap(folder / "images", np.uint8, "r", shape=(len(names), *shape))
+        images = MappedArray(folder / "images", np.uint8, "r", shape=(len(names), *shape))
     return EncodedImages(images, names, skipped)

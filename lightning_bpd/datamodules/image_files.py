@@ -8,7 +8,7 @@ import os
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -132,9 +132,8 @@ def read_images(
     Raises:
         InputError: ``path`` can no longer be read.
     """
-    stream = _array_images(path, set(names)) if is_array_file(path) else _stored_images(path, names)
     with _explained(path):
-        for name, load in stream:
+        for name, load in _stored_images(path, names):
             try:
                 yield name, _fitted(_converted(load, channels), height, width)
             except _RefusedError as refused:
@@ -274,12 +273,15 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _stored_images(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
-    """The names of a folder or archive, and functions that load their images."""
+    """The names of the images, and functions that load them."""
     members = image_members(path)
     missing = [name for name in names if name not in members]
     if missing:
         raise InputError(f"{path}: the image {missing[0]} is not there any more; start again")
-    if path.is_dir():
+    if is_array_file(path):
+        for name, pixels in read_arrays(path, set(names)):
+            yield name, partial(_picture, pixels)
+    elif path.is_dir():
         for name in names:
             yield name, partial(_decoded, (path / members[name]).read_bytes)
     elif path.name.endswith(".zip"):
@@ -296,12 +298,6 @@ def _stored_images(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Call
                 wanted.sort(key=lambda each: each[1].offset)
             for name, member in wanted:
                 yield name, partial(_decoded, partial(_tar_bytes, tar, member), member.size)
-
-
-def _array_images(path: Path, names: Container[str]) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
-    """Like ``_stored_images``, for arrays."""
-    for name, pixels in read_arrays(path, names):
-        yield name, partial(_picture, pixels)
 
 
 def _tar_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

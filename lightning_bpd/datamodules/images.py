@@ -8,7 +8,6 @@ from abc import ABC
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +89,7 @@ class SuperResolution(PartsOfData[ImageArray], ABC):
         return ones, ones
 
     def _collate(self, rows: ImageArray) -> Callable[[Sequence[int]], ParallelBatch]:
-        return _Collate(rows, self.codec)
+        return partial(_collate, rows, self.codec)
 
     def _sampler(self, rows: ImageArray, batch_size: int, shuffle: bool) -> TokenBatchSampler:
         _, world_size = self._rank()
@@ -217,29 +216,12 @@ class Digits(SuperResolution):
         return dequantise(levels[order[_DIGITS_PARTS[part]]], self.codec.levels)[..., None]
 
 
-class _Collate:
-    """Makes a batch of tokens of the images with the given indices."""
-
-    def __init__(self, images: ImageArray, codec: ImageCodec) -> None:
-        self._images, self._codec = images, codec
-        # A plain view of the memory, because indexing an np.memmap itself takes longer.
-        self._view = np.asarray(images)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A worker process maps the file again.
-        if isinstance(self._images, np.memmap):
-            return _mapped, (str(self._images.filename), self._images.shape, self._codec)
-        return _Collate, (self._images, self._codec)
-
-    def __call__(self, rows: Sequence[int]) -> ParallelBatch:
-        index = np.asarray(rows, dtype=np.int64)
-        images = self._view[index]
-        source, target = self._codec.source_tokens(images), self._codec.target_tokens(images)
-        return ParallelBatch(_rows(source), _rows(target), torch.from_numpy(index))
-
-
-def _mapped(path: str, shape: tuple[int, ...], codec: ImageCodec) -> _Collate:
-    return _Collate(np.memmap(path, np.uint8, "r", shape=shape), codec)
+def _collate(images: ImageArray, codec: ImageCodec, rows: Sequence[int]) -> ParallelBatch:
+    """A batch of tokens of the images with the given indices."""
+    index = np.asarray(rows, dtype=np.int64)
+    chosen = np.asarray(images)[index]
+    source, target = codec.source_tokens(chosen), codec.target_tokens(chosen)
+    return ParallelBatch(_rows(source), _rows(target), torch.from_numpy(index))
 
 
 def _rows(tokens: Tokens) -> TokenRows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -87,9 +87,6 @@ class ParallelText(PartsOfData[EncodedCorpus]):
         codec: A codec of your own, by the import path of its class, in place of tokenizers.
     """
 
-    source_tokenizer: TextSide
-    target_tokenizer: TextSide
-    """``source_tokenizer`` itself if the vocabulary is joint"""
     train_corpus: EncodedCorpus
     validation_corpus: EncodedCorpus
     test_corpus: EncodedCorpus
@@ -156,30 +153,28 @@ class ParallelText(PartsOfData[EncodedCorpus]):
             ours = str(Path(distilled).absolute() / "train")
             names = [ours] if mix == "distilled" else [*names, ours]
         self._names: dict[Part, list[str]] = {"train": names, "validation": [validation], "test": [test]}
-        self._codec: TextualCodec | None = None
         self._given_codec = codec
         self._given_tokenizers = (tokenizer, tokenizer if joint_vocabulary else target_tokenizer)
         self._cache = Path(cache) if cache is not None else None
         self._texts: dict[Part, tuple[list[str], list[str]]] = {}
 
-    def prepare_data(self) -> None:
-        """Train the tokenizers, unless given, and encode the corpora that exist. Raises InputError for bad text."""
-        self._load_tokenizers()
-        super().prepare_data()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Load the corpora of a stage: "fit", "validate", "test", "predict", or None for all corpora that exist.
-
-        Raises InputError if a corpus of the stage is missing.
-        """
-        self._load_tokenizers()
-        super().setup(stage)
+    @cached_property
+    def codec(self) -> TextualCodec:
+        """The codec of the tokens. The first use trains tokenizers that are neither given nor cached."""
+        # Checked before training, because the tokenizer of BLEU may need a package that is not installed.
+        text_signature(self.bleu_tokenizer)
+        codec: Any = self._given_codec or self._open_codec()
+        return dataclasses.replace(codec, bleu_tokenizer=self.bleu_tokenizer)
 
     @property
-    def codec(self) -> TextualCodec:
-        """The codec of the tokens."""
-        assert self._codec is not None
-        return self._codec
+    def source_tokenizer(self) -> TextSide:
+        """The codec's tokenizer of sources."""
+        return self.codec.source
+
+    @property
+    def target_tokenizer(self) -> TextSide:
+        """The codec's tokenizer of targets; ``source_tokenizer`` itself if the vocabulary is joint."""
+        return self.codec.target
 
     def sources(self, stage: Part) -> list[str]:
         """The source lines of a corpus as read from its files; ``ParallelBatch.index`` holds their indices.
@@ -238,14 +233,6 @@ class ParallelText(PartsOfData[EncodedCorpus]):
         """The folder for what is computed once of the text."""
         return default_cache(self.folder) if self._cache is None else self._cache
 
-    def _load_tokenizers(self) -> None:
-        if self._codec is None:
-            # Checked before training, because the tokenizer of BLEU may need a package that is not installed.
-            text_signature(self.bleu_tokenizer)
-            codec: Any = self._given_codec or self._open_codec()
-            self._codec = dataclasses.replace(codec, bleu_tokenizer=self.bleu_tokenizer)
-            self.source_tokenizer, self.target_tokenizer = codec.source, codec.target
-
     def _open_codec(self) -> TextualCodec:
         given, of_target = self._given_tokenizers
         if given is not None and is_reference(given):
@@ -283,20 +270,24 @@ class ParallelText(PartsOfData[EncodedCorpus]):
 
     def _load(self, part: Part) -> EncodedCorpus:
         files = self._files(part)
-        self._check_given_tokenizers(files[0])
+        if self._given_tokenizers != (None, None):
+            check_tokenizers(self.codec, self._given_tokenizers, files[0])
         tokenizers = self.source_tokenizer, self.target_tokenizer
         return encode_corpus(
             files, *tokenizers, self.cache_folder(), self.max_length, drop=part == "train", description=part
         )
 
-    def _check_given_tokenizers(self, files: PairFiles) -> None:
-        """Raise InputError if a given tokenizer clearly does not fit the text."""
-        codec = self.codec
-        if self._given_tokenizers == (None, None):
-            return
-        pairs = list(islice(read_pairs(files), CHECKED_PAIRS))
-        sides = zip(self._given_tokenizers, (codec.source, codec.target), strict=True)
-        for side, (given, tokenizer) in enumerate(sides):
-            if given is not None:
-                path = files.paths[side % len(files.paths)]
-                check_knows(tokenizer, [pair[side] for pair in pairs], given, str(path))
+
+def check_tokenizers(codec: TextualCodec, names: Sequence[str | None], files: PairFiles) -> None:
+    """Raise InputError if a tokenizer of a codec clearly does not fit the text of ``files``.
+
+    Args:
+        codec: The codec.
+        names: The names of the source and the target tokenizer for messages; None for a side that is not checked.
+        files: The text.
+    """
+    pairs = list(islice(read_pairs(files), CHECKED_PAIRS))
+    for side, (name, tokenizer) in enumerate(zip(names, (codec.source, codec.target), strict=True)):
+        if name is not None:
+            path = files.paths[side % len(files.paths)]
+            check_knows(tokenizer, [pair[side] for pair in pairs], name, str(path))

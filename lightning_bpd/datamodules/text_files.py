@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import chain, islice, product, zip_longest
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from lightning_bpd.datamodules.caches import file_digest
 from lightning_bpd.interfaces import InputError
 
 _PACKED = ("", *PACKED)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -92,24 +94,16 @@ def find_pair_files(
 
     """
     _check_languages(source_language, target_language)
-    folder = Path(folder)
+    languages = (source_language, target_language)
     found = []
     for name in names:
         path = Path(name) if name == STANDARD_INPUT else folder / name
         if is_stream(path):
-            found.append(_stream(path, source_language, target_language, source_alone))
+            found.append(_stream(path, *languages, source_alone))
             continue
         if not path.name:
             raise InputError(f"{folder}: {name!r} names no files: give a name such as train")
-        candidates, looked_for = _candidates(path, source_language, target_language)
-        if source_alone and not candidates:
-            ending = f".{source_language}"
-            sources = [
-                path
-                for path in looked_for
-                if _is_there(path) and _without_packing(path.name).endswith(ending)
-            ]
-            candidates = [PairFiles(path, None, "source") for path in sources]
+        candidates, looked_for = _candidates(path, *languages, source_alone)
         if len(candidates) > 1:
             listed = "; ".join(_listed(candidate.paths) for candidate in candidates)
             raise InputError(
@@ -117,11 +111,8 @@ def find_pair_files(
                 "Remove or rename all but one, or give the name with its extension"
             )
         if not candidates:
-            raise InputError(_missing(folder, name, looked_for, source_language, target_language))
-        (chosen,) = candidates
-        if source_alone and chosen.format == "jsonl":
-            chosen = replace(chosen, target_key=None)
-        found.append(chosen)
+            raise InputError(_missing(folder, name, looked_for, *languages))
+        found += candidates
     return found
 
 
@@ -132,33 +123,26 @@ def _check_languages(*languages: str) -> None:
             raise InputError(f"{language!r} cannot be the ending of a file: give a language such as en")
 
 
-def _candidates(base: Path, source_language: str, target_language: str) -> tuple[list[PairFiles], list[Path]]:
+def _candidates(
+    base: Path, source_language: str, target_language: str, source_alone: bool = False
+) -> tuple[list[PairFiles], list[Path]]:
     """The existing files of the name ``base``, and every path that was tried."""
-
-    def with_suffix(*suffixes: str) -> list[Path]:
-        return [base.with_name(base.name + suffix) for suffix in suffixes]
-
-    def packed(suffix: str) -> list[str]:
-        return [suffix + packing for packing in _PACKED]
-
-    if _without_packing(base.name).endswith((".tsv", ".jsonl")):
-        sources, targets, singles = [], [], [base]
-    else:
-        sources = with_suffix(*packed(f".{source_language}"))
-        targets = with_suffix(*packed(f".{target_language}"))
-        singles = with_suffix(*packed(".tsv"), *packed(".jsonl"))
-    candidates = [
-        PairFiles(source, target, "lines")
-        for source in sources
-        for target in targets
-        if _is_there(source) and _is_there(target)
-    ]
-    for single in filter(_is_there, singles):
-        if _without_packing(single.name).endswith(".tsv"):
-            candidates.append(PairFiles(single, None, "tsv"))
-        else:
-            candidates.append(PairFiles(single, None, "jsonl", source_language, target_language))
-    return candidates, sources + targets + singles
+    ending = _without_packing(base.name).rpartition(".")[2]
+    tried = {ending: [base]}
+    if ending not in ("tsv", "jsonl"):
+        tried = {
+            ending: [base.with_name(f"{base.name}.{ending}{packing}") for packing in _PACKED]
+            for ending in (source_language, target_language, "tsv", "jsonl")
+        }
+    there = {ending: list(filter(_is_there, paths)) for ending, paths in tried.items()}
+    sources, targets = there.get(source_language, []), there.get(target_language, [])
+    target_key = None if source_alone else target_language
+    found = [PairFiles(source, target, "lines") for source, target in product(sources, targets)]
+    found += [PairFiles(path, None, "tsv") for path in there.get("tsv", ())]
+    found += [PairFiles(path, None, "jsonl", source_language, target_key) for path in there.get("jsonl", ())]
+    if source_alone and not found:
+        found = [PairFiles(path, None, "source") for path in sources]
+    return found, list(chain.from_iterable(tried.values()))
 
 
 def _is_there(path: Path) -> bool:
@@ -188,26 +172,19 @@ def _missing(
     if not parent.is_dir():
         return f"{parent}: there is no such folder (looked in it for {name!r}: {_listed(looked_for)})"
     message = f"{folder}: no files for {name!r}; looked for {_listed(looked_for)}"
-    one_side = list(filter(_is_there, looked_for))
-    if one_side:
+    if one_side := list(filter(_is_there, looked_for)):
         return f"{message}; found only one side, {_listed(one_side)}"
-    held = _pair_names(parent, source_language, target_language)
+    stored = [_without_packing(path.name) for path in parent.iterdir()]
+    endings = (f".{source_language}", ".tsv", ".jsonl")
+    stems = {each.removesuffix(ending) for each in stored for ending in endings if each.endswith(ending)}
+    held = [
+        each
+        for each in sorted(stems - {""})
+        if _candidates(parent / each, source_language, target_language)[0]
+    ]
     if held:
         return f"{message}; the folder holds {', '.join(held)}"
     return f"{message}; the folder holds no pair files for {source_language} and {target_language}"
-
-
-def _pair_names(folder: Path, source_language: str, target_language: str) -> list[str]:
-    """The names in ``folder`` that :func:`find_pair_files` would accept."""
-    names = set()
-    for path in folder.iterdir():
-        name = _without_packing(path.name)
-        for suffix in (f".{source_language}", ".tsv", ".jsonl"):
-            if name.endswith(suffix):
-                names.add(name.removesuffix(suffix))
-    return sorted(
-        name for name in names if name and _candidates(folder / name, source_language, target_language)[0]
-    )
 
 
 def read_pairs(files: PairFiles, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[str, str]]:
@@ -248,22 +225,15 @@ def _corpus_lines(path: Path, on_bytes: Callable[[int], None] | None) -> Iterato
 
 
 def _aligned(files: PairFiles, sources: Iterator[str], targets: Iterator[str]) -> Iterator[tuple[str, str]]:
-    pairs = 0
-    while True:
-        # Not zip, which would lose the last line read from the longer file.
-        source_line, target_line = next(sources, None), next(targets, None)
-        if source_line is None or target_line is None:
-            break
-        yield source_line, target_line
-        pairs += 1
-    if source_line is None and target_line is None:
-        return
-    source_count = pairs + (source_line is not None) + sum(1 for _ in sources)
-    target_count = pairs + (target_line is not None) + sum(1 for _ in targets)
-    raise InputError(
-        f"{files.source} has {source_count} lines and {_listed(files.paths[1:])} {target_count}; "
-        "line i of one must be the translation of line i of the other"
-    )
+    for pairs, (source, target) in enumerate(zip_longest(sources, targets)):
+        if source is None or target is None:
+            longer = pairs + 1 + sum(1 for _ in (sources if target is None else targets))
+            counts = (longer, pairs) if target is None else (pairs, longer)
+            raise InputError(
+                f"{files.source} has {counts[0]} lines and {_listed(files.paths[1:])} {counts[1]}; "
+                "line i of one must be the translation of line i of the other"
+            )
+        yield source, target
 
 
 def _tsv_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
@@ -298,7 +268,7 @@ def _json_pair(line: str, place: str, files: PairFiles) -> tuple[str, str]:
             raise InputError(f"{place}: the key {key!r} is missing; the keys are {sorted(record)}")
         if not isinstance(record[key], str):
             raise InputError(f"{place}: the value of {key!r} is not a string")
-        if not _is_unicode(record[key]):
+        if _SURROGATE.search(record[key]):
             raise InputError(
                 f"{place}: the value of {key!r} holds half of a surrogate pair, which is no character"
             )
@@ -335,14 +305,6 @@ def as_record(source: str, target: str, source_key: str, target_key: str) -> dic
     ):
         return {"messages": [*messages, {"role": "assistant", "content": target}]}
     return {source_key: source, target_key: target}
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def fingerprint(files: Sequence[PairFiles]) -> str:

@@ -74,8 +74,12 @@ class TokenBatchSampler(Sampler[list[int]]):
             raise InputError(
                 f"A corpus of {len(self._order)} pairs is too small for {world_size} processes; use fewer processes."
             )
-        if shuffle:
-            self._check_every_rank_can_have_as_many(batch_tokens)
+        pairs, batches = len(self._order), len(self._bounds) - 1
+        if shuffle and pairs < len(self) * world_size:
+            raise InputError(
+                f"{pairs} training pairs make {batches} batches of at most {batch_tokens} tokens, which {world_size}"
+                " processes cannot share equally; raise batch_tokens or use fewer processes."
+            )
 
     def __len__(self) -> int:
         """The number of batches of this rank in a complete epoch; ``start_at`` does not change it."""
@@ -112,14 +116,6 @@ class TokenBatchSampler(Sampler[list[int]]):
             order[start:end] for start, end in zip(starts[permutation], ends[permutation], strict=True)
         ]
         return _equal_counts(batches, self._world_size)
-
-    def _check_every_rank_can_have_as_many(self, batch_tokens: int) -> None:
-        pairs, batches = len(self._order), len(self._bounds) - 1
-        if pairs < len(self) * self._world_size:
-            raise InputError(
-                f"{pairs} training pairs make {batches} batches of at most {batch_tokens} tokens, which"
-                f" {self._world_size} processes cannot share equally; raise batch_tokens or use fewer processes."
-            )
 
 
 def _cut(longest: NDArray[np.integer], batch_tokens: int) -> Rows:
@@ -167,7 +163,6 @@ def collate(source: RaggedRows, target: RaggedRows, rows: Sequence[int]) -> Para
 
 
 def _padded(ragged: RaggedRows, index: Rows) -> TokenRows:
-    # Plain views, because indexing a memmap itself takes several times as long.
     tokens, offsets = np.asarray(ragged.tokens), np.asarray(ragged.offsets)
     starts = offsets[index]
     lengths = offsets[index + 1] - starts
