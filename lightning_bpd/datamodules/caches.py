@@ -6,17 +6,19 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.files import whole_folder
 from lightning_bpd.interfaces import InputError
+
+T = TypeVar("T")
 
 
 def default_cache(folder: Path) -> Path:
@@ -50,17 +52,26 @@ def _digest(path: Path, size: int, changed: int) -> bytes:
         return hashlib.file_digest(handle, "blake2b").digest()
 
 
-@contextmanager
-def cache_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill. It appears as ``folder`` only if no error was raised.
+def cached(folder: Path, make: Callable[[Path], Any], read: Callable[[dict[str, Any]], T]) -> T:
+    """Read a folder of a cache; make it first if it is missing.
 
     If another process finishes the folder first, its folder stays, because both have equal content.
 
+    Args:
+        folder: The folder. It appears only once it is complete.
+        make: Fills a folder and returns what ``about.json`` is to hold.
+        read: Makes the result from the content of ``about.json``.
+
     Raises:
-        InputError: The folder cannot be written.
+        InputError: The folder cannot be written, or what it holds is damaged.
     """
-    with writing(folder.parent), whole_folder(folder, replace=False) as partial:
-        yield partial
+    if not folder.is_dir():
+        with writing(folder.parent), whole_folder(folder, replace=False) as partial:
+            about = json.dumps(make(partial), indent=1)
+            (partial / "about.json").write_text(f"{about}\n")
+    remedy = "delete this folder to have it made again"
+    with damaged(f"the cache {folder}", remedy):
+        return read(read_json(folder / "about.json", remedy.replace("this", "its")))
 
 
 @contextmanager
@@ -72,14 +83,6 @@ def writing(cache: Path) -> Iterator[None]:
         raise InputError(
             f"{cache}: the cache folder cannot be written ({error.strerror}); choose another with cache"
         ) from error
-
-
-@contextmanager
-def reading(folder: Path) -> Iterator[dict[str, Any]]:
-    """The content of ``about.json`` in the cache ``folder``. Every error of reading the cache becomes an InputError."""
-    remedy = "delete this folder to have it made again"
-    with damaged(f"the cache {folder}", remedy):
-        yield read_json(folder / "about.json", remedy.replace("this", "its"))
 
 
 class MappedArray(np.memmap):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ import numpy as np
 
 from lightning_bpd.codecs.text_lines import called, repeatable
 from lightning_bpd.codecs.tokenizers import TextSide, whole_row
-from lightning_bpd.datamodules.caches import MappedArray, cache_folder, content_key, reading
+from lightning_bpd.datamodules.caches import MappedArray, cached, content_key
 from lightning_bpd.datamodules.text_files import PairFiles, fingerprint, read_pairs
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.progress import progress_bar
@@ -36,12 +35,6 @@ class RaggedRows:
     """the tokens of all rows: uint16 if the vocabulary is small enough, else int32"""
     offsets: np.ndarray
     """int64 [N + 1]: row i is ``tokens[offsets[i] : offsets[i + 1]]``"""
-
-    @classmethod
-    def map(cls, stem: Path, dtype: str) -> RaggedRows:
-        """The rows in the files ``stem.tokens`` (of type ``dtype``) and ``stem.offsets``, read only."""
-        tokens = MappedArray(stem.with_suffix(".tokens"), dtype, "r")
-        return cls(tokens, MappedArray(stem.with_suffix(".offsets"), np.int64, "r"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RaggedRows, (self.tokens, self.offsets)  # without the cached lengths
@@ -117,10 +110,11 @@ def encode_corpus(
     folder = Path(cache) / content_key(
         _FORMAT, fingerprint(files), *(side.fingerprint for side in tokenizers), max_length, drop
     )
-    if not folder.is_dir():
-        with cache_folder(folder) as partial:
-            _encode(files, tokenizers, partial, max_length, drop, description)
-    corpus = _open_corpus(folder, tokenizers)
+    corpus = cached(
+        folder,
+        lambda path: _encode(files, tokenizers, path, max_length, drop, description),
+        lambda about: _open_corpus(folder, about, tokenizers),
+    )
     fate = f"{corpus.shortened} longer than {max_length} tokens cut"
     if drop:
         fate = (
@@ -130,26 +124,23 @@ def encode_corpus(
     return corpus
 
 
-def _open_corpus(folder: Path, tokenizers: Sequence[TextSide]) -> EncodedCorpus:
-    with reading(folder) as about:
-        corpus = EncodedCorpus(
-            RaggedRows.map(folder / "source", about["source_dtype"]),
-            RaggedRows.map(folder / "target", about["target_dtype"]),
-            row_numbers=MappedArray(folder / "row_numbers", np.int64, "r"),
-            **{name: about[name] for name in ("dropped_empty", "dropped_long", "shortened")},
+def _open_corpus(folder: Path, about: dict[str, Any], tokenizers: Sequence[TextSide]) -> EncodedCorpus:
+    source, target = (
+        RaggedRows(
+            MappedArray(folder / f"{side}.tokens", about[f"{side}_dtype"], "r"),
+            MappedArray(folder / f"{side}.offsets", np.int64, "r"),
         )
-        for rows, tokenizer in zip((corpus.source, corpus.target), tokenizers, strict=True):
-            tokens, offsets = rows.tokens, rows.offsets
-            if not len(rows) == len(corpus.row_numbers) == about["pairs"] or offsets[-1] != len(tokens):
-                raise ValueError("its files do not belong together")
-            if (
-                offsets[0]
-                or rows.lengths.min() < 1
-                or tokens.max() >= tokenizer.vocab_size
-                or tokens.min() < 0
-            ):
-                raise ValueError("there are tokens or rows that no corpus has")
-    return corpus
+        for side in ("source", "target")
+    )
+    counts = {name: about[name] for name in ("dropped_empty", "dropped_long", "shortened")}
+    numbers = MappedArray(folder / "row_numbers", np.int64, "r")
+    for rows, tokenizer in zip((source, target), tokenizers, strict=True):
+        tokens, offsets = rows.tokens, rows.offsets
+        if not len(rows) == len(numbers) == about["pairs"] or offsets[-1] != len(tokens):
+            raise ValueError("its files do not belong together")
+        if offsets[0] or rows.lengths.min() < 1 or tokens.max() >= tokenizer.vocab_size or tokens.min() < 0:
+            raise ValueError("there are tokens or rows that no corpus has")
+    return EncodedCorpus(source, target, row_numbers=numbers, **counts)
 
 
 def _encode(
@@ -159,8 +150,8 @@ def _encode(
     max_length: int,
     drop: bool,
     description: str,
-) -> None:
-    """Encode ``files`` into ``folder``, chunk by chunk."""
+) -> dict[str, Any]:
+    """Encode ``files`` into ``folder``, chunk by chunk. Returns the counts and types of what was stored."""
     seen = kept = empty = long = 0
     around = np.array([[len(side.prefix) + len(side.suffix)] for side in tokenizers])
     dtypes = [np.dtype(np.uint16 if side.vocab_size <= 1 << 16 else np.int32) for side in tokenizers]
@@ -211,7 +202,7 @@ def _encode(
             f"{description}: no pair is left of {names}: "
             f"{empty} empty and {long} longer than {max_length} tokens were dropped"
         )
-    about = {
+    return {
         "pairs": kept,
         "dropped_empty": empty,
         "dropped_long": long if drop else 0,
@@ -219,7 +210,6 @@ def _encode(
         "source_dtype": dtypes[0].name,
         "target_dtype": dtypes[1].name,
     }
-    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def _encode_texts(texts: Sequence[str], tokenizer: TextSide) -> list[list[int]]:
@@ -241,7 +231,7 @@ def _name_line(
 
 
 def _append(rows: Sequence[Sequence[int]], dtype: np.dtype, tokens: BinaryIO, offsets: BinaryIO) -> None:
-    """Write rows to the end of the two files that ``RaggedRows.map`` reads."""
+    """Write rows to the end of the two files of a ``RaggedRows``."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     offsets.write((tokens.tell() // dtype.itemsize + np.cumsum(lengths)).tobytes())
     # Unlike tofile, write gives the reason of a failure.

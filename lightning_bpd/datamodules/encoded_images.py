@@ -8,11 +8,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lightning_bpd.codecs.images import Images
-from lightning_bpd.datamodules.caches import MappedArray, cache_folder, content_key, reading
+from lightning_bpd.datamodules.caches import MappedArray, cached, content_key
 from lightning_bpd.datamodules.image_files import fingerprint, read_images, summary
 from lightning_bpd.interfaces import InputError
 from lightning_bpd.progress import progress_bar
@@ -60,17 +61,18 @@ def encode_images(
     """
     listed = hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
     folder = cache / f"images-{content_key(_FORMAT, 'images', fingerprint(path), listed, shape)}"
-    if not folder.is_dir():
-        with cache_folder(folder) as partial:
-            _encode(path, names, shape, partial, description)
-    encoded = _open(folder, shape)
+    encoded = cached(
+        folder,
+        lambda made: _encode(path, names, shape, made, description),
+        lambda about: _open(folder, about, shape),
+    )
     _log.info("%s: %d images, %s", description, len(encoded), summary(encoded.skipped))
     return encoded
 
 
 def _encode(
     path: Path, names: Sequence[str], shape: tuple[int, int, int], folder: Path, description: str
-) -> None:
+) -> dict[str, Any]:
     kept: list[str] = []
     skipped: list[tuple[str, str]] = []
     read_file, file = folder / "images.unsorted", folder / "images"
@@ -98,14 +100,12 @@ def _encode(
             for first in range(0, len(order), _CHUNK_IMAGES):
                 handle.write(images[order[first : first + _CHUNK_IMAGES]].tobytes())
         read_file.unlink()
-    about = {"names": [kept[place] for place in order], "skipped": sorted(skipped)}
-    (folder / "about.json").write_text(json.dumps(about, indent=0) + "\n")
+    return {"names": [kept[index] for index in order], "skipped": sorted(skipped)}
 
 
-def _open(folder: Path, shape: tuple[int, int, int]) -> EncodedImages:
-    with reading(folder) as about:
-        names, skipped = about["names"], [(name, reason) for name, reason in about["skipped"]]
-        if (folder / "images").stat().st_size != len(names) * np.prod(shape):
-            raise ValueError(f"it does not have the size of {len(names)} images")
-        images = MappedArray(folder / "images", np.uint8, "r", shape=(len(names), *shape))
+def _open(folder: Path, about: dict[str, Any], shape: tuple[int, int, int]) -> EncodedImages:
+    names, skipped = about["names"], [(name, reason) for name, reason in about["skipped"]]
+    if (folder / "images").stat().st_size != len(names) * np.prod(shape):
+        raise ValueError(f"it does not have the size of {len(names)} images")
+    images = MappedArray(folder / "images", np.uint8, "r", shape=(len(names), *shape))
     return EncodedImages(images, names, skipped)

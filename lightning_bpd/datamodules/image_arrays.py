@@ -48,10 +48,7 @@ def array_names(path: Path) -> list[str]:
     Raises:
         InputError: The file holds no images.
     """
-    names = []
-    for prefix, key in _keys(path).items():
-        with _open_array(path, key) as (_, array):
-            names += _numbered(prefix, array)
+    names = [name for prefix, (_, shape) in _arrays(path).items() for name in _numbered(prefix, shape)]
     if not names:
         raise InputError(f"{path}: the array holds no image")
     return names
@@ -63,41 +60,42 @@ def read_arrays(path: Path, names: Container[str]) -> Iterator[tuple[str, NDArra
     Raises:
         InputError: The file holds no images, or ends too early.
     """
-    for prefix, key in _keys(path).items():
-        with _open_array(path, key) as (handle, array):
-            size = math.prod(array.shape[1:])
-            for name in _numbered(prefix, array):
+    for prefix, (key, shape) in _arrays(path).items():
+        with _open_array(path, key) as (handle, _):
+            size = math.prod(shape[1:])
+            for name in _numbered(prefix, shape):
                 content = handle.read(size)
                 if len(content) < size:
                     raise InputError(f"{path}: the array ends too early; write the file again")
                 if name in names:
-                    yield name, np.frombuffer(content, np.uint8).reshape(array.shape[1:])
+                    yield name, np.frombuffer(content, np.uint8).reshape(shape[1:])
 
 
-def _numbered(prefix: str, array: _Array) -> list[str]:
-    digits = max(6, len(str(array.shape[0])))
-    return [f"{prefix}{number:0{digits}d}" for number in range(array.shape[0])]
+def _numbered(prefix: str, shape: tuple[int, ...]) -> list[str]:
+    digits = max(6, len(str(shape[0])))
+    return [f"{prefix}{number:0{digits}d}" for number in range(shape[0])]
 
 
-def _keys(path: Path) -> dict[str, str]:
-    """The arrays by the prefix of their images' names: one array for each part, or else the only array."""
-    if path.name.endswith(".npy"):
-        with _open_array(path, "") as (_, array):
-            if problem := _problem(array):
-                raise InputError(f"{path}: {problem}")
-        return {"": ""}
-    with zipfile.ZipFile(path) as zipped:
-        keys = [name.removesuffix(".npy") for name in zipped.namelist() if name.endswith(".npy")]
-    problems = {}
+def _arrays(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Key and shape of one array for each part, or else of the only array, by the prefix of their images' names."""
+    keys = [""]
+    if path.name.endswith(".npz"):
+        with zipfile.ZipFile(path) as zipped:
+            keys = [name.removesuffix(".npy") for name in zipped.namelist() if name.endswith(".npy")]
+    usable, problems = {}, {}
     for key in keys:
         with _open_array(path, key) as (_, array):
-            problems[key] = _problem(array)
-    usable = [key for key in keys if problems[key] is None]
-    if parts := [key for key in usable if key in PART_OF_FOLDER]:
-        return {f"{key}/": key for key in parts}
+            if problem := _problem(array):
+                problems[key] = problem
+            else:
+                usable[key] = (key, array.shape)
+    if parts := {f"{key}/": usable[key] for key in usable if key in PART_OF_FOLDER}:
+        return parts
     if len(usable) == 1:
-        return {"": usable[0]}
-    listed = "; ".join(f"{key}: {problems[key] or 'images'}" for key in keys) or "nothing"
+        return {"": next(iter(usable.values()))}
+    if keys == [""]:
+        raise InputError(f"{path}: {problems['']}")
+    listed = "; ".join(f"{key}: {problems.get(key, 'images')}" for key in keys) or "nothing"
     raise InputError(
         f"{path}: it must hold one array of images, or arrays called train, val and test; it holds {listed}"
     )
