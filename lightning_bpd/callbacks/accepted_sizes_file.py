@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from lightning_bpd.metrics import shares, shares_at_least
 
 COLUMNS = ["step", "stage", "rule", "size", "iterations", "share", "share_at_least"]
 
-Row = dict[str, str]
+Row = Sequence[str]
 
 
 def add_sizes(path: Path, step: int, stage: str, counts: Mapping[str, Tensor]) -> None:
@@ -26,37 +26,25 @@ def add_sizes(path: Path, step: int, stage: str, counts: Mapping[str, Tensor]) -
         stage: ``val`` or ``test``.
         counts: For each rule, the number of iterations with each accepted block size, int64 [K + 1].
     """
-    rows = [
-        dict(
-            zip(
-                COLUMNS,
-                map(str, (step, stage, rule, size, count, f"{exactly:.6f}", f"{at_least:.6f}")),
-                strict=True,
-            )
-        )
-        for rule, of_rule in counts.items()
-        for size, (count, exactly, at_least) in enumerate(
-            zip(of_rule.tolist(), shares(of_rule), shares_at_least(of_rule), strict=True)
-        )
-        if size
-    ]
-    measured = {(str(step), stage, rule) for rule in counts}
-    _rewrite(path, lambda row: (row["step"], row["stage"], row["rule"]) not in measured, rows)
+    new: list[Row] = []
+    for rule, of_rule in counts.items():
+        columns = zip(of_rule.tolist(), shares(of_rule), shares_at_least(of_rule), strict=True)
+        for size, (count, exactly, at_least) in list(enumerate(columns))[1:]:
+            new.append((str(step), stage, rule, str(size), str(count), f"{exactly:.6f}", f"{at_least:.6f}"))
+    _rewrite(path, lambda row: row[0] != str(step) or row[1] != stage or row[2] not in counts, new)
 
 
 def forget_after(path: Path, step: int) -> None:
     """Drop validations after ``step``: a resumed run takes these steps again."""
     if path.is_file():
-        _rewrite(path, lambda row: row["stage"] != "val" or int(row["step"]) <= step, [])
+        _rewrite(path, lambda row: row[1] != "val" or int(row[0]) <= step, [])
 
 
-def _rewrite(path: Path, keeps: Callable[[Row], bool], new: list[Row]) -> None:
-    old: list[Row] = []
+def _rewrite(path: Path, keeps: Callable[[Row], bool], new: Sequence[Row]) -> None:
+    old: Sequence[Row] = []
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
-            old = list(csv.DictReader(file))
+            old = list(csv.reader(file))[1:]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows([row for row in old if keeps(row)] + new)
+    csv.writer(text).writerows([COLUMNS, *filter(keeps, old), *new])
     write_atomically(path, text.getvalue())

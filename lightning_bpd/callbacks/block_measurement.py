@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_bpd.callbacks.decode_traces import Iteration, one_row, trace
+from lightning_bpd.callbacks.decode_traces import Iteration, some_rows, trace
 from lightning_bpd.decoding import DecodingOptions, decode, replay
 from lightning_bpd.interfaces import (
     DecodeResult,
@@ -96,9 +96,10 @@ class Measurement:
 
     def add(self, batch: ParallelBatch) -> None:
         """Decode a batch greedily and by each rule, and trace the chosen rows."""
-        source, index = self._taken(batch)
-        if not index:
+        kept = [position for position, row in enumerate(batch.index.tolist()) if row in self.rows]
+        if not kept:
             return
+        source, index = some_rows(batch.source, kept), batch.index[kept].tolist()
         references, device = self.module.data.references(PARTS[self.stage]), self.module.device
         numbers = torch.tensor(index, device=device)
         measured = Batch(source, numbers, [references[row] for row in index])
@@ -110,7 +111,7 @@ class Measurement:
                 sizes.update(of_size)
         for position, row in enumerate(index):
             if row in self.traced:
-                alone, number = one_row(source, position), numbers[position : position + 1]
+                alone, number = some_rows(source, [position]), numbers[position : position + 1]
                 self.traces[row] = trace(model, drafter, alone, self.rules[0].options, number)
 
     def values(self) -> dict[str, float]:
@@ -134,13 +135,3 @@ class Measurement:
     def _decode(self, source: TokenRows, options: DecodingOptions, numbers: Tensor) -> DecodeResult:
         model, drafter = self.decoder
         return decode(model, source, options, drafter, numbers)
-
-    def _taken(self, batch: ParallelBatch) -> tuple[TokenRows, list[int]]:
-        """The sources of the batch that are measured, and their indices in the corpus."""
-        index = batch.index.tolist()
-        kept = [position for position, row in enumerate(index) if row in self.rows]
-        taken = [index[position] for position in kept]
-        if len(kept) in (0, len(index)):
-            return batch.source, taken
-        lengths = batch.source.lengths[kept]
-        return TokenRows(batch.source.tokens[kept, : int(lengths.max())], lengths), taken

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -192,16 +192,7 @@ def _rows_to_come(trainer: pl.Trainer, module: HeadTraining, stage: Stage) -> li
     loader: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
     (batches,) = trainer.num_val_batches if stage == "val" else trainer.num_test_batches
     own = [row for batch in islice(loader, int(batches)) for row in batch.index.tolist()]
-    parts = [own]
-    if trainer.world_size > 1:
-        parts = [[]] * trainer.world_size
-        torch.distributed.all_gather_object(parts, own)
-    return sorted(row for part in parts for row in part)
-
-
-def _writes(trainer: pl.Trainer) -> bool:
-    """Whether this rank writes files; false in a trial run."""
-    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set outside its constructor
+    return sorted(chain.from_iterable(gathered(trainer, own)))
 
 
 def _sizes_file(trainer: pl.Trainer) -> Path:
@@ -218,9 +209,7 @@ def histograms(stage: Stage, counts: Mapping[str, torch.Tensor]) -> dict[str, An
     found = {}
     for rule, of_rule in counts.items():
         edges = np.arange(len(of_rule)) + 0.5
-        for name, heights in (
-            ("accepted_sizes", of_rule.tolist()),
-            ("acceptance_by_position", shares_at_least(of_rule)),
-        ):
-            found[f"{stage}/{rule}/{name}"] = wandb.Histogram(np_histogram=(np.array(heights[1:]), edges))
+        heights = {"accepted_sizes": of_rule.tolist(), "acceptance_by_position": shares_at_least(of_rule)}
+        for name, values in heights.items():
+            found[f"{stage}/{rule}/{name}"] = wandb.Histogram(np_histogram=(np.array(values[1:]), edges))
     return found

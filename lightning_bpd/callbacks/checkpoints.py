@@ -96,6 +96,8 @@ class BestCheckpoint(Checkpoint):
         mode: Whether a larger (max) or a smaller (min) value is better.
     """
 
+    _stored = ("step", "metrics", "bleu_signature", "decode")
+
     def __init__(self, monitor: str = "val/bleu", mode: Literal["max", "min"] = "max") -> None:
         self.monitor = monitor
         self.mode = mode
@@ -130,9 +132,8 @@ class BestCheckpoint(Checkpoint):
         """Write the checkpoint if its metric is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        metrics = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-        }
+        logged = trainer.callback_metrics.items()
+        metrics = {name: float(value) for name, value in logged if name.startswith("val/")}
         if self.monitor not in metrics:
             known = ", ".join(sorted(metrics))
             raise InputError(f"best_checkpoint.monitor is {self.monitor!r}, but validation logged {known}")
@@ -152,21 +153,13 @@ class BestCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The best metric so far and its details."""
-        return {
-            "step": self.step,
-            "metrics": self.metrics,
-            "bleu_signature": self.bleu_signature,
-            "decode": self.decode,
-        }
+        return {name: getattr(self, name) for name in self._stored}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best so far, unless another metric was monitored."""
-        # Values of different metrics cannot be compared.
+        """Restore the best so far, unless another metric was monitored: their values cannot be compared."""
         if self.monitor in state_dict["metrics"]:
-            self.step = state_dict["step"]
-            self.metrics = state_dict["metrics"]
-            self.bleu_signature = state_dict["bleu_signature"]
-            self.decode = state_dict.get("decode")  # older checkpoints lack it
+            for name in self._stored:
+                setattr(self, name, state_dict.get(name))  # older checkpoints lack decode
 
 
 class LastCheckpoint(Checkpoint):

@@ -79,10 +79,10 @@ def trace(
     return iterations
 
 
-def one_row(rows: TokenRows, place: int) -> TokenRows:
-    """One row, without padding."""
-    length = rows.lengths[place : place + 1]
-    return TokenRows(rows.tokens[place : place + 1, : int(length)], length)
+def some_rows(rows: TokenRows, positions: list[int]) -> TokenRows:
+    """The rows at these positions of the batch, padded to the longest of them."""
+    lengths = rows.lengths[positions]
+    return TokenRows(rows.tokens[positions, : int(lengths.max())], lengths)
 
 
 def table_rows(traces: Mapping[int, Sequence[Iteration]], codec: Codec) -> list[list[Any]]:

@@ -63,6 +63,12 @@ class Interruption(Checkpoint):
         """Stop if the previous step was saved."""
         self._stop_if_saved(trainer)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop if the previous step was saved; the resumed run validates."""
+        self._stop_if_saved(trainer)
+
+    on_train_epoch_end = on_validation_start
+
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save if a signal came and the step is complete."""
         stepped = trainer.global_step > self._step
@@ -71,29 +77,21 @@ class Interruption(Checkpoint):
             # The metrics of this step are logged after this hook, so the run stops at the next hook.
             self._save(trainer)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop if the previous step was saved; the resumed run validates."""
-        self._stop_if_saved(trainer)
-
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save and stop if a signal came during validation."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self._someone_asked(trainer, 0):
             self._save(trainer)
             self._stop_if_saved(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop if the last step of the epoch was saved."""
-        self._stop_if_saved(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, *_: Any) -> None:
         """Restore the previous signal handlers."""
-        self._restore_handlers()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         """Restore the previous signal handlers."""
-        self._restore_handlers()
+        self.on_train_end()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
@@ -127,11 +125,6 @@ class Interruption(Checkpoint):
         if self._signal == self._requeue_signal:
             _requeue()
         raise Interrupted(128 + self._signal)
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
 
 
 def _requeue() -> None:

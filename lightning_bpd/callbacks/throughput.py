@@ -66,19 +66,19 @@ class Throughput(Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
-        self._stop_clock(trainer)
+        if self._running:
+            self._read_clock(trainer)
+            self._running = False
+
+    on_train_end = on_validation_start
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Stop the clock."""
-        self._stop_clock(trainer)
+        self.on_validation_start(trainer, pl_module)
         # Lightning has called state_dict before this hook, so the stored sums are replaced.
         checkpoint["callbacks"][self.state_key] = self.state_dict()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
-        self._stop_clock(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far."""
@@ -88,11 +88,6 @@ class Throughput(Callback):
         """Restore the sums of the resumed run."""
         self.seconds = state_dict["seconds"]
         self.tokens = state_dict["tokens"]
-
-    def _stop_clock(self, trainer: pl.Trainer) -> None:
-        if self._running:
-            self._read_clock(trainer)
-            self._running = False
 
     def _read_clock(self, trainer: pl.Trainer) -> None:
         """Add tokens and time to the sums. All ranks call this together: at one step, validation or checkpoint."""

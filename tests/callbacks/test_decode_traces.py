@@ -1,6 +1,6 @@
 from known_blocks import EOS, Copy, Heads, pad
 
-from lightning_bpd.callbacks.decode_traces import Iteration, markdown, one_row, trace
+from lightning_bpd.callbacks.decode_traces import Iteration, markdown, some_rows, trace
 from lightning_bpd.codecs.text import TextCodec
 from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.decoding import DecodingOptions
@@ -23,7 +23,7 @@ def test_a_trace_names_the_head_that_failed_first():
     assert trace(Copy(), Heads(), pad([row]), exact(3, acceptance="top-2"))[0].accepted == [5, 6, 8]
     # What lies past the end was not rejected.
     assert trace(Copy(), Heads(able=True), pad([[5, EOS]]), exact(3)) == [Iteration([5, EOS], [], None, None)]
-    unable = trace(Copy(), Heads(able=False), one_row(pad([[5, 6, EOS], [5, EOS]]), 1), exact(3))
+    unable = trace(Copy(), Heads(able=False), some_rows(pad([[5, 6, EOS], [5, EOS]]), [1]), exact(3))
     assert unable == [Iteration([5], [9, 9], 2, EOS), Iteration([EOS], [], None, None)]
 
 
