@@ -1,13 +1,11 @@
-"""Hugging Face models as bases: their codec, and their description in a finished model's folder (floor 2).
-
-Functions that need ``transformers`` load it themselves. If it is missing, an InputError says what to install.
-"""
+"""Hugging Face models as bases: their codec, and their description in a finished model's folder (floor 2)."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +18,17 @@ from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import InputError
 
 if TYPE_CHECKING:
+    from lightning_bpd import adapters
     from lightning_bpd.adapters import ModelAdapter, ModelTokenizer
+else:
+
+    class _Adapters:
+        """The module, imported at its first use: it needs transformers, and says so if that is missing."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module("lightning_bpd.adapters"), name)
+
+    adapters = _Adapters()
 
 PREFIX = "hf:"
 REMEDY = "fetch or save the model again"
@@ -56,9 +64,7 @@ class HuggingFaceCodec(TextualCodec):
 
     def describe(self) -> dict[str, Any]:
         """Return the bytes of the tokenizer's files, the settings of rows, and fingerprints."""
-        from lightning_bpd.adapters import tokenizer_files
-
-        files = tokenizer_files(self.source.tokenizer)
+        files = adapters.tokenizer_files(self.source.tokenizer)
         return {
             "hugging_face_tokenizer": {
                 "files": {
@@ -74,12 +80,12 @@ class HuggingFaceCodec(TextualCodec):
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> HuggingFaceCodec:
         """Make the codec from the output of ``describe``."""
-        from lightning_bpd.adapters import RowSettings, tokenizer_of_files
-
         stored = description["hugging_face_tokenizer"]
-        settings = RowSettings(**stored["settings"])
+        settings = adapters.RowSettings(**stored["settings"])
         files = {name: content.numpy().tobytes() for name, content in stored["files"].items()}
-        return make_codec(tokenizer_of_files(files, settings), settings, stored_bleu_tokenizer(description))
+        return make_codec(
+            adapters.tokenizer_of_files(files, settings), settings, stored_bleu_tokenizer(description)
+        )
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the tokenizer's files by ``save_pretrained``; return ``config()``."""
@@ -99,11 +105,9 @@ class HuggingFaceCodec(TextualCodec):
 
 def make_codec(tokenizer: Any, settings: Any, bleu_tokenizer: str = "13a") -> HuggingFaceCodec:
     """Make the codec of a tokenizer of transformers and RowSettings."""
-    from lightning_bpd.adapters import ModelTokenizer
-
     return HuggingFaceCodec(
-        ModelTokenizer(tokenizer, "source", settings),
-        ModelTokenizer(tokenizer, "target", settings),
+        adapters.ModelTokenizer(tokenizer, "source", settings),
+        adapters.ModelTokenizer(tokenizer, "target", settings),
         bleu_tokenizer,
     )
 
@@ -114,8 +118,6 @@ def with_template(codec: HuggingFaceCodec, template: str) -> HuggingFaceCodec:
     Raises:
         InputError: The template cannot be used.
     """
-    from lightning_bpd import adapters
-
     settings = codec.source.settings
     adapters.check_template(codec.source.tokenizer, template)
     made = make_codec(
@@ -135,8 +137,6 @@ def open_codec(reference: str) -> HuggingFaceCodec:
     Raises:
         InputError: There is no such model, it has no tokenizer, or only its target language is named.
     """
-    from lightning_bpd import adapters
-
     parsed = adapters.parse_reference(reference)
     with damaged(reference, REMEDY):
         config = adapters.load_config(parsed)
@@ -152,10 +152,9 @@ def open_network(reference: str) -> ModelAdapter:
     Raises:
         InputError: The model cannot be loaded, or cannot be a base; the message says what is missing.
     """
-    from lightning_bpd import adapters
-
+    parsed = adapters.parse_reference(reference)
     with damaged(reference, REMEDY):
-        return adapters.load_adapter(adapters.parse_reference(reference))
+        return adapters.load_adapter(parsed)
 
 
 def write_base(
@@ -170,8 +169,6 @@ def write_base(
         fingerprint: Fingerprint of the base's weights.
         folder: The finished model's folder.
     """
-    from lightning_bpd import adapters
-
     inside = origin is None
     if origin is None:
         settings = codec.source.settings
@@ -191,15 +188,11 @@ def write_base(
 
 def refuse_own_code(network: ModelAdapter, codec: HuggingFaceCodec, reference: str) -> None:
     """Raise InputError if a model trained from this base could not be loaded without the base's own code."""
-    from lightning_bpd import adapters
-
     adapters.refuse_own_code(network, codec.source.tokenizer, reference)
 
 
 def name_of(reference: str) -> str:
     """Return the folder, or the name on the hub, in a reference."""
-    from lightning_bpd import adapters
-
     return adapters.parse_reference(reference).name
 
 
@@ -210,8 +203,6 @@ def stored_reference(reference: str, moved: str | None = None) -> str:
         reference: The stored reference.
         moved: The model's new reference, if it has moved; its options override the stored ones.
     """
-    from lightning_bpd import adapters
-
     stored = adapters.parse_reference(reference)
     if moved is None and not stored.trust_remote_code:
         return reference
@@ -221,8 +212,6 @@ def stored_reference(reference: str, moved: str | None = None) -> str:
 
 def weight_type(reference: str) -> torch.dtype:
     """Return the dtype of a referenced model's weights."""
-    from lightning_bpd import adapters
-
     return getattr(torch, adapters.parse_reference(reference).dtype)
 
 
@@ -234,8 +223,6 @@ def base_reference(folder: Path, config: Mapping[str, Any], moved: str | None = 
         config: The finished model's configuration.
         moved: The base's new reference, if it has moved.
     """
-    from lightning_bpd import adapters
-
     where = stored_reference(config["base"]["hugging_face"], moved)
     if moved is None and config["base"]["inside"]:
         parsed = adapters.parse_reference(where)
@@ -254,8 +241,6 @@ def read_codec(folder: Path, config: Mapping[str, Any], reference: str | None = 
     Raises:
         InputError: The tokenizer is not the one that the heads were trained with.
     """
-    from lightning_bpd import adapters
-
     stored = config["hugging_face_tokenizer"]
     where = reference or base_reference(folder, config)
     tokenizer = adapters.load_tokenizer(adapters.parse_reference(where))
@@ -272,13 +257,9 @@ def read_codec(folder: Path, config: Mapping[str, Any], reference: str | None = 
 
 def describe_network(network: ModelAdapter) -> dict[str, Any]:
     """Return the plain data from which ``rebuild_network`` makes the network again, without its weights."""
-    from lightning_bpd import adapters
-
     return {"hugging_face": adapters.describe_adapter(network)}
 
 
 def rebuild_network(config: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> ModelAdapter:
     """Make the network from the output of ``describe_network`` and its weights."""
-    from lightning_bpd import adapters
-
     return adapters.rebuild_adapter(config["hugging_face"], weights, where)

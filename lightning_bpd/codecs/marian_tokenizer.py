@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Self
 
-import sentencepiece
-
-from lightning_bpd.codecs.tokenizers import one_line
+from lightning_bpd.codecs.tokenizers import TokenizerFile, one_line, read_sentencepiece
 from lightning_bpd.interfaces import InputError
 
 # The language at the beginning of a line, such as >>deu<<.
@@ -42,8 +38,8 @@ class MarianPieces:
     clean_up: bool = False
 
 
-class MarianTokenizer:
-    """Turns text into token ids and back, as transformers' MarianTokenizer does (a TextSide).
+class MarianTokenizer(TokenizerFile):
+    """Turns text into token ids and back, as transformers' MarianTokenizer does. Decoding starts from padding.
 
     A line may begin with a language such as ``>>deu<<``, which is one token. Names of special pieces in other positions
     of a line are ordinary text.
@@ -55,72 +51,31 @@ class MarianTokenizer:
         InputError: The bytes are not a SentencePiece model, or the vocabulary lacks a special piece.
     """
 
-    vocab_size: int
-    bos_id: int
-    """the padding token, which decoding starts from"""
-    eos_id: int
-    prefix: tuple[int, ...] = ()
-    suffix: tuple[int, ...]
-    """the end token"""
-    keeps_end: bool = False
+    ending = ".marian.json"
     unknown_id: int
-    fingerprint: str
-    """16 hexadecimal digits that differ between different tokenizers"""
 
     def __init__(self, made_of: MarianPieces) -> None:
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=made_of.sentencepiece)
-            # SentencePiece accepts empty bytes as a model that is loaded later.
-            loaded = self._processor.vocab_size() > 0
-        except RuntimeError:
-            loaded = False
-        if not loaded:
-            raise InputError("not a SentencePiece model")
+        self._processor = read_sentencepiece(made_of.sentencepiece)
         self.made_of = made_of
         self._ids = {piece: number for number, piece in enumerate(made_of.pieces)}
         for name in ("end", "unknown", "padding"):
             if getattr(made_of, name) not in self._ids:
                 raise InputError(f"the vocabulary has no {name} piece {getattr(made_of, name)!r}")
-        self.vocab_size = len(made_of.pieces)
-        self.bos_id, self.eos_id = self._ids[made_of.padding], self._ids[made_of.end]
-        self.suffix = (self.eos_id,)
-        self.unknown_id = self._ids[made_of.unknown]
-        self.fingerprint = hashlib.sha256(self.content).hexdigest()[:16]
-
-    def __reduce__(self) -> tuple[type[MarianTokenizer], tuple[MarianPieces]]:
-        return MarianTokenizer, (self.made_of,)
-
-    @property
-    def content(self) -> bytes:
-        """The tokenizer's parts as JSON, which ``from_content`` reads."""
-        settings = asdict(self.made_of)
-        settings["sentencepiece"] = base64.b64encode(self.made_of.sentencepiece).decode()
-        return json.dumps(settings, ensure_ascii=False, indent=0).encode()
+        settings = asdict(made_of) | {"sentencepiece": base64.b64encode(made_of.sentencepiece).decode()}
+        content = json.dumps(settings, ensure_ascii=False, indent=0).encode()
+        special = (self._ids[piece] for piece in (made_of.padding, made_of.end, made_of.unknown))
+        super().__init__(content, len(made_of.pieces), *special)
 
     @classmethod
-    def from_content(cls, content: bytes) -> MarianTokenizer:
-        """Make the tokenizer that ``content`` describes. Raises InputError if it describes none."""
+    def from_content(cls, content: bytes) -> Self:
+        """Make the tokenizer that the JSON in ``content`` describes. Raises InputError if it describes none."""
         try:
             settings = json.loads(content)
             model = base64.b64decode(settings.pop("sentencepiece"), validate=True)
             made_of = MarianPieces(model, tuple(settings.pop("pieces")), **settings)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"not a Marian tokenizer: {error}") from error
         return cls(made_of)
-
-    @classmethod
-    def load(cls, path: Path | str) -> MarianTokenizer:
-        """Load the tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
-        try:
-            return cls.from_content(Path(path).read_bytes())
-        except OSError as error:
-            raise InputError(f"{path}: the tokenizer file cannot be read: {error.strerror}") from None
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-
-    def save(self, path: Path | str) -> None:
-        """Write the file that ``load`` reads."""
-        Path(path).write_bytes(self.content)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each line, without start or end token; none for an empty line."""

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from lightning_bpd.codecs.codec import Codec
-from lightning_bpd.codecs.tokenizer_files import (
-    StoredTokenizer,
-    file_name,
-    from_bytes,
-    load_tokenizer,
-    to_bytes,
-)
+from lightning_bpd.codecs.tokenizer_files import StoredTokenizer, from_bytes, load_tokenizer
 from lightning_bpd.codecs.tokenizers import TextSide
 from lightning_bpd.files import path_inside
 from lightning_bpd.interfaces import Vocabularies
@@ -108,7 +102,7 @@ class TextCodec(TextualCodec):
         """Return the tokenizers' bytes and fingerprints."""
         return {
             "tokenizers": {
-                side: torch.frombuffer(bytearray(to_bytes(tokenizer)), dtype=torch.uint8)
+                side: torch.frombuffer(bytearray(tokenizer.content), dtype=torch.uint8)
                 for side, tokenizer in (("source", self.source), ("target", self.target))
             },
             "fingerprints": dict(self.parts()),
@@ -126,11 +120,11 @@ class TextCodec(TextualCodec):
     def write(self, folder: Path) -> dict[str, Any]:
         """Write one file for a tokenizer of both sides, or one file for each: ``source`` and ``target``."""
         joint = self.source.fingerprint == self.target.fingerprint
-        names = {"target": file_name(self.target, "tokenizer" if joint else "target")}
-        self.target.save(folder / names["target"])
+        names = {"target": f"{'tokenizer' if joint else 'target'}{self.target.ending}"}
         if not joint:
-            names["source"] = file_name(self.source, "source")
-            self.source.save(folder / names["source"])
+            names["source"] = f"source{self.source.ending}"
+        for side, name in names.items():
+            getattr(self, side).save(folder / name)
         return {"tokenizers": names, "bleu_tokenizer": self.bleu_tokenizer}
 
     @classmethod

@@ -61,7 +61,7 @@ def read_lines(
         InputError: The text cannot be read, is not UTF-8 (with the number of the line), or is damaged.
     """
     name = name or called(path)
-    for number, line in enumerate(_raw_lines(path, name, on_bytes or _not_counted), start=1):
+    for number, line in enumerate(_raw_lines(path, name, on_bytes or (lambda count: None)), start=1):
         try:
             yield line.decode()
         except UnicodeDecodeError as error:
@@ -75,10 +75,6 @@ def read_lines(
                 f"{name}, line {number}: invalid UTF-8 at byte {error.start + 1} of the line "
                 f"(0x{line[error.start]:02x}); convert the text to UTF-8, for example with iconv"
             ) from None
-
-
-def _not_counted(_: int) -> None:
-    """Ignore the progress."""
 
 
 def called(path: str | Path) -> str:

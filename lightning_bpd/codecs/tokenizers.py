@@ -6,9 +6,10 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import sentencepiece
 
@@ -85,10 +86,69 @@ def one_line(text: str) -> str:
     return _LINE_BREAK.sub(" ", text)
 
 
-class Tokenizer:
+def read_sentencepiece(content: bytes) -> Any:
+    """The SentencePieceProcessor of a file's bytes. Raises InputError if they hold no SentencePiece model."""
+    with suppress(RuntimeError):
+        # SentencePiece takes empty bytes for "no model yet" and fails only later.
+        model = sentencepiece.SentencePieceProcessor(model_proto=content) if content else None
+        if model is not None and model.vocab_size():
+            return model
+    raise InputError("not a SentencePiece model; give a file that SentencePiece wrote")
+
+
+class TokenizerFile:
+    """A tokenizer that is one file (a TextSide). The bytes of the file are all of it, so it can be pickled and copied.
+
+    Args:
+        content: The bytes, which ``from_content`` reads.
+        vocab_size: The number of tokens.
+        bos_id: The start token, or the token that takes its place.
+        eos_id: The end token.
+        unknown_id: The token for text that the tokenizer does not know.
+    """
+
+    ending: ClassVar[str]
+    """the end of the file's name"""
+    prefix: tuple[int, ...] = ()
+    keeps_end: bool = False
+
+    def __init__(
+        self, content: bytes, vocab_size: int, bos_id: int, eos_id: int, unknown_id: int | None
+    ) -> None:
+        self.content, self.vocab_size = content, vocab_size
+        self.bos_id, self.eos_id, self.unknown_id = bos_id, eos_id, unknown_id
+        self.suffix = (eos_id,)
+        self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_content, (self.content,)
+
+    @classmethod
+    def from_content(cls, content: bytes) -> Self:
+        """Make the tokenizer of a file's bytes. Raises InputError if they hold none."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Load the tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
+        try:
+            return cls.from_content(Path(path).read_bytes())
+        except FileNotFoundError:
+            raise InputError(f"{path}: there is no such tokenizer file") from None
+        except OSError as error:
+            raise InputError(f"{path}: the tokenizer file cannot be read: {error.strerror}") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def save(self, path: Path | str) -> None:
+        """Write the file that ``load`` reads."""
+        Path(path).write_bytes(self.content)
+
+
+class Tokenizer(TokenizerFile):
     """A SentencePiece model, which turns text into token ids and back.
 
-    The bytes of the model are its only state, so it can be pickled, copied, and stored inside other files.
+    Its start token is the end token if the model has no start token, as in fairseq.
 
     Args:
         model_proto: The content of a SentencePiece ``.model`` file.
@@ -97,63 +157,27 @@ class Tokenizer:
         InputError: The bytes are not a SentencePiece model, or the model has no end token.
     """
 
-    model_proto: bytes
-    vocab_size: int
-    bos_id: int
-    """the start token, or the end token if the model has no start token, as in fairseq"""
-    eos_id: int
-    """the end token"""
-    prefix: tuple[int, ...] = ()
-    suffix: tuple[int, ...]
-    """the end token"""
-    keeps_end: bool = False
-    fingerprint: str
-    """16 hexadecimal digits that differ between different models"""
-    unknown_id: int | None
+    ending = ".model"
 
     def __init__(self, model_proto: bytes) -> None:
-        try:
-            # SentencePiece takes empty bytes for "no model yet" and fails only later.
-            processor = sentencepiece.SentencePieceProcessor(model_proto=model_proto) if model_proto else None
-        except RuntimeError:
-            processor = None
-        if processor is None or not processor.vocab_size():
-            raise InputError("not a SentencePiece model; give the .model file that SentencePiece wrote")
-        if processor.eos_id() < 0:
+        processor = read_sentencepiece(model_proto)
+        eos_id, bos_id = processor.eos_id(), processor.bos_id()
+        if eos_id < 0:
             raise InputError(
                 "the SentencePiece model has no end token; train it with an eos_id of 0 or more, "
                 "or give no tokenizer file so that one is trained on the training text"
             )
-        self.model_proto = model_proto
-        self.vocab_size = processor.vocab_size()
-        self.eos_id = processor.eos_id()
-        self.suffix = (self.eos_id,)
-        self.unknown_id = processor.unk_id()
-        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else self.eos_id
-        self.fingerprint = hashlib.sha256(model_proto).hexdigest()[:16]
+        vocab_size = processor.vocab_size()
+        super().__init__(
+            model_proto, vocab_size, bos_id if bos_id >= 0 else eos_id, eos_id, processor.unk_id()
+        )
         self._processor = processor
-        self._control_ids = frozenset(id_ for id_ in range(self.vocab_size) if processor.is_control(id_))
-
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes]]:
-        return Tokenizer, (self.model_proto,)
+        self._control_ids = frozenset(id_ for id_ in range(vocab_size) if processor.is_control(id_))
 
     @classmethod
-    def load(cls, path: Path | str) -> Tokenizer:
-        """Load the tokenizer in the file ``path``. Raises InputError, naming the file, if it holds none."""
-        try:
-            model_proto = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{path}: there is no such tokenizer file") from None
-        except OSError as error:
-            raise InputError(f"{path}: the tokenizer file cannot be read: {error.strerror}") from None
-        try:
-            return cls(model_proto)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-
-    def save(self, path: Path | str) -> None:
-        """Write the model as a file that :meth:`load` and SentencePiece's tools read."""
-        Path(path).write_bytes(self.model_proto)
+    def from_content(cls, content: bytes) -> Self:
+        """Make the tokenizer of the bytes of a ``.model`` file. Raises InputError as the class does."""
+        return cls(content)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each line, without start or end token; none for an empty line.

@@ -259,7 +259,7 @@ class ParallelText(PartsOfData[EncodedCorpus]):
                 self._training_lines(side), self.vocab_size, self.byte_fallback, self.normalization
             )
             with writing(path.parent):
-                write_atomically(path, tokenizer.model_proto)
+                write_atomically(path, tokenizer.content)
         return Tokenizer.load(path)
 
     def _training_lines(self, side: Literal["both", "source", "target"]) -> Iterable[str]:

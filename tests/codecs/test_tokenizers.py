@@ -118,7 +118,7 @@ def test_copies_and_files_are_the_same_tokenizer(tokenizer: Tokenizer, tmp_path)
 
 def test_same_lines_give_the_same_bytes(tokenizer: Tokenizer) -> None:
     again = train_tokenizer(iter(LINES), 400)
-    assert again.model_proto == tokenizer.model_proto
+    assert again.content == tokenizer.content
     assert len(again.fingerprint) == 16
     assert train_tokenizer(LINES[:-1], 400).fingerprint != tokenizer.fingerprint
 
@@ -130,9 +130,9 @@ def test_threads_do_not_change_the_tokens(tokenizer: Tokenizer) -> None:
 def test_long_text_is_sampled_and_reproducible(monkeypatch) -> None:
     monkeypatch.setattr(text, "_SAMPLED_LINES", 50)
     first, second = train_tokenizer(LINES, 330), train_tokenizer(LINES, 330)
-    assert first.model_proto == second.model_proto
+    assert first.content == second.content
     monkeypatch.setattr(text, "_SAMPLED_LINES", 2_000_000)
-    assert first.model_proto != train_tokenizer(LINES, 330).model_proto
+    assert first.content != train_tokenizer(LINES, 330).content
 
 
 def test_sample_is_even() -> None:
@@ -186,7 +186,7 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path, content: bytes) ->
 
 def test_a_cut_model_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="not a SentencePiece model"):
-        Tokenizer(tokenizer.model_proto[:1000])
+        Tokenizer(tokenizer.content[:1000])
 
 
 def test_missing_and_unreadable_files_are_named(tmp_path) -> None:
