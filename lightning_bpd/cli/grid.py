@@ -6,20 +6,20 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
 
 from lightning_bpd.cli.run_folder import RESULTS, lock
 from lightning_bpd.faults import program
 from lightning_bpd.files import shipped
+from lightning_bpd.grid.display import Display, Outcome, duration
 from lightning_bpd.grid.plan import Grid, Step, plan
-from lightning_bpd.grid.run import Outcome, log_path, run_steps
-from lightning_bpd.grid.state import estimates, key_figures, states, total
+from lightning_bpd.grid.run import run_steps
+from lightning_bpd.grid.state import estimates, states, total
 from lightning_bpd.interfaces import InputError
 
 TRAIN = [sys.executable, "-m", "lightning_bpd"]
@@ -57,63 +57,12 @@ def grid(dry_run: bool = False, keep: bool = False, **settings: Any) -> None:
     with held:
         if configuration.generated_pairs is not None:
             _generate(configuration)
-        with _status(console) as status:
-            shown = _Shown(console, status, folder, steps)
-            shown.say(_overview(configuration, steps, jobs, keep))
-            outcomes, asked = run_steps(steps, folder, TRAIN, slots, shown, keep)
-    _conclude(shown, configuration, outcomes, asked)
-
-
-class _Shown:
-    """Prints a line when a step starts and ends and, on a terminal, the running steps."""
-
-    def __init__(self, console: Console, status: Status | None, folder: Path, steps: Sequence[Step]) -> None:
-        self.console, self.status, self.folder, self.steps = console, status, folder, steps
-
-    def say(self, text: str) -> None:
-        """Print a line without markup."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def started(self, step: Step, resumed: bool) -> None:
-        """As the runner tells."""
-        self.say(f"{step.name}: {'resumed' if resumed else 'started'}")
-
-    def ended(self, outcome: Outcome) -> None:
-        """As the runner tells."""
-        name, time = outcome.step.name, duration(outcome.seconds)
-        if outcome.status == "done":
-            figures = key_figures(outcome.step)
-            given = f"given, {outcome.step.given}" if outcome.step.given is not None else f"done in {time}"
-            self.say(f"{name}: {given}{'  ' if figures else ''}{figures}")
-        elif outcome.status == "failed":
-            self.say(f"{name}: FAILED after {time}: {outcome.words}; see {log_path(self.folder, name)}")
-            for line in outcome.log:
-                self.say(f"    {line}")
-        elif outcome.status == "interrupted":
-            self.say(f"{name}: stopped after {time}")
-        else:
-            self.say(f"{name}: not run: {outcome.words}")
-
-    def waiting(self, running: Mapping[str, float], settled: int) -> None:
-        """As the runner tells."""
-        if self.status is not None:
-            now = ", ".join(f"{name} {duration(seconds)}" for name, seconds in running.items())
-            self.status.update(f"{settled} of {len(self.steps)} steps  {now}")
-
-    def asked_to_stop(self, number: signal.Signals, running: Sequence[str]) -> None:
-        """As the runner tells."""
-        waits = f"; waiting for {', '.join(running)} to save and stop (again: at once)" if running else ""
-        self.say(f"{number.name}{waits}")
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as ``7 s``, ``2 min 5 s`` or ``3 h 20 min``."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+        # A status line shows the running steps, if standard output is a terminal.
+        with console.status("") if console.is_terminal else nullcontext() as status:
+            display = Display(console, status, folder, len(steps))
+            display.say(_overview(configuration, steps, jobs, keep))
+            outcomes, asked = run_steps(steps, folder, TRAIN, slots, display, keep)
+    _conclude(display, steps, outcomes, asked)
 
 
 def _check_inputs(configuration: Grid) -> None:
@@ -191,16 +140,6 @@ def _generate(configuration: Grid) -> None:
     write_demo_corpus(Path(configuration.data), configuration.generated_pairs)
 
 
-@contextmanager
-def _status(console: Console) -> Iterator[Status | None]:
-    """A status line for the running steps, if standard output is a terminal."""
-    if not console.is_terminal:
-        yield None
-        return
-    with console.status("") as status:
-        yield status
-
-
 def _print_plan(console: Console, configuration: Grid, steps: Sequence[Step], jobs: int, keep: bool) -> None:
     folder = configuration.folder
     todo = states(steps, folder, keep)
@@ -241,7 +180,7 @@ def _overview(configuration: Grid, steps: Sequence[Step], jobs: int, keep: bool)
 
 
 def _conclude(
-    shown: _Shown, configuration: Grid, outcomes: Sequence[Outcome], asked: signal.Signals | None
+    shown: Display, steps: Sequence[Step], outcomes: Sequence[Outcome], asked: signal.Signals | None
 ) -> None:
     """Print the result. Exits with 1 if a step failed, and with 128 + signal if the grid was stopped."""
     if asked is not None:
@@ -249,7 +188,7 @@ def _conclude(
         sys.exit(128 + asked)
     failed = [outcome.step.name for outcome in outcomes if outcome.status == "failed"]
     not_run = sum(outcome.status == "not run" for outcome in outcomes)
-    report = next((step for step in shown.steps if step.kind == "report"), None)
+    report = next((step for step in steps if step.kind == "report"), None)
     if report is not None and report.result.is_file() and report.name not in failed:
         shown.say(f"Report: {report.result}")
     if failed:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, Literal, Protocol
 
 from lightning_bpd.files import remove_what_was_left
+from lightning_bpd.grid.display import Display, Outcome, log_path
 from lightning_bpd.grid.plan import Step, recipes
 from lightning_bpd.grid.state import Record, has_result, read_record, states, write_record
 
@@ -29,42 +29,10 @@ _DIES_WITH_GRID = ("setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = "$
 _POLL = 0.1
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a step ended."""
-
-    step: Step
-    status: Literal["done", "failed", "interrupted", "not run"]
-    seconds: float = 0.0
-    """seconds of this run of the step"""
-    exit_code: int = 0
-    words: str = ""
-    """the reason of a failure or of not running"""
-    log: tuple[str, ...] = ()
-    """the last lines of its output, if it failed"""
-
-
-class Watcher(Protocol):
-    """Receives the events of a run."""
-
-    def started(self, step: Step, resumed: bool) -> None:
-        """The process of a step has started."""
-
-    def ended(self, outcome: Outcome) -> None:
-        """A step has ended, or will not run."""
-
-    def waiting(self, running: Mapping[str, float], settled: int) -> None:
-        """Called repeatedly with the running steps and their seconds, and the number of ended steps."""
-
-    def asked_to_stop(self, number: signal.Signals, running: Sequence[str]) -> None:
-        """A signal came and was passed on to the running steps."""
-
-
 @dataclass
 class _Running:
     step: Step
     process: subprocess.Popen[bytes]
-    log: BinaryIO
     log_start: int
     """offset in the log, in bytes, at which the output of this run begins"""
     slot: int
@@ -80,7 +48,7 @@ def run_steps(
     folder: Path,
     program: Sequence[str],
     slots: Sequence[Mapping[str, str]],
-    watcher: Watcher,
+    display: Display,
     keep: bool = False,
 ) -> tuple[list[Outcome], signal.Signals | None]:
     """Run the unfinished steps in the plan's order, as far as their needs allow.
@@ -93,7 +61,7 @@ def run_steps(
         folder: The grid's folder; no other process may run a grid in it.
         program: The command before a step's arguments, such as the interpreter and train.py.
         slots: Environment variables for each of the steps that run at once.
-        watcher: Receives the events.
+        display: Shows the events.
         keep: Accept results made by commands that differ from the plan's.
 
     Returns:
@@ -101,177 +69,156 @@ def run_steps(
     """
     # A grid that was killed while it stored the state of its last step has nothing to store any more.
     remove_what_was_left(folder / "steps")
-    todo = states(steps, folder, keep)
-    recipe = recipes(steps)
-    waiting = [step for step in steps if todo[step.name].action != "nothing"]
-    settled = {step.name: "done" for step in steps if step not in waiting}
-    running: list[_Running] = []
-    outcomes: list[Outcome] = []
-
-    def settle(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        settled[outcome.step.name] = outcome.status
-        watcher.ended(outcome)
-
-    def pass_on(number: signal.Signals, time_of_asking: int) -> None:
-        for each in running:
-            if time_of_asking < 3:
-                # Steps get SIGTERM for a closed terminal: they have no terminal.
-                each.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
-            else:
-                _kill(each.process)
-        watcher.asked_to_stop(number, [each.step.name for each in running])
-
+    runner = _Runner(steps, folder, program, slots, display, keep)
     with _signals() as asked:
+        runner.run(asked)
+    return runner.outcomes, asked[0] if asked else None
+
+
+class _Runner:
+    """The steps that wait, run and have ended; the arguments are those of ``run_steps``."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        folder: Path,
+        program: Sequence[str],
+        slots: Sequence[Mapping[str, str]],
+        display: Display,
+        keep: bool,
+    ) -> None:
+        self.folder, self.program, self.slots, self.display = folder, program, slots, display
+        self.todo, self.recipe = states(steps, folder, keep), recipes(steps)
+        self.waiting = [step for step in steps if self.todo[step.name].action != "nothing"]
+        self.settled = {step.name: "done" for step in steps if step not in self.waiting}
+        self.running: list[_Running] = []
+        self.outcomes: list[Outcome] = []
+
+    def run(self, asked: Sequence[signal.Signals]) -> None:
+        """Run until all steps have ended or, once a signal is in ``asked``, until the running steps have."""
         passed_on = 0
         try:
-            while (waiting and not asked) or running:
-                for each in [each for each in running if each.process.poll() is not None]:
-                    running.remove(each)
-                    settle(_end(folder, each, interrupted=bool(asked)))
+            while (self.waiting and not asked) or self.running:
+                for each in [each for each in self.running if each.process.poll() is not None]:
+                    self.running.remove(each)
+                    self._settle(self._end(each, interrupted=bool(asked)))
                 while passed_on < len(asked):
                     passed_on += 1
-                    pass_on(asked[passed_on - 1], passed_on)
-                started = False
-                if not asked:
-                    for step in _hopeless(waiting, settled):
-                        waiting.remove(step)
-                        settle(Outcome(step, "not run", words=_unmet(step, settled)))
-                        started = True
-                    free = [slot for slot in range(len(slots)) if slot not in [each.slot for each in running]]
-                    next_step = _next(waiting, settled, [each.step for each in running])
-                    if next_step is not None and free:
-                        waiting.remove(next_step)
-                        started = True
-                        if next_step.given is not None:
-                            settle(_use_given(folder, next_step, recipe[next_step.name]))
-                        else:
-                            resumes = todo[next_step.name].action == "resume"
-                            watcher.started(next_step, resumes)
-                            running.append(
-                                _start(
-                                    folder,
-                                    next_step,
-                                    recipe[next_step.name],
-                                    program,
-                                    slots,
-                                    free[0],
-                                    resumes,
-                                )
-                            )
-                watcher.waiting({each.step.name: each.seconds() for each in running}, len(settled))
-                if not started and (running or waiting):
+                    self._pass_on(asked[passed_on - 1], at_once=passed_on > 2)
+                started = not asked and self._start_next()
+                now = {each.step.name: each.seconds() for each in self.running}
+                self.display.waiting(now, len(self.settled))
+                if not started and (self.running or self.waiting):
                     time.sleep(_POLL)
         finally:
             # Processes are left here only after an error of our own.
-            for each in running:
+            for each in self.running:
                 _kill(each.process)
                 each.process.wait()
-                each.log.close()
-    return outcomes, asked[0] if asked else None
+
+    def _settle(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self.settled[outcome.step.name] = outcome.status
+        self.display.ended(outcome)
+
+    def _pass_on(self, number: signal.Signals, at_once: bool) -> None:
+        for each in self.running:
+            if at_once:
+                _kill(each.process)
+            else:
+                # Steps get SIGTERM for a closed terminal: they have no terminal.
+                each.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        self.display.asked_to_stop(number, [each.step.name for each in self.running])
+
+    def _start_next(self) -> bool:
+        """Start the first step that may start, or settle a step that cannot. Returns whether there was one."""
+        for step in self.waiting:
+            if unmet := [name for name in step.needs if self.settled.get(name, "done") != "done"]:
+                self.waiting.remove(step)
+                self._settle(Outcome(step, "not run", words=f"needs {', '.join(unmet)}"))
+                return True
+        free = sorted(set(range(len(self.slots))) - {each.slot for each in self.running})
+        if not free or any(each.step.alone for each in self.running):
+            return False
+        for step in self.waiting:
+            if not {*step.needs, *step.after} <= self.settled.keys() or (step.alone and self.running):
+                continue
+            self.waiting.remove(step)
+            if step.given is not None:
+                self._settle(self._use_given(step))
+            else:
+                self._start(step, free[0])
+            return True
+        return False
+
+    def _start(self, step: Step, slot: int) -> None:
+        resumes = self.todo[step.name].action == "resume"
+        self.display.started(step, resumes)
+        arguments = [*step.arguments, *(step.resume if resumes else ())]
+        record = read_record(self.folder, step.name) if resumes else None
+        if record is None:
+            _set_aside(self.folder, step)
+            record = Record(list(step.arguments), self.recipe[step.name], _now())
+        # Written before the process starts: a result without a record would be made again.
+        write_record(self.folder, step.name, replace(record, exit_code=None))
+        path = log_path(self.folder, step.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with_grid = (*_DIES_WITH_GRID, str(os.getpid())) if shutil.which("setpriv") else ()
+        with path.open("ab" if resumes else "wb") as log:
+            log.write(f"$ {' '.join(arguments)}\n".encode())
+            log.flush()
+            process = subprocess.Popen(
+                [*with_grid, *self.program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.slots[slot]},
+                # Otherwise Ctrl-C reaches the step twice, from the terminal and from here, and the second one stops it
+                # unsaved.
+                start_new_session=True,
+            )
+            self.running.append(_Running(step, process, log.tell(), slot, record, time.monotonic()))
+
+    def _end(self, ended: _Running, interrupted: bool) -> Outcome:
+        step, code, seconds = ended.step, ended.process.returncode, ended.seconds()
+        record = replace(ended.record, seconds=ended.record.seconds + seconds, exit_code=code)
+        write_record(self.folder, step.name, record)
+        if code == 0 and has_result(step):
+            return Outcome(step, "done", seconds)
+        if code != 0 and interrupted:
+            return Outcome(step, "interrupted", seconds, code)
+        words = f"exit code {code}" if code else f"it ended well, but wrote no {step.result}"
+        log = _last_lines(log_path(self.folder, step.name), ended.log_start)
+        return Outcome(step, "failed", seconds, code, words, log)
+
+    def _use_given(self, step: Step) -> Outcome:
+        """Link a given result to the path where the step would have written its result."""
+        assert step.given is not None
+        if step.own.is_symlink():
+            step.own.unlink()
+        else:
+            _set_aside(self.folder, step)
+        given = step.given.resolve()
+        if step.result.parent == step.own:
+            step.own.parent.mkdir(parents=True, exist_ok=True)
+            step.own.symlink_to(given)
+        else:
+            # A folder that holds a link, so that measurements of the model are not written beside the original.
+            step.own.mkdir(parents=True)
+            step.result.parent.symlink_to(given)
+            config = given.parent / "config.yaml"
+            if config.is_file():
+                (step.own / config.name).symlink_to(config)
+        record = Record(list(step.arguments), self.recipe[step.name], _now(), exit_code=0)
+        write_record(self.folder, step.name, record)
+        if has_result(step):
+            return Outcome(step, "done")
+        words = f"{step.given} holds no finished result ({step.result.name})"
+        return Outcome(step, "failed", words=words)
 
 
-def log_path(folder: Path, name: str) -> Path:
-    """The file of a step's standard output and error."""
-    return folder / "logs" / f"{name}.log"
-
-
-def _next(waiting: Sequence[Step], settled: Mapping[str, str], running: Sequence[Step]) -> Step | None:
-    """The first step that may start beside the running steps."""
-    if any(step.alone for step in running):
-        return None
-    for step in waiting:
-        ready = all(settled.get(name) == "done" for name in step.needs)
-        ready = ready and all(name in settled for name in step.after)
-        if ready and not (step.alone and running):
-            return step
-    return None
-
-
-def _hopeless(waiting: Sequence[Step], settled: Mapping[str, str]) -> list[Step]:
-    return [step for step in waiting if any(settled.get(name, "done") != "done" for name in step.needs)]
-
-
-def _unmet(step: Step, settled: Mapping[str, str]) -> str:
-    return "needs " + ", ".join(name for name in step.needs if settled.get(name, "done") != "done")
-
-
-def _start(
-    folder: Path,
-    step: Step,
-    recipe: str,
-    program: Sequence[str],
-    slots: Sequence[Mapping[str, str]],
-    slot: int,
-    resumes: bool,
-) -> _Running:
-    arguments = [*step.arguments, *(step.resume if resumes else ())]
-    record = read_record(folder, step.name) if resumes else None
-    if record is None:
-        _set_aside(folder, step)
-        record = Record(
-            list(step.arguments), recipe, datetime.now().astimezone().isoformat(timespec="seconds")
-        )
-    # Written before the process starts: a result without a record would be made again.
-    write_record(folder, step.name, replace(record, exit_code=None))
-    path = log_path(folder, step.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log = path.open("ab" if resumes else "wb")
-    log.write(f"$ {' '.join(arguments)}\n".encode())
-    log.flush()
-    log_start = log.tell()
-    with_grid = (*_DIES_WITH_GRID, str(os.getpid())) if shutil.which("setpriv") else ()
-    process = subprocess.Popen(
-        [*with_grid, *program, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **slots[slot]},
-        # Otherwise Ctrl-C reaches the step twice, from the terminal and from here, and a second Ctrl-C stops unsaved.
-        start_new_session=True,
-    )
-    return _Running(step, process, log, log_start, slot, record, time.monotonic())
-
-
-def _end(folder: Path, ended: _Running, interrupted: bool) -> Outcome:
-    ended.log.close()
-    step, code, seconds = ended.step, ended.process.returncode, ended.seconds()
-    write_record(
-        folder, step.name, replace(ended.record, seconds=ended.record.seconds + seconds, exit_code=code)
-    )
-    if code == 0 and has_result(step):
-        return Outcome(step, "done", seconds)
-    if code != 0 and interrupted:
-        return Outcome(step, "interrupted", seconds, code)
-    words = f"exit code {code}" if code else f"it ended well, but wrote no {step.result}"
-    return Outcome(
-        step, "failed", seconds, code, words, _last_lines(log_path(folder, step.name), ended.log_start)
-    )
-
-
-def _use_given(folder: Path, step: Step, recipe: str) -> Outcome:
-    """Link a given result to the path where the step would have written its result."""
-    assert step.given is not None
-    if step.own.is_symlink():
-        step.own.unlink()
-    else:
-        _set_aside(folder, step)
-    given = step.given.resolve()
-    if step.result.parent == step.own:
-        step.own.parent.mkdir(parents=True, exist_ok=True)
-        step.own.symlink_to(given)
-    else:
-        # A folder that holds a link, so that measurements of the model are not written beside the original.
-        step.own.mkdir(parents=True)
-        step.result.parent.symlink_to(given)
-        config = given.parent / "config.yaml"
-        if config.is_file():
-            (step.own / config.name).symlink_to(config)
-    started = datetime.now().astimezone().isoformat(timespec="seconds")
-    write_record(folder, step.name, Record(list(step.arguments), recipe, started, exit_code=0))
-    if not has_result(step):
-        return Outcome(step, "failed", words=f"{step.given} holds no finished result ({step.result.name})")
-    return Outcome(step, "done")
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _set_aside(folder: Path, step: Step) -> None:
