@@ -65,8 +65,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Beside best.ckpt and last.ckpt it may be ``hpc_ckpt_N.ckpt``, which Lightning writes under SLURM. A checkpoint that
     cannot be read is skipped with a warning.
 
-    Raises:
-        InputError: No checkpoint can be read.
+    Raises InputError if no checkpoint can be read.
     """
     last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     names = (last, *sorted(folder.glob("hpc_ckpt_*.ckpt")), best)

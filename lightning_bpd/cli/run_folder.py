@@ -24,11 +24,7 @@ FINISHED = "finished.json"
 
 
 def run_folder(runs: str, experiment: str) -> Path:
-    """The folder of an experiment, ``<runs>/<experiment>``; it need not exist.
-
-    Raises:
-        InputError: The name cannot name a single folder.
-    """
+    """The folder of an experiment, ``<runs>/<experiment>``. Raises InputError if the name cannot name one folder."""
     if not re.fullmatch(r"\w[\w.+=,-]*", experiment):
         raise InputError(
             f"--experiment {experiment!r} cannot name a folder: use letters, digits and . _ - + = , only"
@@ -37,14 +33,9 @@ def run_folder(runs: str, experiment: str) -> Path:
 
 
 def checkpoint_to_resume(folder: Path, checkpoint: str) -> Path:
-    """The file that ``--ckpt_path`` of ``fit`` means.
+    """The file that ``--ckpt_path`` of ``fit`` means: ``last``, ``best`` or a file.
 
-    Args:
-        folder: The run's folder.
-        checkpoint: ``last``, ``best`` or a file.
-
-    Raises:
-        InputError: The file does not exist. A run that should resume must not start anew.
+    Raises InputError if the file does not exist, because a run that should resume must not start anew.
     """
     kind = "best checkpoint" if checkpoint == "best" else "checkpoint"
     return _existing(
@@ -57,8 +48,7 @@ def checkpoint_to_resume(folder: Path, checkpoint: str) -> Path:
 def checkpoint_to_measure(folder: Path, checkpoint: str | None) -> Path:
     """The file that ``--ckpt_path`` of ``validate``, ``test`` and ``predict`` means; the run's best by default.
 
-    Raises:
-        InputError: If it does not exist.
+    Raises InputError if it does not exist.
     """
     checkpoint = checkpoint or "best"
     return _existing(
@@ -86,13 +76,9 @@ def folder_of(checkpoint: str | None) -> Path | None:
 
 
 def lock(folder: Path) -> TextIO:
-    """Make sure that no other process trains into this folder.
+    """Make sure that no other process trains into this folder. Raises InputError if another process does.
 
-    Returns:
-        The lock, held until it is closed or the process ends, however it ends.
-
-    Raises:
-        InputError: If another process holds it.
+    Returns the lock, which is held until it is closed or the process ends, however it ends.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     file = _lock_path(folder).open("a")
@@ -141,10 +127,8 @@ def _lock_path(folder: Path) -> Path:
 def set_aside(folder: Path) -> Path | None:
     """Rename the folder of an earlier run to the first free ``<folder>.1``, ``<folder>.2`` and so on.
 
-    Nobody writes there any more, so what a killed process left is removed first.
-
-    Returns:
-        The new name, or None if there was nothing to keep: no run, or one that never took a step.
+    Unfinished files of killed processes are removed first, because nobody writes there any more. Returns the new name,
+    or None if there was nothing to keep: no run, or a run that never took a step.
     """
     if not any((folder / name).exists() for name in RESULTS):
         return None

@@ -115,8 +115,7 @@ def make_codec(tokenizer: Any, settings: Any, bleu_tokenizer: str = "13a") -> Hu
 def with_template(codec: HuggingFaceCodec, template: str) -> HuggingFaceCodec:
     """Return a copy of a decoder-only model's codec with another prompt template; see adapters.RowSettings.
 
-    Raises:
-        InputError: The template cannot be used.
+    Raises InputError if the template cannot be used.
     """
     settings = codec.source.settings
     adapters.check_template(codec.source.tokenizer, template)
@@ -129,13 +128,9 @@ def with_template(codec: HuggingFaceCodec, template: str) -> HuggingFaceCodec:
 
 
 def open_codec(reference: str) -> HuggingFaceCodec:
-    """Load the codec of a Hugging Face model, without its weights.
+    """Load the codec of the Hugging Face model ``hf:NAME_OR_FOLDER``, without its weights.
 
-    Args:
-        reference: ``hf:NAME_OR_FOLDER``, and options.
-
-    Raises:
-        InputError: There is no such model, it has no tokenizer, or only its target language is named.
+    Raises InputError if there is no such model, it has no tokenizer, or only its target language is named.
     """
     parsed = adapters.parse_reference(reference)
     with damaged(reference, REMEDY):
@@ -147,11 +142,7 @@ def open_codec(reference: str) -> HuggingFaceCodec:
 
 
 def open_network(reference: str) -> ModelAdapter:
-    """Load a Hugging Face model as a network.
-
-    Raises:
-        InputError: The model cannot be loaded, or cannot be a base; the message says what is missing.
-    """
+    """Load a Hugging Face model as a network. Raises InputError if it cannot be loaded, or cannot be a base."""
     parsed = adapters.parse_reference(reference)
     with damaged(reference, REMEDY):
         return adapters.load_adapter(parsed)
@@ -199,9 +190,7 @@ def name_of(reference: str) -> str:
 def stored_reference(reference: str, moved: str | None = None) -> str:
     """Return a reference stored in a file, without permission to run code: only the user may give it.
 
-    Args:
-        reference: The stored reference.
-        moved: The model's new reference, if it has moved; its options override the stored ones.
+    If the model has moved, ``moved`` is its new reference, whose options override the stored ones.
     """
     stored = adapters.parse_reference(reference)
     if moved is None and not stored.trust_remote_code:
@@ -218,10 +207,7 @@ def weight_type(reference: str) -> torch.dtype:
 def base_reference(folder: Path, config: Mapping[str, Any], moved: str | None = None) -> str:
     """Return the reference of a finished model's base, inside the model's folder or elsewhere, without trust in code.
 
-    Args:
-        folder: The finished model's folder.
-        config: The finished model's configuration.
-        moved: The base's new reference, if it has moved.
+    ``config`` is the finished model's configuration, and ``moved`` the base's new reference, if it has moved.
     """
     where = stored_reference(config["base"]["hugging_face"], moved)
     if moved is None and config["base"]["inside"]:
@@ -231,15 +217,9 @@ def base_reference(folder: Path, config: Mapping[str, Any], moved: str | None = 
 
 
 def read_codec(folder: Path, config: Mapping[str, Any], reference: str | None = None) -> HuggingFaceCodec:
-    """Load the codec of a finished model.
+    """Load the codec of a finished model; ``reference`` is the base's new reference, if it has moved.
 
-    Args:
-        folder: The finished model's folder.
-        config: The finished model's configuration.
-        reference: The base's new reference, if it has moved.
-
-    Raises:
-        InputError: The tokenizer is not the one that the heads were trained with.
+    Raises InputError if the tokenizer is not that of the model's training.
     """
     stored = config["hugging_face_tokenizer"]
     where = reference or base_reference(folder, config)

@@ -29,11 +29,7 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ImageCodec(Codec):
-    """Super-resolution as tokens, from small images to large ones (a Codec).
-
-    Raises:
-        InputError: The sizes fit no image.
-    """
+    """Super-resolution as tokens, from small images to large ones (a Codec). Raises InputError if no image fits."""
 
     height: int
     """height of the large image, in pixels"""

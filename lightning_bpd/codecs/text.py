@@ -137,11 +137,7 @@ class TextCodec(TextualCodec):
 
 
 def stored_bleu_tokenizer(config: Mapping[str, Any]) -> str:
-    """Return sacreBLEU's tokenizer that a finished model names; that of earlier versions if it names none.
-
-    Raises:
-        TypeError: It is no name.
-    """
+    """Return sacreBLEU's tokenizer that a finished model names, 13a by default. Raises TypeError if it is no name."""
     name = config.get("bleu_tokenizer", "13a")
     if not isinstance(name, str):
         raise TypeError(f"its bleu_tokenizer is {str(name)[:50]!r}")

@@ -91,10 +91,7 @@ def is_stream(path: str | Path) -> bool:
 def repeatable(path: str | Path) -> Path:
     """Return a file that can be read any number of times: the path itself, or a copy of a stream.
 
-    A process copies each stream once and deletes the copy when it ends.
-
-    Raises:
-        InputError: The stream cannot be read or copied.
+    A process copies each stream once and deletes the copy when it ends. Raises InputError if the copy fails.
     """
     return _copied(str(path)) if is_stream(path) else Path(path)
 

@@ -201,13 +201,9 @@ class Tokenizer(TokenizerFile):
 
 
 def check_knows(tokenizer: TextSide, lines: Sequence[str], given: str, path: str) -> None:
-    """Raise InputError if a tokenizer was clearly made for other text than ``lines``.
+    """Raise InputError if a tokenizer was clearly made for other text than ``lines``, the first lines of ``path``.
 
-    Args:
-        tokenizer: The tokenizer.
-        lines: The first lines of a text.
-        given: Name of the tokenizer in the message.
-        path: Origin of the lines.
+    ``given`` is the name of the tokenizer in the message.
     """
     # Vocabularies of other projects lack a few characters. Half the tokens of unknown words may be spaces.
     tolerance = 0.0 if isinstance(tokenizer, Tokenizer) else 0.4

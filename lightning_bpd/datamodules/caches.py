@@ -36,8 +36,7 @@ def content_key(*settings: Any) -> str:
 def file_digest(path: Path) -> bytes:
     """The hash of a file's bytes. Each process reads a file once, unless its size or time of change differs.
 
-    Raises:
-        InputError: The file cannot be read.
+    Raises InputError if the file cannot be read.
     """
     try:
         stored = path.stat()

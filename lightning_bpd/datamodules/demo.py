@@ -16,8 +16,6 @@ _HELD_OUT = 500
 _LANGUAGES = ("en", "de")
 # Marks the files beside it as the demo corpus; earlier versions wrote their settings into it.
 _MANIFEST = "demo.json"
-
-
 CORPUS = "data/demo/corpus.tsv.gz"
 """the shipped file: 500 test pairs, 500 validation pairs, then the training pairs; ``tools/demo_corpus`` made it"""
 
@@ -25,10 +23,8 @@ CORPUS = "data/demo/corpus.tsv.gz"
 def write_demo_corpus(folder: Path, pairs: int = PAIRS) -> None:
     """Write train (the first ``pairs``), val and test into ``folder``, as ``.en`` and ``.de``, one sentence a line.
 
-    Complete files stay as they are. Each file appears complete or not at all.
-
-    Raises:
-        InputError: ``pairs`` is out of range, or the folder holds files of other text.
+    Complete files stay as they are. Each file appears complete or not at all. Raises InputError if ``pairs`` is out of
+    range, or if the folder holds files of other text.
     """
     if not 1 <= pairs <= PAIRS:
         raise InputError(

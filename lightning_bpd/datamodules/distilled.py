@@ -14,11 +14,7 @@ FORMAT = 1
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder of distilled data.
-
-    Raises:
-        InputError: The manifest is missing, damaged, or of another format.
-    """
+    """The manifest of distilled data. Raises InputError if it is missing, damaged, or of another format."""
     path = folder / MANIFEST
     if not path.exists():
         raise InputError(f"{folder} holds no distilled data (no {MANIFEST}): {program()} distill makes it")
@@ -30,11 +26,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def finished_distillation(folder: Path) -> dict[str, Any]:
-    """The manifest of finished distilled data.
-
-    Raises:
-        InputError: As for ``read_manifest``; or the distillation was not finished.
-    """
+    """The same for data that must be complete. Raises InputError, too, if the distillation was not finished."""
     manifest = read_manifest(folder)
     if not manifest.get("complete"):
         raise InputError(

@@ -84,9 +84,8 @@ def encode_corpus(
 ) -> EncodedCorpus:
     """Encode the pairs of ``files``, or find them encoded in ``cache`` by an earlier call.
 
-    The encoded corpus is stored in ``cache / key``, where the key is a hash of the content of the files, of both
-    tokenizers and of the settings. It appears there only once complete, so calls may be interrupted or simultaneous.
-    Memory stays bounded for any size of the corpus.
+    The encoded corpus is stored in a folder named by a hash of the content of the files, of both tokenizers and of the
+    settings. Calls may be interrupted or simultaneous. Memory stays bounded for any size of the corpus.
 
     Args:
         files: the parts of the corpus, in order.
@@ -101,7 +100,6 @@ def encode_corpus(
 
     Raises:
         InputError: no pair is left, the cache cannot be written or is damaged, or the files cannot be read.
-
     """
     tokenizers = (source_tokenizer, target_tokenizer)
     least = 1 + max(len(side.prefix) + len(side.suffix) for side in tokenizers)

@@ -45,16 +45,15 @@ def encode_images(
 ) -> EncodedImages:
     """Read the named images, or find them read in ``cache`` by an earlier call.
 
-    They are stored in ``cache / key``, where the key is a hash of the content of ``path``, the names and the shape.
-    They appear there only once complete, so interrupted and simultaneous calls do no harm. Memory stays bounded
-    whatever the number of images.
+    They are stored in a folder named by a hash of the content of ``path``, the names and the shape. Calls may be
+    interrupted or simultaneous. Memory stays bounded for any number of images.
 
     Args:
         path: A folder, archive or array file.
-        names: Of ``image_files.list_images``.
-        shape: Height and width in pixels, and channels, of the array.
+        names: The names of the images, as ``image_files.list_images`` gives them.
+        shape: Height and width in pixels, and channels.
         cache: Folder for encoded images, made if it is missing.
-        description: What the images are called in messages, as in "train".
+        description: The name of the images in messages, such as "train".
 
     Raises:
         InputError: No image can be used, the cache cannot be written or is damaged, or ``path`` cannot be read.

@@ -22,8 +22,6 @@ PART_OF_FOLDER: dict[str, Part] = {
     "test": "test",
 }
 """the names of folders, or of arrays in an ``.npz`` file, and the part that each holds"""
-
-
 # The largest number of bytes that one byte of a zip archive can unpack to.
 _MOST_PACKED = 1040
 
@@ -45,8 +43,7 @@ def is_array_file(path: Path) -> bool:
 def array_names(path: Path) -> list[str]:
     """The names of the images, their numbers: ``000012``, or ``train/000012`` if an ``.npz`` file has arrays for parts.
 
-    Raises:
-        InputError: The file holds no images.
+    Raises InputError if the file holds no images.
     """
     names = [name for prefix, (_, shape) in _arrays(path).items() for name in _numbered(prefix, shape)]
     if not names:
@@ -57,8 +54,7 @@ def array_names(path: Path) -> list[str]:
 def read_arrays(path: Path, names: Container[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """The names in ``names`` that the file has, with their images, uint8 [H, W] or [H, W, C], in the file's order.
 
-    Raises:
-        InputError: The file holds no images, or ends too early.
+    Raises InputError if the file holds no images, or ends too early.
     """
     for prefix, (key, shape) in _arrays(path).items():
         with _open_array(path, key) as (handle, _):

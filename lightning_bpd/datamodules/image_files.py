@@ -48,8 +48,7 @@ def list_images(path: Path) -> list[str]:
     hold all images are left out of the names. Hidden files are skipped. The images of an array are named by number:
     ``000012``, and in an ``.npz`` file ``train/000012``.
 
-    Raises:
-        InputError: ``path`` is missing, damaged, of another kind, or without an image; or a name in it leads out of it.
+    Raises InputError if ``path`` is missing, damaged, of another kind, or without an image, or a name leads out of it.
     """
     return sorted(image_members(path))
 
@@ -143,7 +142,7 @@ def read_images(
 def fingerprint(path: Path) -> str:
     """A hash of the bytes of an archive or array, or of a folder's images and their names: 32 hexadecimal digits.
 
-    Paths and times do not change it. Raises InputError as ``list_images`` does.
+    Raises InputError as ``list_images`` does.
     """
     whole = hashlib.blake2b(digest_size=16)
     files = image_members(path) if path.is_dir() else {"": path.name}
@@ -156,8 +155,7 @@ def fingerprint(path: Path) -> str:
 def content_hashes(path: Path) -> dict[str, bytes]:
     """A hash of the stored bytes of each image, by the names of ``list_images``; equal files have equal hashes.
 
-    Raises:
-        InputError: As for ``list_images``; or an image cannot be read.
+    Raises InputError as ``list_images`` does, and if an image cannot be read.
     """
     members = image_members(path)
     with _explained(path):
@@ -195,10 +193,7 @@ def _place(name: str) -> float:
 
 
 def image_members(path: Path) -> dict[str, str]:
-    """The stored name of each image in a folder, archive or array file, by its name in ``list_images``.
-
-    Raises InputError as ``list_images`` does.
-    """
+    """The stored name of each image, by its name in ``list_images``. Raises InputError as ``list_images`` does."""
     with _explained(path):
         if path.is_dir():
             members = list(_walk(path))

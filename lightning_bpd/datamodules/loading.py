@@ -31,7 +31,7 @@ class PartsOfData(pl.LightningDataModule, ABC, Generic[_Rows]):
     Args:
         kind: The end of the names of the attributes that hold the loaded parts: ``corpus`` for ``train_corpus``.
         batch_size: The largest batch of training, in tokens for text and in images for images.
-        validation_batch_size: The same for validation, test and prediction; ``batch_size`` if None.
+        validation_batch_size: The largest batch of validation, test and prediction; ``batch_size`` if None.
         workers: Processes that prepare batches.
         seed: Decides the order of the training data.
 

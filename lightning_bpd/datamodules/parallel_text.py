@@ -75,7 +75,7 @@ class ParallelText(PartsOfData[EncodedCorpus]):
             folder of a finished model with such a base, for both sides.
         target_tokenizer: A tokenizer file for the target side; only with separate vocabularies.
         batch_tokens: The most tokens in a training batch, padding included, on its longer side.
-        validation_batch_tokens: The same limit for validation, test and prediction; ``batch_tokens`` if not given.
+        validation_batch_tokens: This limit for validation, test and prediction; ``batch_tokens`` if not given.
         max_length: The most tokens of a sentence, its end token included. Training leaves out longer pairs;
             validation and test cut them.
         cache: Folder for encoded text and trained tokenizers. By default ``.encoded`` in the folder, or

@@ -49,8 +49,8 @@ def find_corpus(
     Args:
         data: A folder; or a file, a pipe, or ``-`` for standard input, with pairs as in ``.tsv`` or ``.jsonl`` files.
         names: The names of the corpora to read from a folder.
-        source_language: As for ``find_pair_files``.
-        target_language: As for ``find_pair_files``.
+        source_language: The ending of source files, and the key of the source in JSON lines.
+        target_language: The ending of target files, and the key of the target.
         source_alone: Whether only sources are read: the lines of a single file or pipe, or the sources of JSON lines.
 
     Raises:
@@ -88,10 +88,8 @@ def find_pair_files(
     ``source_alone``, ``name.en`` suffices if no other file has the name, JSON lines need no targets, and a pipe holds
     sources.
 
-    Raises:
-        InputError: a name has no files, only one side, or more than one candidate; or a language cannot end the name
-            of a file.
-
+    Raises InputError if a name has no files, only one side, or more than one candidate, or if a language cannot end
+    the name of a file.
     """
     _check_languages(source_language, target_language)
     languages = (source_language, target_language)
@@ -199,7 +197,6 @@ def read_pairs(files: PairFiles, on_bytes: Callable[[int], None] | None = None) 
     Raises:
         InputError: names file and line: files of different length, an empty file, invalid UTF-8, damaged
             compression, a TSV line without exactly two columns, a JSON line without two texts.
-
     """
     sources = _corpus_lines(files.source, on_bytes)
     if files.target is not None:

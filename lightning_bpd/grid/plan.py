@@ -133,11 +133,7 @@ class Step:
 
 
 def plan(grid: Grid) -> list[Step]:
-    """All steps, each after the steps that it needs.
-
-    Raises:
-        InputError: The settings contradict each other.
-    """
+    """All steps, each after the steps that it needs. Raises InputError if the settings contradict each other."""
     _check(grid)
     trainings = list(_trainings(grid))
     compares = [

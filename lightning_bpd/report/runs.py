@@ -121,11 +121,7 @@ def read_runs(folders: Sequence[str], corpus: str | None = None) -> tuple[list[R
 
 
 def find_files(folders: Sequence[str], corpus: str | None = None) -> tuple[list[Path], list[str]]:
-    """Find the files to read, and say in a sentence which folders were left out.
-
-    Raises:
-        InputError: A folder holds no such files, or they are of several corpora and ``corpus`` names none of them.
-    """
+    """Find the files to read, and say in a sentence which folders were left out. Raises InputError as ``read_runs``."""
     if not folders:
         raise InputError(
             f"report needs the folder of at least one run that `{program()} compare` has measured"

@@ -144,11 +144,7 @@ def psnr(errors: ArrayLike, intensities: int) -> NDArray[np.float64]:
 
 
 def bleu_of(signature: str) -> BLEU:
-    """The metric that a sacreBLEU signature describes.
-
-    Raises:
-        InputError: It is not the signature of a BLEU with one reference.
-    """
+    """The metric that a sacreBLEU signature describes. Raises InputError unless it is a BLEU with one reference."""
     parts = dict(part.split(":", 1) for part in signature.split("|") if ":" in part)
     smoothing = re.fullmatch(r"(\w+)(?:\[([\d.]+)\])?", parts.get("smooth", "exp"))
     try:
