@@ -14,29 +14,18 @@ from lightning_bpd.interfaces import InputError
 
 
 def expand_data_folder(args: list[str], classes: Collection[str]) -> list[str]:
-    """Let ``--data DIR`` mean ``--data.init_args.folder DIR`` when DIR is an existing folder.
+    """Let ``--data DIR`` mean ``--data.init_args.folder DIR`` if DIR is an existing folder.
 
-    Anything else after ``--data`` names a data class, as the configuration files do with ``class_path``.
-
-    Args:
-        args: The subcommand and its options.
-        classes: The data classes' short names.
-
-    Raises:
-        InputError: The value of ``--data`` is neither.
+    Any other value of ``--data`` names a data class, as ``class_path`` does in configuration files; ``classes`` are the
+    short names of the data classes. Raises InputError if the value is neither.
     """
-    expanded: list[str] = []
-    previous = ""
-    for argument in args:
-        if previous == "--data" and _is_folder(argument, classes):
-            expanded[-1:] = ["--data.init_args.folder", argument]
-        elif argument.startswith("--data=") and _is_folder(
-            value := argument.removeprefix("--data="), classes
-        ):
-            expanded.append(f"--data.init_args.folder={value}")
-        else:
-            expanded.append(argument)
-        previous = argument
+    expanded = list(args)
+    for position, argument in enumerate(args):
+        name, equals, value = argument.partition("=")
+        if equals and name == "--data" and _is_folder(value, classes):
+            expanded[position] = f"--data.init_args.folder={value}"
+        elif args[position - 1 : position] == ["--data"] and _is_folder(argument, classes):
+            expanded[position - 1] = "--data.init_args.folder"
     return expanded
 
 
@@ -85,13 +74,9 @@ def naming_options(args: list[str]) -> list[str]:
 
 
 def drop_repeated(options: MutableMapping[str, Any], args: list[str]) -> None:
-    """Let ``--KEY+=ITEM`` add no item that the list already holds: a resumed run has it from its first start.
+    """Let ``--KEY+=ITEM`` in ``args`` add no item that the list in ``options`` already holds.
 
-    Numbers may be repeated, such as equal weights.
-
-    Args:
-        options: The parsed options, whose lists are changed.
-        args: The arguments that they were parsed from.
+    A resumed run has the item from its first start. Numbers may be repeated, such as equal weights.
     """
     for key in {match[1] for argument in args if (match := re.match(r"--([\w.]+)\+(=|$)", argument))}:
         items = options.get(key)

@@ -24,11 +24,7 @@ from lightning_bpd.decoding import DecodingOptions, parse_acceptance
 from lightning_bpd.faults import damaged, read_json
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.measuring.arms import spread
-from lightning_bpd.measuring.comparison import (
-    compare_decoders,
-    comparison_table,
-    with_times,
-)
+from lightning_bpd.measuring.comparison import compare_decoders, comparison_table, with_times
 from lightning_bpd.measuring.costs import measure_heads
 from lightning_bpd.measuring.record import Arm, Corpus, Record, Training, read_record, write_record
 from lightning_bpd.measuring.words import KINDS
@@ -135,17 +131,15 @@ def compare(
     settings = settings_of(subject, batch_size, len(chosen), timed_batch_size, decode)
     of_corpus = Corpus(measured.folder, corpus, count, measured.hash)
     _check_earlier(path, _made_by(model, of_corpus, settings, arms))
+    sources, references = measured.sources, measured.references
     with progress_bar("Comparing", words.rows, count + len(chosen)) as report:
-        sources, references = measured.sources, measured.references
         whole = compare_decoders(
             subject, sources, references, arms, batch_size, report, timing=False, decode=decode
         )
         if chosen:
-            some_sources, some = [sources[i] for i in chosen], [references[i] for i in chosen]
-            timed_arms = compare_decoders(
-                subject, some_sources, some, arms, timed_batch_size, report, decode=decode
-            )
-            whole = with_times(whole, [arm.seconds for arm in timed_arms])
+            some = [sources[i] for i in chosen], [references[i] for i in chosen]
+            times = compare_decoders(subject, *some, arms, timed_batch_size, report, decode=decode)
+            whole = with_times(whole, [arm.seconds for arm in times])
     of_heads = measure_heads(subject, sources, whole, batch_size, decode)
     record = record_of(subject, model, of_corpus, settings, whole, **measured.described, **of_heads)
     write_record(path, record)
@@ -156,14 +150,14 @@ def compare(
 
 
 class _Rows(NamedTuple):
-    """What is measured, and how it is described."""
+    """The rows to measure, and their description in the record."""
 
     sources: Sequence[Any]
     references: Sequence[Any]
     folder: str
     hash: str
     described: dict[str, Any]
-    """what is written down of the references"""
+    """the fields of the record that describe the references"""
 
 
 def _text(
@@ -199,7 +193,7 @@ def _images(codec: ImageCodec, model: Path, data: str | None, corpus: str, rows:
 
 
 def _image_data(config: Path, data: str | None, codec: ImageCodec) -> SuperResolution:
-    """The data module that is meant; ``config`` is the configuration of the model's run, if there is one."""
+    """The data module of ``--data`` or, by default, of the model's run, whose configuration is ``config``."""
     if data == "digits":
         return Digits()
     settings: dict[str, Any] = {}
@@ -209,14 +203,13 @@ def _image_data(config: Path, data: str | None, codec: ImageCodec) -> SuperResol
     if data is not None:
         height, width, channels = codec.shape
         # Which images are in which part depends on the shares, so these must be the run's.
-        shares = {
-            name: value for name, value in settings.get("init_args", {}).items() if name.endswith("_share")
-        }
+        given = settings.get("init_args", {})
+        shares = {name: value for name, value in given.items() if name.endswith("_share")}
         return Images(data, height, width, channels, codec.levels, codec.factor, **shares)
     if not settings:
         raise InputError(
-            f"there is no {config}, which would say what the model was trained on: give --data, digits or the place "
-            "of images"
+            f"there is no {config}, which would name the model's training data: give --data, digits or the place of "
+            "images"
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SuperResolution, "data")
@@ -335,7 +328,7 @@ def _made_by(
         "rows": corpus.rows,
         "hash of the corpus": corpus.hash[:12],
         "rules": ", ".join(f"k = {size} {acceptance}" for size, acceptance in rules),
-        # What was measured before BLEU had a choice of tokenizers does not say.
+        # Records from before BLEU had a choice of tokenizers do not name the tokenizer.
         **({"bleu_tokenizer": "13a"} if "extra_length" in settings else {}),
         **settings,
     }

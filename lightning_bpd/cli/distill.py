@@ -148,11 +148,11 @@ def distill(
         raise InputError(
             f"--max_new_tokens is for decoder-only teachers, and {teacher} is none: use --extra_length"
         )
-    if source_language is None:
-        source_language = "prompt" if prompts else "en"
-    if target_language is None:
-        target_language = "completion" if prompts else "de"
-    files = find_corpus(data, corpus, source_language, target_language, source_alone=True)
+    languages = (
+        source_language or ("prompt" if prompts else "en"),
+        target_language or ("completion" if prompts else "de"),
+    )
+    files = find_corpus(data, corpus, *languages, source_alone=True)
     limit = network.longest_source
     if max_length is None:
         max_length = limit or LONGEST_PROMPT if prompts else 256
@@ -166,6 +166,8 @@ def distill(
         raise InputError(
             "--temperature, --top_k, --top_p and --seed are for sampling: add --decoder sample, or leave them out"
         )
+    if batch_tokens is None:
+        batch_tokens = _batch_tokens(network, prompts, kind, precision)
     settings = Settings(
         decoder=decoder,
         beam=beam,
@@ -174,9 +176,7 @@ def distill(
         extra_length=extra_length,
         max_length=max_length,
         precision=precision,
-        batch_tokens=_batch_tokens(network, prompts, kind, precision)
-        if batch_tokens is None
-        else batch_tokens,
+        batch_tokens=batch_tokens,
         part_rows=part_rows,
         device=kind,
         max_new_tokens=max_new_tokens,
@@ -203,42 +203,22 @@ def distill(
     open_folder(folder, job, about)
     own = [part for part in missing_parts(folder, job) if part % shards == number]
     if own:
+        sides = codec.source, codec.target
         encoded = encode_corpus(
-            files,
-            codec.source,
-            codec.target,
-            folder / "encoded",
-            max_length,
-            drop=False,
-            description="corpus",
+            files, *sides, folder / "encoded", max_length, drop=False, description="corpus"
         )
-        rows = [_rows(part, job) for part in own]
-        logger.info(
-            "%d of %d parts to make, %d rows, on %d x %s",
-            len(own),
-            job.parts,
-            sum(rows),
-            min(len(devices), len(own)),
-            kind,
-        )
+        rows = sum(min(part_rows, job.pairs - part * part_rows) for part in own)
+        devices = devices[: len(own)]
+        parts = f"{len(own)} of {job.parts} parts to make"
+        logger.info("%s, %d rows, on %d x %s", parts, rows, len(devices), kind)
         started = time.monotonic()
-        with progress_bar("Distilling", "rows", sum(rows)) as report:
-            work = Work(teacher, encoded.source, job, folder)
-            make_parts(work, own, devices[: len(own)], report)
+        with progress_bar("Distilling", "rows", rows) as report:
+            make_parts(Work(teacher, encoded.source, job, folder), own, devices, report)
         seconds = time.monotonic() - started
-        logger.info(
-            "%d rows in %.0f s: %.1f rows/s on %s",
-            sum(rows),
-            seconds,
-            sum(rows) / seconds,
-            settings.precision,
-        )
-    if elsewhere := len(missing_parts(folder, job)):
-        logger.info(
-            "%d parts of other shards are missing: the shard that ends last makes the files", elsewhere
-        )
+        logger.info("%d rows in %.0f s: %.1f rows/s on %s", rows, seconds, rows / seconds, precision)
+    if others := len(missing_parts(folder, job)):
+        logger.info("%d parts of other shards are missing: the shard that ends last makes the files", others)
         return
-    languages = (source_language, target_language)
     reopen_folder(folder)
     held = held_out_rows(first, held_out) if held_out else None
     as_json = prompts or any("\n" in source for source in _sources(files))
@@ -256,7 +236,7 @@ def distill(
             "and both train and val need some: give another --held_out; all parts are kept"
         )
     if not held_out and "held out" in read_manifest(folder).get("result", {}):
-        # Of an earlier command: train now holds these pairs.
+        # An earlier command wrote these files; train now holds their pairs.
         for ending in ("jsonl",) if as_json else languages:
             (folder / f"val.{ending}").unlink(missing_ok=True)
     close_folder(folder, {**counts, "max_length_ratio": max_length_ratio, "keep_unfinished": keep_unfinished})
@@ -285,11 +265,8 @@ def _batch_tokens(network: Any, prompts: bool, kind: str, precision: str) -> int
 def _hint_at_chat(codec: HuggingFaceCodec, teacher: str) -> None:
     side = codec.source
     if side.settings.template is None and side.tokenizer.chat_template is not None:
-        logger.warning(
-            "%s has a chat template, and prompts are given to it as they are: if it is an instruction model, add "
-            "--template chat",
-            teacher,
-        )
+        hint = "prompts are given to it as they are: if it is an instruction model, add --template chat"
+        logger.warning("%s has a chat template, and %s", teacher, hint)
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
@@ -299,11 +276,6 @@ def _left_out(counts: Mapping[str, int]) -> str:
 
 def _sources(files: Sequence[PairFiles]) -> Iterator[str]:
     return (source for source, _ in chain.from_iterable(map(read_pairs, files)))
-
-
-def _rows(part: int, job: Job) -> int:
-    size = job.settings.part_rows
-    return min(size, job.pairs - part * size)
 
 
 def _shard(shard: str | None) -> tuple[int, int]:
@@ -327,7 +299,5 @@ def _devices(device: str, kind: str, processes: int | None) -> list[str]:
         count = torch.cuda.device_count()
         return [f"cuda:{number % count}" for number in range(processes or count)]
     # A rank under torchrun shares its machine with others.
-    alone = "LOCAL_RANK" not in os.environ
-    return [device if device != "auto" else kind] * (
-        processes or (len(os.sched_getaffinity(0)) if alone else 1)
-    )
+    count = 1 if "LOCAL_RANK" in os.environ else len(os.sched_getaffinity(0))
+    return [device if device != "auto" else kind] * (processes or count)

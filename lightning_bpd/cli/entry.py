@@ -45,16 +45,8 @@ commands:
 """
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-FUNCTION_COMMANDS = (
-    "translate",
-    "upscale",
-    "certify",
-    "compare",
-    "grid",
-    "report",
-    "distill",
-    "export",
-    "convert",
+FUNCTION_COMMANDS = tuple(
+    name for name in re.findall(r"^  (\w+)  ", HELP, re.MULTILINE) if name not in TRAINER_COMMANDS
 )
 
 
@@ -157,23 +149,19 @@ def _run_function(command: str, args: list[str]) -> None:
     class Strict(ArgumentParser):
         """A parser that names missing options, and refuses null in a file for an option that cannot be null.
 
-        It refuses values without a character, too: an empty name would mean the folder that the command runs in, which
-        is where a script has a mistake.
+        It refuses empty text, too: an empty name, usually a mistake in a script, would mean the current folder.
         """
 
         def validate(self, cfg: Any, *given: Any, **options: Any) -> None:
-            for name, value in vars(cfg).items():
-                if value == "":
-                    raise InputError(f"--{name} is empty: give a value, or leave the option out")
-                if value is None and name in required:
-                    raise InputError(
-                        f"--{name} is missing; `{program()} {command} --help` says what it takes"
-                    )
+            for name in (name for name, value in vars(cfg).items() if value == ""):
+                raise InputError(f"--{name} is empty: give a value, or leave the option out")
+            for name in (name for name in required if getattr(cfg, name, "") is None):
+                raise InputError(f"--{name} is missing; `{program()} {command} --help` says what it takes")
             super().validate(cfg, *given, **{**options, "skip_unset": False})
 
     function = late(command)
     parameters = signature(function).parameters.values()
-    required = {each.name for each in parameters if each.default is each.empty}
+    required = [each.name for each in parameters if each.default is each.empty]
     if command == "report":
         # Folders first, without an option's name.
         folders = list(takewhile(lambda argument: not argument.startswith("-"), args))
@@ -184,15 +172,13 @@ def _run_function(command: str, args: list[str]) -> None:
     args = _with_true(args, {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool})
     prog = f"{os.path.basename(sys.argv[0])} {command}"
     # No abbreviations: code that handles the full name of an option would miss them.
-    auto_cli(
-        function,
-        args=args,
-        as_positional=False,
-        exit_on_error=False,
-        allow_abbrev=False,
-        prog=prog,
-        parser_class=Strict,
-    )
+    options: dict[str, Any] = {
+        "as_positional": False,
+        "exit_on_error": False,
+        "allow_abbrev": False,
+        "prog": prog,
+    }
+    auto_cli(function, args=args, parser_class=Strict, **options)
 
 
 def _with_true(args: list[str], switches: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The end of a training run: a finished model, a picture of how it was reached, and a report."""
+"""The end of a training run: a finished model, curves of the training, samples and a comparison of decoders."""
 
 from __future__ import annotations
 
@@ -23,11 +23,7 @@ from lightning_bpd.codecs.hugging_face import stored_reference
 from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.faults import program
 from lightning_bpd.measuring.arms import spread
-from lightning_bpd.measuring.comparison import (
-    compare_decoders,
-    comparison_table,
-    draw_comparison,
-)
+from lightning_bpd.measuring.comparison import compare_decoders, comparison_table, draw_comparison
 from lightning_bpd.measuring.panels import draw_panels
 from lightning_bpd.measuring.record import Corpus, Record, write_record
 from lightning_bpd.measuring.words import QUALITIES
@@ -48,7 +44,7 @@ PANELS = 4
 
 
 def finish(trainer: pl.Trainer, console: Console) -> None:
-    """Write ``model`` and ``curves.png`` to the run's folder and say what was reached. Rank 0 calls it.
+    """Write ``model`` and ``curves.png`` to the run's folder and print the result. Rank 0 calls it.
 
     The model is that of the best checkpoint, or of the last when training never validated.
     """
@@ -60,56 +56,47 @@ def finish(trainer: pl.Trainer, console: Console) -> None:
         logger.warning("No training step was taken, so there is no finished model.")
         return
     metrics = checkpoint_metrics(checkpoint)
-    training = training_summary(trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
-    base = getattr(trainer.lightning_module, "base", None)
-    # Named once more: leave to run a base's own code is the user's, and no checkpoint's.
+    module: Any = trainer.lightning_module
+    data, decode = trainer.datamodule, module.decode  # type: ignore[attr-defined]
+    training = {"regime": module.regime, "data": data.mix, "seed": module.seed}
+    base = getattr(module, "base", None)
+    # The base is passed again, because only the user may allow a base to run its own code, never a checkpoint.
     model = read_checkpoint(checkpoint, base if isinstance(base, str) else None)
     model.save(folder / "model", {**metrics, "training": training, "provenance": provenance()})
     of_text = model.codec.kind == "text"
-    draw_curves(
-        folder / "metrics.csv",
-        folder / "curves.png",
-        bleu_label(metrics) if of_text else "PSNR (dB)",
-        "val/bleu" if of_text else "val/psnr",
-    )
+    curve = (bleu_label(metrics), "val/bleu") if of_text else ("PSNR (dB)", "val/psnr")
+    draw_curves(folder / "metrics.csv", folder / "curves.png", *curve)
     console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics))
-    data, device = trainer.datamodule, trainer.lightning_module.device  # type: ignore[attr-defined]
-    decode: DecodingOptions = trainer.lightning_module.decode  # type: ignore[assignment]
     if of_text:
-        lines = _show_text(Translator.of(model).to(device), folder, data, decode, console)
+        lines = _show_text(Translator.of(model).to(module.device), folder, data, decode, console)
     else:
-        _show_images(model.to(device), folder, data, decode, f"Best checkpoint, {metrics['steps']} steps")
-        lines = [("Images", f"{folder}/panels.png")]
-    for label, value in (
-        ("Finished model", f"{folder}/model"),
-        ("Curves", f"{folder}/curves.png"),
-        *lines,
-    ):
-        console.print(Text(f"{label}: {value}"), soft_wrap=True)
+        title = f"Best checkpoint, {metrics['steps']} steps"
+        _show_images(model.to(module.device), folder, data, decode, title)
+        lines = [f"Images: {folder}/panels.png"]
+    for line in (f"Finished model: {folder}/model", f"Curves: {folder}/curves.png", *lines):
+        console.print(Text(line), soft_wrap=True)
 
 
 def _show_text(
     translator: Translator, folder: Path, data: Any, decode: DecodingOptions, console: Console
-) -> list[tuple[str, str]]:
-    """Samples, and greedy and blockwise decoding side by side; what to say of them at the end."""
+) -> list[str]:
+    """Print samples, and greedy and blockwise decoding side by side; return the last lines to print."""
     console.print(samples(translator, data, decode))
-    lines = []
-    decoder = ""
+    lines, decoder = [], ""
     if translator.heads is not None:
         record = compare(translator, data, folder / "model", decode)
         arms = record.arms
         write_record(folder / "compare_validation.json", record)
         draw_comparison(arms, folder / "block_sizes.png")
-        lines.append(("Block sizes", f"{folder}/block_sizes.png"))
-        console.print(
-            comparison_table(arms, "Decoding validation sentences one at a time: calls and time a sentence")
-        )
+        lines.append(f"Block sizes: {folder}/block_sizes.png")
+        title = "Decoding validation sentences one at a time: calls and time a sentence"
+        console.print(comparison_table(arms, title))
         decoder = " --decoder blockwise"
     # A finished model does not say that its base's own code may run.
     origin = translator.origin
     if origin is not None and stored_reference(origin) != origin:
         decoder += f" --base {shlex.quote(origin)}"
-    return [*lines, ("Try", command_to_try(data.sources("validation")[0], folder / "model", decoder))]
+    return [*lines, f"Try: {command_to_try(data.sources('validation')[0], folder / 'model', decoder)}"]
 
 
 def command_to_try(source: str, model: Path, options: str) -> str:
@@ -122,20 +109,15 @@ def command_to_try(source: str, model: Path, options: str) -> str:
 def _show_images(
     model: GenerativeModel, folder: Path, data: Any, decode: DecodingOptions, title: str
 ) -> None:
-    """The picture of each validation, once more: of the finished model."""
+    """Draw the picture that validation draws, for the finished model."""
     if model.drafter is not None:
         title = panels_title(title, decode)
     panels = decode_panels(model.model, model.drafter, model.codec, data, model.device, PANELS, decode)
     draw_panels(panels, folder / "panels.png", title)
 
 
-def training_summary(module: Any, data: Any) -> dict[str, Any]:
-    """How a model was trained, in the words of the paper's tables: regime, data and seed."""
-    return {"regime": module.regime, "data": data.mix, "seed": module.seed}
-
-
 def results(last: dict[str, Any], best: dict[str, Any]) -> Table:
-    """What was reached, and how fast."""
+    """A table of the best checkpoint's quality, and of the time and speed of training."""
     table = Table("", "", title="Result", show_header=False, title_justify="left")
     for name, value in best.get("validation", {}).items():
         if "/" not in name:
@@ -152,11 +134,8 @@ def bleu_label(metrics: dict[str, Any], name: str = "bleu") -> str:
     decode, label = metrics.get("decode"), QUALITIES[name].label
     if decode is None:
         return label
-    return (
-        f"{label} (beam {decode['beam']})"
-        if decode["decoder"] == "beam"
-        else f"{label} ({decode['decoder']})"
-    )
+    beam = f" {decode['beam']}" if decode["decoder"] == "beam" else ""
+    return f"{label} ({decode['decoder']}{beam})"
 
 
 def compare(translator: Translator, datamodule: Any, model: Path, decode: DecodingOptions) -> Record:
@@ -192,6 +171,6 @@ def samples(translator: Translator, datamodule: Any, decode: DecodingOptions) ->
     outputs = translator.translate([sources[i] for i in chosen], decode.limits())
     table = Table("source", "reference", "output", title="Samples", title_justify="left", show_lines=True)
     for i, output in zip(chosen, outputs, strict=True):
-        # Text, for what looks like markup in a sentence is not.
+        # As Text, because rich would read brackets in a sentence as markup.
         table.add_row(Text(sources[i]), Text(references[i]), Text(output))
     return table
