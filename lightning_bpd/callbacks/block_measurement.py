@@ -51,36 +51,25 @@ class BlockRule:
         return replace(greedy_options(decode), decoder="blockwise", block_size=size, acceptance=acceptance)
 
 
+@dataclass(eq=False)
 class Measurement:
-    """One pass over the rows of a corpus.
+    """One pass over the rows of a corpus."""
 
-    Args:
-        stage: val or test.
-        rules: Ways to decode, after greedy decoding.
-        trained: The largest block size that the heads propose.
-        rows: Indices in the corpus of the rows to measure.
-        traced: Indices in the corpus of the rows to trace under the first rule.
-        module: The module that is measured.
-    """
+    stage: Stage
+    rules: list[ArmSums]
+    """ways to decode, after greedy decoding"""
+    trained: int
+    """the largest block size that the heads propose"""
+    rows: Container[int]
+    """indices in the corpus of the rows to measure"""
+    traced: list[int]
+    """indices in the corpus of the rows to trace under the first rule"""
+    module: HeadTraining
 
-    def __init__(
-        self,
-        stage: Stage,
-        rules: list[ArmSums],
-        trained: int,
-        rows: Container[int],
-        traced: list[int],
-        module: HeadTraining,
-    ) -> None:
-        self.stage = stage
-        self.rules = rules
-        self.trained = trained
-        self.rows = rows
-        self.traced = traced
-        self.module = module
-        options = greedy_options(module.decode)
-        self.greedy = ArmSums(options, trained, module.data.codec, module.device, scored=False)
-        self.replayed = [AcceptedSizes(size).to(module.device) for size in range(1, trained + 1)]
+    def __post_init__(self) -> None:
+        options, device = greedy_options(self.module.decode), self.module.device
+        self.greedy = ArmSums(options, self.trained, self.module.data.codec, device, scored=False)
+        self.replayed = [AcceptedSizes(size).to(device) for size in range(1, self.trained + 1)]
         self.traces: dict[int, list[Iteration]] = {}
         """traces of this rank, by the row's index in the corpus"""
 

@@ -51,6 +51,12 @@ class BlockwiseDecoding(Callback):
         InputError: Settings are invalid; or, once the heads are known, rules do not fit the heads.
     """
 
+    _measurement: Measurement | None = None
+    """the current pass; None if it is not measured"""
+    _warm = False
+    """whether a batch was decoded since setup"""
+    _loaded_step: int | None = None
+
     def __init__(
         self,
         rules: Sequence[BlockRule] | None = None,
@@ -70,19 +76,10 @@ class BlockwiseDecoding(Callback):
         self.every_n_epochs = every_n_epochs
         self.rows = rows
         self.traces = traces
-        self._measurement: Measurement | None = None
-        """the current pass; None if it is not measured"""
-        self._warm = False
-        """whether a batch was decoded since setup"""
-        self._loaded_step: int | None = None
-
-    # Hooks
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Reset the state."""
-        self._measurement = None
-        self._warm = False
-        self._loaded_step = None
+        self._measurement, self._warm, self._loaded_step = None, False, None
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning_bpd.measuring.record import DATA, REGIMES, Arm
 from lightning_bpd.report.runs import Run
@@ -118,9 +118,8 @@ def gather(runs: Sequence[Run]) -> dict[Key, list[Sample]]:
         if run.block_size > 1:
             for rule in rules_of([run]):
                 if (arm := run.record.arm(run.block_size, rule)) is not None:
-                    cells.setdefault(Key(*run.column, rule, run.block_size), []).append(
-                        Sample(run, arm, baseline)
-                    )
+                    key = Key(*run.column, rule, run.block_size)
+                    cells.setdefault(key, []).append(Sample(run, arm, baseline))
         elif run.column[0] != "base":
             cells.setdefault(Key(*run.column, EXACT, 1), []).append(Sample(run, run.record.greedy, None))
         if run.column[0] == "frozen" and baseline is not None:
@@ -143,8 +142,10 @@ def measure(cells: dict[Key, list[Sample]], resamples: int) -> dict[Key, Result]
     groups: dict[str, list[tuple[Key, Sample]]] = {}
     for key, samples in cells.items():
         for sample in samples:
-            if sample.baseline is not None and _comparable(sample.run, sample.baseline):
-                groups.setdefault(sample.baseline.folder, []).append((key, sample))
+            baseline = sample.baseline
+            # Qualities of other references or settings cannot be subtracted.
+            if baseline is not None and _scored(sample.run) == _scored(baseline):
+                groups.setdefault(baseline.folder, []).append((key, sample))
     tests: dict[tuple[str, Key], PairedTest] = {}
     for group in groups.values():
         base = group[0][1].baseline
@@ -158,9 +159,8 @@ def measure(cells: dict[Key, list[Sample]], resamples: int) -> dict[Key, Result]
     return {key: _result(key, samples, tests, resamples) for key, samples in cells.items()}
 
 
-def _comparable(run: Run, other: Run) -> bool:
-    """Whether the qualities of two runs may be subtracted: same references, same signature."""
-    return run.references == other.references and run.record.signature == other.record.signature
+def _scored(run: Run) -> tuple[Any, ...]:
+    return run.references, run.record.signature
 
 
 def quality_of(arm: Arm, name: str) -> float:
@@ -174,6 +174,7 @@ def _result(
 ) -> Result:
     arms = [sample.arm for sample in samples]
     principal, *others = samples[0].run.record.words.qualities
+    known = [name for name in others if all(name in arm.quality for arm in arms)]
     qualities = [quality_of(arm, principal) for arm in arms]
     block_sizes = [arm.mean_accepted_block_size for arm in arms]
     speed_ups = [arm.speed_up for arm in arms if arm.speed_up is not None]
@@ -184,19 +185,14 @@ def _result(
             p_values.append(test.p_value)
     interval = None
     if key.block_size > 1 and len({sample.run.references for sample in samples}) == 1:
-        interval = block_size_interval(
-            [arm.tokens for arm in arms], [arm.iterations for arm in arms], resamples
-        )
+        tokens, iterations = [arm.tokens for arm in arms], [arm.iterations for arm in arms]
+        interval = block_size_interval(tokens, iterations, resamples)
     return Result(
         runs=[sample.run.name for sample in samples],
         seeds=[sample.run.seed for sample in samples],
         quality=fmean(qualities),
         qualities=qualities,
-        others={
-            name: [quality_of(arm, name) for arm in arms]
-            for name in others
-            if all(name in arm.quality for arm in arms)
-        },
+        others={name: [quality_of(arm, name) for arm in arms] for name in known},
         block_size=fmean(block_sizes),
         block_sizes=block_sizes,
         interval=interval,

@@ -47,10 +47,8 @@ def trade_figure(results: Results, runs: Sequence[Run]) -> Figure:
         lines = []
         for colour, rule in enumerate(rules_of(runs)):
             if points := _of(results, column, rule):
-                x, y = (
-                    [each.block_size for each in points.values()],
-                    [each.quality for each in points.values()],
-                )
+                x = [each.block_size for each in points.values()]
+                y = [each.quality for each in points.values()]
                 lines.append(Series(rule, x, y, list(map(str, points)), colour))
         return lines
 
@@ -66,10 +64,8 @@ def trade_figure(results: Results, runs: Sequence[Run]) -> Figure:
 
 def _of(results: Results, column: tuple[str, str], rule: str) -> dict[int, Result]:
     """The results of one column by one rule, by block size in ascending order."""
-    found = {
-        key.block_size: each for key, each in results.items() if (key.column, key.rule) == (column, rule)
-    }
-    return dict(sorted(found.items()))
+    found = [(key.block_size, results[key]) for key in results if (key.column, key.rule) == (column, rule)]
+    return dict(sorted(found, key=lambda each: each[0]))
 
 
 def wall_clock_figure(results: Results, runs: Sequence[Run]) -> Figure:
@@ -79,9 +75,8 @@ def wall_clock_figure(results: Results, runs: Sequence[Run]) -> Figure:
         lines: list[Series] = []
         for rule in timed_rules(runs):
             found = _of(results, column, rule)
-            timed = [
-                (k, each.speed_up, each.block_size) for k, each in found.items() if each.speed_up is not None
-            ]
+            rows = ((k, each.speed_up, each.block_size) for k, each in found.items())
+            timed = [(k, speed_up, size) for k, speed_up, size in rows if speed_up is not None]
             if len(timed) > 1:
                 lines += _pair("k' = k" if rule == EXACT else f"k' = k, {rule}", timed, len(lines) // 2)
         own = [run for run in runs if run.column == column]
@@ -164,10 +159,13 @@ def draw_panel(figure: Figure, panel: Panel) -> str:
             style, face = ("--", _PAPER) if series.dashed else ("-", colour)
             looks: dict[str, Any] = {"marker": marker, "color": colour, "mfc": face, "label": series.label}
             axes.plot(series.x, series.y, style, ms=4.5, lw=1.5, **looks)
+            place: dict[str, Any] = {
+                "xytext": (4, 4),
+                "textcoords": "offset points",
+                "annotation_clip": False,
+            }
             for x, y, text in zip(series.x, series.y, series.marks or (), strict=False):
-                axes.annotate(
-                    text, (x, y), (4, 4), textcoords="offset points", color=colour, annotation_clip=False
-                )
+                axes.annotate(text, (x, y), color=colour, **place)
         lines = [line for each in figure.panels for line in each.series]
         ys = [y for line in lines for y in line.y] + ([] if figure.line_at is None else [figure.line_at])
         axes.set(xlabel=figure.x_label, ylabel=figure.y_label)

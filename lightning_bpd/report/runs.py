@@ -155,10 +155,8 @@ def find_files(folders: Sequence[str], corpus: str | None = None) -> tuple[list[
     chosen = next(iter(by_corpus)) if corpus is None else corpus
     if chosen not in by_corpus:
         raise InputError(f"no run has a compare_{chosen}.json: there are {names}")
-    for folder in sorted(
-        {file.parent for file in found.values()} - {file.parent for file in by_corpus[chosen]}
-    ):
-        left_out.append(f"{folder} was left out: it was not measured on {chosen}.")
+    others = {file.parent for file in found.values()} - {file.parent for file in by_corpus[chosen]}
+    left_out += [f"{folder} was left out: it was not measured on {chosen}." for folder in sorted(others)]
     return by_corpus[chosen], left_out
 
 
@@ -211,9 +209,8 @@ def unequal_scores(runs: Sequence[Run]) -> list[str]:
         for arm in run.record.arms:
             if arm.rows not in scores:
                 scores[arm.rows] = _scores(run.record, arm)
-            far = any(
-                abs(value - (arm.quality[name] or 0)) > 0.01 for name, value in scores[arm.rows].items()
-            )
+            found = scores[arm.rows].items()
+            far = any(abs(value - (arm.quality[name] or 0)) > 0.01 for name, value in found)
             if far or abs(sum(arm.tokens) / sum(arm.iterations) - arm.mean_accepted_block_size) > 0.005:
                 wrong.append(f"{arm.decoder} k' = {arm.block_size}, {arm.acceptance}")
         if wrong:

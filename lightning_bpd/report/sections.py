@@ -65,13 +65,14 @@ def _answer(runs: Sequence[Run], left_out: Sequence[str], figures: Sequence[Figu
     """Say which model is how much faster, whether its output is that of greedy decoding, and show one figure."""
     first, words = runs[0].record, runs[0].record.words
     name, quality = words.qualities[0], words.quality
+    form = f".{quality.digits}f"
     where = f"{first.corpus.rows} {words.rows} of {first.corpus.name}, on {runs[0].setting('processor')}"
     blockwise = [(run, arm) for run in runs for arm in run.record.arms[1:]]
     timed = [(run, arm) for run, arm in blockwise if arm.speed_up is not None]
     candidates = timed or blockwise
     blocks: list[Block] = []
     if not blockwise:
-        scores = (f"{run.name} {quality_of(run.record.greedy, name):.{quality.digits}f}" for run in runs)
+        scores = (f"{run.name} {quality_of(run.record.greedy, name):{form}}" for run in runs)
         text = f"Only greedy decoding was measured ({where}). {quality.title}: {', '.join(scores)}."
         blocks.append(Paragraph(text, "answer"))
     else:
@@ -93,10 +94,8 @@ def _answer(runs: Sequence[Run], left_out: Sequence[str], figures: Sequence[Figu
                 "same as greedy": make_cell(arm.greedy_agreement, ".1%"),
                 "k'": arm.block_size,
                 "mean accepted block size": arm.mean_accepted_block_size,
-                quality.title: make_cell(quality_of(arm, name), f".{quality.digits}f"),
-                f"{quality.title}, greedy": make_cell(
-                    quality_of(run.record.greedy, name), f".{quality.digits}f"
-                ),
+                quality.title: make_cell(quality_of(arm, name), form),
+                f"{quality.title}, greedy": make_cell(quality_of(run.record.greedy, name), form),
             }
             for run, arm in fastest
         ]
@@ -173,9 +172,7 @@ def _quality(results: dict[Key, Result], runs: Sequence[Run], resamples: int) ->
             f"greatest. {MISSING} was not measured. Frozen heads leave the base as it is, so their k = 1 is the base."
         )
     ]
-    for rule in [
-        rule for rule in rules_of(runs) if rule == EXACT or any(key.rule == rule for key in results)
-    ]:
+    for rule in rules_of(runs):
         blocks += [quality_table(results, runs, rule), certainty_table(results, runs, rule)]
     if any(key.block_size > 1 for key in results):
         blocks.insert(
@@ -205,12 +202,8 @@ def _baselines(results: dict[Key, Result]) -> str:
 def _speed(results: dict[Key, Result], runs: Sequence[Run]) -> tuple[Block, ...]:
     speeds: dict[str, list[str]] = {}
     for key, result in sorted(results.items(), key=lambda item: item[0].block_size):
-        if (
-            key.regime == "frozen"
-            and key.rule == EXACT
-            and key.block_size > 1
-            and result.speed_up is not None
-        ):
+        frozen = (key.regime, key.rule) == ("frozen", EXACT) and key.block_size > 1
+        if frozen and result.speed_up is not None:
             speeds.setdefault(key.data, []).append(f"{result.speed_up:.2f} at k = {key.block_size}")
     blocks: list[Block] = []
     if speeds:
@@ -252,15 +245,13 @@ def _settings(runs: Sequence[Run]) -> Table:
         "extra_length": "tokens beyond the source's length",
         "max_new_tokens": "most tokens of an output",
     }
+    qualities = " and ".join(QUALITIES[name].label for name in words.qualities)
     rows = [
         ("corpus", _all(f"{run.record.corpus.name}, {run.record.corpus.rows} {words.rows}" for run in runs)),
         ("its folder", _all(run.record.corpus.folder for run in runs)),
         ("hash of its content", _all(run.record.corpus.hash for run in runs)),
         ("models", _models(runs)),
-        (
-            " and ".join(QUALITIES[name].label for name in words.qualities),
-            _all(r.record.signature for r in runs),
-        ),
+        (qualities, _all(run.record.signature for run in runs)),
     ]
     for key in keys_of(run.record.settings for run in runs):
         rows.append((names.get(key, key.replace("_", " ")), _all(run.setting(key) for run in runs)))

@@ -74,19 +74,19 @@ def certainty_table(results: Results, runs: Sequence[Run], rule: str) -> Table:
 def speed_table(results: Results, runs: Sequence[Run], rule: str) -> Table:
     """The paper's Table 4 for each regime and data: quality, block size and wall clock by one rule."""
     order = _columns(results)
-    principal, *others = qualities_of(runs)
+    names = qualities_of(runs)
     rows: list[dict[str, Value]] = []
     for key in sorted(results, key=lambda key: (order.index(key.column), key.block_size)):
         if key.rule == rule:
             result = results[key]
+            qualities = {names[0]: result.qualities, **result.others}
             rows.append(
                 {
                     "model": ", ".join(key.column),
                     "k": key.block_size,
-                    QUALITIES[principal].title: _mean(result.qualities, QUALITIES[principal].digits),
                     **{
-                        QUALITIES[name].title: _mean(result.others[name], QUALITIES[name].digits)
-                        for name in others
+                        QUALITIES[name].title: _mean(qualities[name], QUALITIES[name].digits)
+                        for name in names
                     },
                     "mean accepted block size": _mean(result.block_sizes),
                     "wall-clock speed-up": _mean(result.speed_ups if result.speed_up is not None else []),
