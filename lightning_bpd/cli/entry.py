@@ -165,13 +165,14 @@ def _run_function(command: str, args: list[str]) -> None:
             for name, value in vars(cfg).items():
                 if value == "":
                     raise InputError(f"--{name} is empty: give a value, or leave the option out")
-                if value is None and name in required:
+            for name in required:
+                if name in vars(cfg) and vars(cfg)[name] is None:
                     raise InputError(f"--{name} is missing; `{program()} {command} --help` says what it takes")
             super().validate(cfg, *given, **{**options, "skip_unset": False})
 
     function = late(command)
     parameters = signature(function).parameters.values()
-    required = {each.name for each in parameters if each.default is each.empty}
+    required = [each.name for each in parameters if each.default is each.empty]
     if command == "report":
         # Folders first, without an option's name.
         folders = list(takewhile(lambda argument: not argument.startswith("-"), args))
