@@ -167,7 +167,9 @@ def _run_function(command: str, args: list[str]) -> None:
                     raise InputError(f"--{name} is empty: give a value, or leave the option out")
             for name in required:
                 if name in vars(cfg) and vars(cfg)[name] is None:
-                    raise InputError(f"--{name} is missing; `{program()} {command} --help` says what it takes")
+                    raise InputError(
+                        f"--{name} is missing; `{program()} {command} --help` says what it takes"
+                    )
             super().validate(cfg, *given, **{**options, "skip_unset": False})
 
     function = late(command)
