@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,9 @@ _FORMAT = 1
 _CHUNK_IMAGES = 4096
 
 
-@dataclass(frozen=True)
-class EncodedImages:
-    """The usable images of a part, in the order of their names."""
-
-    images: Images
-    """uint8 [N, H, W, C], memory-mapped, read only"""
-    names: list[str]
-    """of the N images, sorted"""
-    skipped: list[tuple[str, str]]
-    """name of each image that could not be used, and why"""
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
 def encode_images(
     path: Path, names: Sequence[str], shape: tuple[int, int, int], cache: Path, description: str
-) -> EncodedImages:
+) -> Images:
     """Read the named images, or find them read in ``cache`` by an earlier call.
 
     They are stored in a folder named by a hash of the content of ``path``, the names and the shape. Calls may be
@@ -55,18 +39,23 @@ def encode_images(
         cache: Folder for encoded images, made if it is missing.
         description: The name of the images in messages, such as "train".
 
+    Returns:
+        The images that can be used, in the order of their names: uint8 [N, H, W, C], memory-mapped, read only.
+
     Raises:
         InputError: No image can be used, the cache cannot be written or is damaged, or ``path`` cannot be read.
     """
     listed = hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
     folder = cache / f"images-{content_key(_FORMAT, 'images', fingerprint(path), listed, shape)}"
-    encoded = cached(
-        folder,
-        lambda made: _encode(path, names, shape, made, description),
-        lambda about: _open(folder, about, shape),
-    )
-    _log.info("%s: %d images, %s", description, len(encoded), summary(encoded.skipped))
-    return encoded
+
+    def read(about: dict[str, Any]) -> Images:
+        count, skipped = len(about["names"]), [(name, reason) for name, reason in about["skipped"]]
+        if (folder / "images").stat().st_size != count * np.prod(shape):
+            raise ValueError(f"it does not have the size of {count} images")
+        _log.info("%s: %d images, %s", description, count, summary(skipped))
+        return MappedArray(folder / "images", np.uint8, "r", shape=(count, *shape))
+
+    return cached(folder, lambda made: _encode(path, names, shape, made, description), read)
 
 
 def _encode(
@@ -100,11 +89,3 @@ def _encode(
                 handle.write(images[order[first : first + _CHUNK_IMAGES]].tobytes())
         read_file.unlink()
     return {"names": [kept[index] for index in order], "skipped": sorted(skipped)}
-
-
-def _open(folder: Path, about: dict[str, Any], shape: tuple[int, int, int]) -> EncodedImages:
-    names, skipped = about["names"], [(name, reason) for name, reason in about["skipped"]]
-    if (folder / "images").stat().st_size != len(names) * np.prod(shape):
-        raise ValueError(f"it does not have the size of {len(names)} images")
-    images = MappedArray(folder / "images", np.uint8, "r", shape=(len(names), *shape))
-    return EncodedImages(images, names, skipped)

@@ -178,7 +178,7 @@ class Images(SuperResolution):
             raise InputError(f"{self.path}: it holds no {part} images ({held}); {remedy[part]}.")
         names = self._parts()[part]
         cache = self._cache or default_cache(self.path if self.path.is_dir() else self.path.parent)
-        return encode_images(self.path, names, self.codec.shape, cache, part).images
+        return encode_images(self.path, names, self.codec.shape, cache, part)
 
 
 class Digits(SuperResolution):
