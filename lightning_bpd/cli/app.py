@@ -74,7 +74,8 @@ def run(args: list[str]) -> CommandLine:
     """
     keep_quiet()
     # No abbreviations: code that handles the full name of an option would miss them.
-    parser_options = {"exit_on_error": False, "allow_abbrev": False}
+    options = {"exit_on_error": False, "allow_abbrev": False}
+    of_command = {"default_config_files": [str(DEFAULT_CONFIG)], **options}
     try:
         return CommandLine(
             model_class=LightningModule,
@@ -85,13 +86,7 @@ def run(args: list[str]) -> CommandLine:
             seed_everything_default=1,
             auto_configure_optimizers=False,
             parser_class=StrictParser,
-            parser_kwargs={
-                **parser_options,
-                **{
-                    command: {"default_config_files": [str(DEFAULT_CONFIG)], **parser_options}
-                    for command in CommandLine.subcommands()
-                },
-            },
+            parser_kwargs={**options, **dict.fromkeys(CommandLine.subcommands(), of_command)},
             args=expand_data_folder(args, class_names(LightningDataModule)),
         )
     except MisconfigurationException as error:
@@ -253,7 +248,11 @@ class CommandLine(LightningCLI):
             "checkpoint": options["ckpt_path"],
             "provenance": provenance(),
         }
-        path = self.folder / f"{part}_{_label(options['decode'])}.json"
+        decode = options["decode"]
+        label = decode["decoder"]
+        if label == "blockwise":
+            label = f"blockwise_{decode['block_size'] or 'all'}_{decode['acceptance']}"
+        path = self.folder / f"{part}_{label}.json"
         write_atomically(path, json.dumps(measured, indent=2) + "\n")
         logger.info("Written to %s", path)
 
@@ -274,11 +273,3 @@ class CommandLine(LightningCLI):
 
     def _options(self) -> dict[str, Any]:
         return self.config[self.config.subcommand]
-
-
-def _label(decode: dict[str, Any]) -> str:
-    """The decoding options as part of a file name: ``greedy``, ``beam``, ``blockwise_4_top-2``."""
-    if decode["decoder"] != "blockwise":
-        return str(decode["decoder"])
-    size = decode["block_size"] or "all"
-    return f"blockwise_{size}_{decode['acceptance']}"

@@ -56,7 +56,10 @@ def grid(dry_run: bool = False, keep: bool = False, **settings: Any) -> None:
         ) from error
     with held:
         if configuration.generated_pairs is not None:
-            _generate(configuration)
+            from lightning_bpd.datamodules.demo import write_demo_corpus
+
+            assert configuration.data is not None
+            write_demo_corpus(Path(configuration.data), configuration.generated_pairs)
         # A status line shows the running steps, if standard output is a terminal.
         with console.status("") if console.is_terminal else nullcontext() as status:
             display = Display(console, status, folder, len(steps))
@@ -67,15 +70,13 @@ def grid(dry_run: bool = False, keep: bool = False, **settings: Any) -> None:
 
 def _check_inputs(configuration: Grid) -> None:
     """Raise InputError for missing inputs before the first step runs."""
-    configs = {
-        "base_configs": configuration.base_configs,
-        "frozen_config": [configuration.frozen_config] if "frozen" in configuration.regimes else [],
-        "joint_config": [configuration.joint_config] if "joint" in configuration.regimes else [],
-    }
-    for setting, files in configs.items():
-        for file in files:
-            if not (Path(file).is_file() or shipped(file).is_file()):
-                raise InputError(f"{setting}: there is no file {file}, seen from {Path.cwd()}")
+    configs = [("base_configs", file) for file in configuration.base_configs]
+    configs += [
+        (f"{regime}_config", getattr(configuration, f"{regime}_config")) for regime in configuration.regimes
+    ]
+    for setting, file in configs:
+        if not (Path(file).is_file() or shipped(file).is_file()):
+            raise InputError(f"{setting}: there is no file {file}, seen from {Path.cwd()}")
     from lightning_bpd.decoding import parse_acceptance
 
     for rule in configuration.rules:
@@ -132,14 +133,6 @@ def _gpus() -> list[str]:
     return [name.strip() for name in names[:count]]
 
 
-def _generate(configuration: Grid) -> None:
-    from lightning_bpd.datamodules.demo import write_demo_corpus
-
-    assert configuration.generated_pairs is not None
-    assert configuration.data is not None
-    write_demo_corpus(Path(configuration.data), configuration.generated_pairs)
-
-
 def _print_plan(console: Console, configuration: Grid, steps: Sequence[Step], jobs: int, keep: bool) -> None:
     folder = configuration.folder
     todo = states(steps, folder, keep)
@@ -148,21 +141,16 @@ def _print_plan(console: Console, configuration: Grid, steps: Sequence[Step], jo
     name_width = max(len(step.name) for step in steps)
     for step in steps:
         state, time = todo[step.name], seconds[step.name]
-        estimate = (
-            "" if state.action == "nothing" else "unknown" if time is None else f"about {duration(time)}"
-        )
-        command = (
-            f"    {step.given} is used"
-            if step.given is not None
-            else f"    {program()} {shlex.join([*step.arguments, *_more(step, state.action)])}"
-        )
-        lines += [f"{step.name:{name_width}}  {estimate:18}  {state.words}".rstrip(), command]
+        estimate = "unknown" if time is None else f"about {duration(time)}"
+        if state.action == "nothing":
+            estimate = ""
+        command = f"{step.given} is used"
+        if step.given is None:
+            more = step.resume if state.action == "resume" else ()
+            command = f"{program()} {shlex.join([*step.arguments, *more])}"
+        lines += [f"{step.name:{name_width}}  {estimate:18}  {state.words}".rstrip(), f"    {command}"]
     lines += ["", _overview(configuration, steps, jobs, keep)]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-
-
-def _more(step: Step, action: str) -> tuple[str, ...]:
-    return step.resume if action == "resume" else ()
 
 
 def _overview(configuration: Grid, steps: Sequence[Step], jobs: int, keep: bool) -> str:

@@ -38,11 +38,8 @@ def checkpoint_to_resume(folder: Path, checkpoint: str) -> Path:
     Raises InputError if the file does not exist, because a run that should resume must not start anew.
     """
     kind = "best checkpoint" if checkpoint == "best" else "checkpoint"
-    return _existing(
-        folder,
-        checkpoint,
-        f"nothing to resume in {folder}: no {kind} has been written yet; run without --ckpt_path",
-    )
+    remedy = f"no {kind} has been written yet; run without --ckpt_path"
+    return _existing(folder, checkpoint, f"nothing to resume in {folder}: {remedy}")
 
 
 def checkpoint_to_measure(folder: Path, checkpoint: str | None) -> Path:
@@ -141,13 +138,11 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def _existing(folder: Path, checkpoint: str, no_such_name: str) -> Path:
-    if checkpoint in NAMES:
-        path, message = folder / CHECKPOINTS / f"{checkpoint}.ckpt", no_such_name
-    else:
+    path, message = folder / CHECKPOINTS / f"{checkpoint}.ckpt", no_such_name
+    if checkpoint not in NAMES:
         path = Path(checkpoint).expanduser()
-        message = (
-            f"--ckpt_path {checkpoint}: no such file; give last, best (to fit also auto) or a checkpoint file"
-        )
+        options = "last, best (to fit also auto) or a checkpoint file"
+        message = f"--ckpt_path {checkpoint}: no such file; give {options}"
     if not path.is_file():
         raise InputError(message)
     return path

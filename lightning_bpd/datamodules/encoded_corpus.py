@@ -154,15 +154,10 @@ def _encode(
     around = np.array([[len(side.prefix) + len(side.suffix)] for side in tokenizers])
     dtypes = [np.dtype(np.uint16 if side.vocab_size <= 1 << 16 else np.int32) for side in tokenizers]
     total_bytes = sum(repeatable(path).stat().st_size for part in files for path in part.paths)
+    stored = ("source.tokens", "source.offsets", "target.tokens", "target.offsets", "row_numbers")
     with ExitStack() as stack:
-
-        def opened(name: str) -> BinaryIO:
-            return stack.enter_context((folder / name).open("wb"))
-
-        tokens_and_offsets = [
-            (opened(f"{side}.tokens"), opened(f"{side}.offsets")) for side in ("source", "target")
-        ]
-        row_numbers = opened("row_numbers")
+        *handles, row_numbers = (stack.enter_context((folder / name).open("wb")) for name in stored)
+        tokens_and_offsets = handles[:2], handles[2:]
         report = stack.enter_context(progress_bar(f"Encoding {description}", "bytes", total_bytes))
         for _, offsets in tokens_and_offsets:
             offsets.write(np.zeros(1, np.int64).tobytes())
@@ -177,16 +172,11 @@ def _encode(
                 _name_line(pairs, tokenizers, files, seen)
                 raise
             lengths = np.array([list(map(len, side)) for side in sides])
-            is_empty = (lengths == 0).any(axis=0)
-            is_long = (lengths + around > max_length).any(axis=0)
-            if drop:
-                is_kept = ~(is_empty | is_long)
-                empty += int(is_empty.sum())
-                long += int((is_long & ~is_empty).sum())
-            else:
-                is_kept = np.ones_like(is_long)
-                long += int(is_long.sum())
-            rows = np.flatnonzero(is_kept)
+            is_empty = (lengths == 0).any(axis=0) & drop
+            is_long = (lengths + around > max_length).any(axis=0) & ~is_empty
+            empty += int(is_empty.sum())
+            long += int(is_long.sum())
+            rows = np.flatnonzero(~(is_empty | is_long) | (not drop))
             for side, tokenizer, dtype, handles in zip(
                 sides, tokenizers, dtypes, tokens_and_offsets, strict=True
             ):

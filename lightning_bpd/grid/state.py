@@ -90,11 +90,9 @@ def states(steps: Sequence[Step], folder: Path, keep: bool = False) -> dict[str,
         lost = any(step.result.is_relative_to(by_name[name].own) for name in missing)
         state = _state(step, record, recipe[step.name], keep)
         if step.kind == "report" and state.action == "nothing":
-            newer = [name for name in step.after if _is_newer(by_name[name].result, step.result)]
-            if any(found[name].action != "nothing" for name in step.after):
-                state = State("run", "to run")
-            elif newer:
+            if newer := [name for name in step.after if _is_newer(by_name[name].result, step.result)]:
                 state = State("run", f"to run: {newer[0]} is newer")
+            lost = any(found[name].action != "nothing" for name in step.after)
         if lost:
             state = State("run", "to run")
         if missing and state.action != "nothing":
@@ -122,9 +120,7 @@ def _state(step: Step, record: Record | None, recipe: str, keep: bool) -> State:
     if step.given is not None:
         return State("run", f"given: {step.given}")
     if step.resumes_from is not None and step.resumes_from.exists():
-        if same:
-            return State("resume", "to resume")
-        return State("run", "to run anew: another command began it")
+        return State("resume", "to resume") if same else State("run", "to run anew: another command began it")
     return State("run", "to run")
 
 
