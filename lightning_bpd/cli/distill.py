@@ -148,9 +148,10 @@ def distill(
         raise InputError(
             f"--max_new_tokens is for decoder-only teachers, and {teacher} is none: use --extra_length"
         )
+    languages = ("prompt", "completion") if prompts else ("en", "de")
     languages = (
-        source_language or ("prompt" if prompts else "en"),
-        target_language or ("completion" if prompts else "de"),
+        languages[0] if source_language is None else source_language,
+        languages[1] if target_language is None else target_language,
     )
     files = find_corpus(data, corpus, *languages, source_alone=True)
     limit = network.longest_source

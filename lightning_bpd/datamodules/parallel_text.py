@@ -158,6 +158,11 @@ class ParallelText(PartsOfData[EncodedCorpus]):
         self._cache = Path(cache) if cache is not None else None
         self._texts: dict[Part, tuple[list[str], list[str]]] = {}
 
+    def prepare_data(self) -> None:
+        """Train the tokenizers, unless given, and encode the corpora that exist. Raises InputError for bad text."""
+        _ = self.codec
+        super().prepare_data()
+
     @cached_property
     def codec(self) -> TextualCodec:
         """The codec of the tokens. The first use trains tokenizers that are neither given nor cached."""
