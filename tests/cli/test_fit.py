@@ -122,8 +122,8 @@ def test_an_interrupted_run_resumes_as_if_it_never_was(tmp_path, run, start, num
     # Interrupted twice, at moments left to chance: the pauses leave seconds between the last of them and the end.
     resume: tuple[str, ...] = ()
     stopped = 0
-    for wait_rows in (5, 12):
-        process = start("fit", *HARD, *resume, "--experiment", "cut", "--model.pause", "0.5")
+    for wait_rows in (5, 15):
+        process = start("fit", *HARD, *resume, "--experiment", "cut", "--model.pause", "0.15")
         cut = tmp_path / "runs" / "cut"
         wait_for(process, lambda: rows(cut) >= wait_rows and (cut / "checkpoints" / "last.ckpt").exists())  # noqa: B023
         process.send_signal(number)
