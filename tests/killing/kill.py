@@ -286,7 +286,11 @@ def kill(name: str, kills: int, seed: int, folder: Path, kills_of_a_life: int = 
                 # It came to its end before it was killed: a new life.
                 assert status == 0, (life / "log").read_text()[-4000:]
                 break
-            (os.killpg if kind.whole_group else os.kill)(process, signal.SIGKILL)
+            try:
+                (os.killpg if kind.whole_group else os.kill)(process, signal.SIGKILL)
+            except ProcessLookupError:
+                # It was not yet the leader of a group, so it has no children either.
+                os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
             kind.after_kill(life)
             done += 1
