@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -119,6 +119,24 @@ class DecodeState(Protocol):
 
 
 State = TypeVar("State", bound=DecodeState)
+
+
+class StaticState(DecodeState, Protocol):
+    """A state whose tensors can be given to a compiled function.
+
+    Models and drafters whose attribute ``compiles`` is true have such a state; a drafter may have none, or has it as
+    the attribute ``state`` once it has started.
+    """
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors that the state holds, in an order of its own; the rows' lengths aside.
+
+        Caches have five dimensions, [2, B, H, capacity, width], and change in place; the others hold what the model
+        computed of the sources, [B, H, S, width], or bool [B, 1, 1, S].
+        """
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> StaticState:
+        """Return a state that holds these tensors. Its lengths are those that ``rewind`` gives, on the device."""
 
 
 class SequenceModel(Protocol[State]):

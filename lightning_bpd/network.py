@@ -55,6 +55,8 @@ class Network(nn.Module, ABC):
     ends: frozenset[int]
     vocabularies: Vocabularies | None = None
     output_bias: Tensor | None
+    compiles: ClassVar[bool] = False
+    """whether its state is a StaticState, and its calls can be compiled"""
     returned_layers: tuple[int, ...] = ()
     returnable_layers: int = 0
     """how many decoder layers, from the first on, can be returned"""

@@ -210,6 +210,11 @@ class Rows:
         self._longest = self.counts
 
     @property
+    def ring(self) -> bool:
+        """Whether a row may have more tokens than places."""
+        return self.capacity < self.max_length
+
+    @property
     def lengths(self) -> Tensor:
         """int64 [B], tokens in each row."""
         return torch.tensor(self.counts, dtype=torch.long, device=self.device)
@@ -224,7 +229,7 @@ class Rows:
         end, capacity = longest + tokens, self.capacity
         if end > self.max_length:
             raise ValueError(f"the cache was made for {self.max_length} tokens a row, this call needs {end}")
-        if capacity < self.max_length and tokens > capacity - self.reach:
+        if self.ring and tokens > capacity - self.reach:
             raise ValueError(
                 f"a ring of {capacity} places takes at most {capacity - self.reach} tokens at once"
             )
@@ -234,7 +239,7 @@ class Rows:
         if start is not None and first // capacity == (end - 1) // capacity:
             begin, extent, ring = first % capacity, (end - 1) % capacity + 1, False
         else:
-            begin, extent, ring = 0, min(end, capacity), capacity < self.max_length
+            begin, extent, ring = 0, min(end, capacity), self.ring
         return Slots(start, lengths, tokens, begin, extent, capacity, ring, self.device)
 
     def append(self, tokens: int) -> None:
@@ -253,8 +258,7 @@ class Rows:
             not 0 <= new <= old for new, old in zip(counts, self.counts, strict=True)
         ):
             raise ValueError(f"cannot rewind rows of lengths {self.counts} to {counts}")
-        ring = self.capacity < self.max_length
-        for row, (length, longest) in enumerate(zip(counts, self._longest, strict=True) if ring else ()):
+        for row, (length, longest) in enumerate(zip(counts, self._longest, strict=True) if self.ring else ()):
             if self.visible.first(length) < longest - self.capacity:
                 raise ValueError(
                     f"row {row} had {longest} tokens and cannot be rewound to {length}: the cache keeps the last "
@@ -271,6 +275,41 @@ class Rows:
             order = rows.tolist()
             self.counts = [self.counts[row] for row in order]
             self._longest = [self._longest[row] for row in order]
+
+
+class StaticRows:
+    """Rows whose lengths stay on the device: no shape depends on them, and the host waits for none of them.
+
+    What a position does not see is masked in every call, so a call costs as much as if the cache were full. The lengths
+    are only known after ``rewind``, which checks nothing.
+
+    Args:
+        rows: The rows to go on from.
+        capacity: Places of a row.
+    """
+
+    ring: bool
+    lengths: Tensor
+    """int64 [B], tokens in each row"""
+
+    def __init__(self, rows: Rows | StaticRows, capacity: int) -> None:
+        self.max_length: int = rows.max_length
+        self.device: torch.device = rows.device
+        self.visible: Visible = rows.visible
+        self.ring, self.lengths, self.capacity = rows.ring, rows.lengths, capacity
+
+    def take(self, tokens: int) -> Slots:
+        """Return the slots of ``tokens`` more tokens in every row (``Rows.take``)."""
+        places = self.capacity, self.capacity, self.ring, self.device
+        return Slots(None, self.lengths, tokens, 0, *places)
+
+    def append(self, tokens: int) -> None:
+        """Count ``tokens`` more tokens in every row."""
+        self.lengths = self.lengths + tokens
+
+    def rewind(self, lengths: Tensor) -> None:
+        """Let the rows have ``lengths`` (int64 [B], on the device)."""
+        self.lengths = lengths
 
 
 def reordered(entries: Tensor, rows: Tensor, filled: int) -> Tensor:

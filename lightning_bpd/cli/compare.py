@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import yaml
@@ -53,6 +54,7 @@ def compare(
     threads: int | None = None,
     output: str | None = None,
     device: str = "auto",
+    compile: Literal["always", "never"] = "never",
     bleu_tokenizer: BleuTokenizer | None = None,
 ) -> None:
     """Decode a corpus greedily and by blocks, and write down quality, accepted block sizes, calls and time.
@@ -82,6 +84,7 @@ def compare(
         output: File to write; compare_CORPUS.json beside the model's folder by default. A measurement that is there is
             replaced by one of the same settings alone.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+        compile: Whether calls are compiled by torch, those of greedy decoding, too; translate and upscale explain it.
         bleu_tokenizer: What BLEU cuts text with, by sacreBLEU's names; what the model was trained with by default.
     """
     for rule in rules:
@@ -128,6 +131,10 @@ def compare(
     arms = rules_of(subject.block_size, rules, block_sizes)
     words, count = KINDS[subject.codec.kind], len(measured.references)
     chosen = spread(list(range(count)), timed)
+    decode = subject.compiling(decode, compile, math.inf)
+    for rule in sorted({rule for _, rule in arms}):
+        # Says which rules are not compiled.
+        subject.compiling(DecodingOptions("blockwise", acceptance=rule), compile, math.inf)
     settings = settings_of(subject, batch_size, len(chosen), timed_batch_size, decode)
     of_corpus = Corpus(measured.folder, corpus, count, measured.hash)
     _check_earlier(path, _made_by(model, of_corpus, settings, arms))
@@ -257,6 +264,7 @@ def settings_of(
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "precision": str(subject.network.output_weight.dtype).removeprefix("torch."),
+        **({"compiled": True} if decode.compile else {}),
         "batch_size": batch_size,
         "timed_rows": timed_rows,
         "timed_batch_size": timed_batch_size,

@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal
 import torch
 
 from lightning_bpd.codecs.text_lines import read_lines
-from lightning_bpd.decoding import DecodingOptions, make_sampler
+from lightning_bpd.decoding import Compile, DecodingOptions, make_sampler
 from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.progress import progress_bar
@@ -41,6 +41,7 @@ def translate(
     top_p: float = 1.0,
     seed: int = 0,
     device: str = "auto",
+    compile: Compile = "auto",
     base: str | None = None,
 ) -> None:
     """Translate text, line for line, with a finished model.
@@ -68,6 +69,8 @@ def translate(
         top_p: Draw from the most probable tokens whose probabilities add up to top_p.
         seed: Selects the random numbers.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+        compile: Whether calls are compiled by torch: the same output, up to three times as fast on a CPU, after 15 to
+            60 seconds of compiling, once for a shape of model. auto is if there is enough text, on a CPU.
         base: Where the Hugging Face model is that the heads were trained on, hf:NAME_OR_FOLDER, if it has moved.
     """
     sampler = make_sampler(sample, temperature, top_k, top_p, seed)
@@ -79,6 +82,8 @@ def translate(
     lines, done = read_lines(input), 0
     with _open_output(output) as target, progress_bar("Translating", "lines") as count:
         while chunk := list(islice(lines, CHUNK)):
+            if not done:
+                options = translator.compiling(options, compile, len(chunk) / batch_size)
             translations = translator.translate(chunk, options, batch_size, first_row=done, progress=count)
             done += len(chunk)
             target.write("".join(f"{line}\n" for line in translations).encode())

@@ -16,7 +16,7 @@ import numpy as np
 from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.images import to_png
 from lightning_bpd.datamodules.image_files import image_members, read_images, summary
-from lightning_bpd.decoding import DecodingOptions
+from lightning_bpd.decoding import Compile, DecodingOptions
 from lightning_bpd.files import path_inside, write_atomically
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.metrics import AcceptedSizes, mean_accepted_block_size
@@ -36,6 +36,7 @@ def upscale(
     acceptance: str = "exact",
     batch_size: int = 16,
     device: str = "auto",
+    compile: Compile = "auto",
 ) -> None:
     """Enlarge images with a finished model of images.
 
@@ -53,6 +54,8 @@ def upscale(
             distance-N; top-N; or minimum-N (at least N tokens a block).
         batch_size: Images decoded together.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+        compile: Whether calls are compiled by torch: the same output, faster on a CPU, after 15 to 60 seconds of
+            compiling, once for a shape of model. auto is if there are enough images, on a CPU.
     """
     place = find_device(device)
     upscaler = Upscaler.of(read_folder(model)).to(place)
@@ -60,6 +63,7 @@ def upscale(
     options = DecodingOptions(decoder, block_size=block_size, acceptance=acceptance)
     upscaler.check(options)
     members = image_members(Path(input))
+    options = upscaler.compiling(options, compile, len(members) / batch_size)
     paths = output_paths(Path(input), members, Path(output))
     skipped: list[tuple[str, str]] = []
     images = read_images(

@@ -15,7 +15,7 @@ from lightning_bpd.decoding.beam import beam_search
 from lightning_bpd.decoding.blockwise import blockwise
 from lightning_bpd.decoding.certificate import Verdict, compare
 from lightning_bpd.decoding.costs import decoding_costs
-from lightning_bpd.decoding.options import DecodingOptions, decode
+from lightning_bpd.decoding.options import Compile, DecodingOptions, compiling, decode
 from lightning_bpd.decoding.replay import replay
 from lightning_bpd.decoding.samplers import Greedy, Sampled, make_sampler
 from lightning_bpd.decoding.sequential import GREEDY, greedy, sequential
@@ -23,6 +23,7 @@ from lightning_bpd.decoding.sequential import GREEDY, greedy, sequential
 __all__ = [
     "GREEDY",
     "Adaptive",
+    "Compile",
     "DecodingOptions",
     "Distance",
     "Exact",
@@ -35,6 +36,7 @@ __all__ = [
     "beam_search",
     "blockwise",
     "compare",
+    "compiling",
     "decode",
     "decoding_costs",
     "greedy",

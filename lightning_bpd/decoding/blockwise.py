@@ -25,7 +25,7 @@ from lightning_bpd.interfaces import (
     VerifiedBlock,
 )
 
-_EXACT = Exact()
+EXACT = Exact()
 
 
 @torch.inference_mode()
@@ -34,7 +34,7 @@ def blockwise(
     drafter: Drafter,
     source: TokenRows,
     block_size: int,
-    acceptance: Acceptance = _EXACT,
+    acceptance: Acceptance = EXACT,
     extra_length: int | Tensor = 50,
     sampler: Sampler = GREEDY,
     rows: Tensor | None = None,
@@ -59,15 +59,14 @@ def blockwise(
     Raises:
         InputError: ``block_size`` is less than 1 or more than the drafter can propose.
     """
-    if not 1 <= block_size <= drafter.block_size:
-        raise InputError(_wrong_block_size(block_size, drafter.block_size))
+    check_block_size(block_size, drafter.block_size)
     device = source.lengths.device
     seconds = None
     if isinstance(acceptance, Adaptive):
         seconds = torch.tensor(
             acceptance.seconds or iteration_seconds(model, drafter, source, extra_length), device=device
         )
-    hosts = [_Row(limit, model.ends) for limit in length_limits(model, source, extra_length).tolist()]
+    hosts = [HostRow(limit, model.ends) for limit in length_limits(model, source, extra_length).tolist()]
     longest = max(row.limit for row in hosts)
     # A block is fed whole, even if it extends past the end of its row.
     state = model.start(source, None, longest + block_size - 1)
@@ -91,7 +90,7 @@ def blockwise(
         # Finished rows leave; the others forget the tokens that were not accepted.
         going = [index for index, row in enumerate(active) if not row.ended]
         if not going:
-            return _result(hosts, device)
+            return block_result(hosts, device)
         verified = VerifiedBlock(*block[:3], hidden, logits, choices, accepted)
         if len(going) < len(active):
             active = [active[index] for index in going]
@@ -113,7 +112,7 @@ def blockwise(
 
 
 @dataclass
-class _Row:
+class HostRow:
     """The progress of one row, on the host."""
 
     limit: int
@@ -140,7 +139,8 @@ class _Row:
         self.ended = tokens[-1] in self.ends or len(self.tokens) == self.limit
 
 
-def _result(rows: list[_Row], device: torch.device) -> DecodeResult:
+def block_result(rows: list[HostRow], device: torch.device) -> DecodeResult:
+    """Put the tokens and accepted sizes of all rows together."""
     tokens = pad_sequence([torch.tensor(row.tokens) for row in rows], batch_first=True)
     sizes = pad_sequence([torch.tensor(row.sizes) for row in rows], batch_first=True)
     lengths = torch.tensor([len(row.tokens) for row in rows])
@@ -150,7 +150,11 @@ def _result(rows: list[_Row], device: torch.device) -> DecodeResult:
     )
 
 
-def _wrong_block_size(block_size: int, largest: int) -> str:
+def check_block_size(block_size: int, largest: int) -> None:
+    """Raise InputError if a block of this size cannot be proposed."""
     if block_size < 1:
-        return f"block_size must be at least 1, not {block_size}"
-    return f"block_size {block_size} is larger than the {largest} that the heads were trained for"
+        raise InputError(f"block_size must be at least 1, not {block_size}")
+    if block_size > largest:
+        raise InputError(
+            f"block_size {block_size} is larger than the {largest} that the heads were trained for"
+        )

@@ -77,7 +77,13 @@ class LeftToRight:
             tokens = sampler.choose(logits, positions, rows, self._candidates)
             probabilities = self._all_tokens(sampler.probabilities(logits))
             return Proposal(tokens, probabilities, partial(self._confidence, logits, tokens))
-        if isinstance(sampler, Greedy) and logits.is_cpu and len(logits) <= MOST_ROWS_ON_HOST:
+        compiled = torch.compiler.is_compiling()
+        if (
+            not compiled
+            and isinstance(sampler, Greedy)
+            and logits.is_cpu
+            and len(logits) <= MOST_ROWS_ON_HOST
+        ):
             return self._greedily(logits, following)
         chosen, drawn_from, scores = [], [], []
         for index in range(logits.size(1)):

@@ -70,6 +70,7 @@ class HeadDrafter:
 
     # The properties below are lazy: training makes a drafter for each validation batch, mostly for its block size only.
 
+    compiles = True
     sampler: Sampler
     """chooses the proposals; given to ``start``"""
 
@@ -112,7 +113,7 @@ class HeadDrafter:
 
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
         """Propose ``count`` tokens that come after ``following`` (Drafter.propose)."""
-        index = torch.arange(len(following), device=following.device)
+        index = torch.arange(following.size(0), device=following.device)
         hidden = verified.hidden[index, verified.accepted - 1]
         positions = verified.positions + verified.accepted - 1
         return self.proposals(hidden, following, positions, verified.rows, count)
@@ -152,7 +153,7 @@ class HeadDrafter:
             logits = layer.outputs(linear(flat, self.weight, self.bias), layer.units(inputs))
             return logits.view(*hidden.shape[:-1], count, -1)
         outputs = _outputs(self.heads, hidden, heads, seen)
-        if self.rounded is None:
+        if torch.compiler.is_compiling() or self.rounded is None:
             return linear(outputs, self.weight, self.bias)
         return self.rounded.products(outputs)
 
@@ -223,6 +224,7 @@ class FirstHead(Generic[State]):
         self.model = model
         self.heads = heads
         self.bos_id = model.bos_id
+        self.compiles = getattr(model, "compiles", False)
 
     @property
     def ends(self) -> frozenset[int]:

@@ -52,7 +52,7 @@ class HeadLayer(NamedTuple):
         if self.dense:
             mapped = linear(units, self.output_weight.flatten(0, 1), self.output_bias.flatten())
             return mapped.view(-1, heads, width) + hidden[:, None]
-        by_head = units.view(len(units), heads, -1).transpose(0, 1)
+        by_head = units.view(units.size(0), heads, -1).transpose(0, 1)
         mapped = torch.baddbmm(self.output_bias[:, None], by_head, self.output_weight.mT)
         return mapped.transpose(0, 1) + hidden[:, None]
 

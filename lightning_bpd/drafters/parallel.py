@@ -137,7 +137,9 @@ class ParallelDrafter(TrainedDrafter):
         """Return position vectors of at least ``length`` positions, [>= length, D], on the device of ``like``."""
         if length > len(self._positions):
             with torch.inference_mode(False):
-                self._positions = sinusoids(2 * length, self.architecture.d_model)
+                # Of few different lengths, because compiled code knows the length.
+                length = 1 << max(length, 1023).bit_length()
+                self._positions = sinusoids(length, self.architecture.d_model)
         if (self._positions.device, self._positions.dtype) != (like.device, like.dtype):
             with torch.inference_mode(False):
                 self._positions = self._positions.to(like)

@@ -13,7 +13,7 @@ from lightning_bpd.interfaces import Memory, Proposal, Sampler, TokenRows, Verif
 from lightning_bpd.kernels.linear import linear
 from lightning_bpd.models.attention import KeyValueCache
 from lightning_bpd.models.state import EncoderDecoderState
-from lightning_bpd.rows import Rows
+from lightning_bpd.rows import Rows, StaticRows
 
 if TYPE_CHECKING:
     from lightning_bpd.drafters.parallel import ParallelDrafter
@@ -31,6 +31,7 @@ class ParallelProposer:
         bias: The bias of the base's logits, [V], or None.
     """
 
+    compiles = True
     sampler: Sampler
     """chooses the proposals; given to ``start``"""
 
@@ -82,8 +83,12 @@ class ParallelProposer:
     @torch.no_grad()
     def propose(self, verified: VerifiedBlock, following: Tensor, count: int) -> Proposal:
         """Propose ``count`` tokens that come after ``following`` (Drafter.propose)."""
-        begins, accepted = torch.stack((verified.positions, verified.accepted)).tolist()
-        self.state.cache.rows.rewind(begins)
+        rows, accepted = self.state.cache.rows, None
+        if isinstance(rows, StaticRows):
+            rows.rewind(verified.positions)
+        else:
+            begins, accepted = torch.stack((verified.positions, verified.accepted)).tolist()
+            rows.rewind(begins)
         outputs = self._outputs(verified, following, accepted, count)
         logits = linear(outputs.to(self._weight.dtype), self.weight, self.bias)
         positions = verified.positions + verified.accepted
@@ -93,11 +98,17 @@ class ParallelProposer:
         """Let row i become what row ``rows[i]`` was (Drafter.reorder)."""
         self.state.reorder(rows)
 
-    def _outputs(self, verified: VerifiedBlock, following: Tensor, accepted: list[int], count: int) -> Tensor:
-        """The outputs that predict the ``count`` tokens after ``following``, [B, count, D]."""
-        module, cache, most = self.module, self.state.cache, max(accepted)
+    def _outputs(
+        self, verified: VerifiedBlock, following: Tensor, accepted: list[int] | None, count: int
+    ) -> Tensor:
+        """The outputs that predict the ``count`` tokens after ``following``, [B, count, D].
+
+        ``accepted`` is ``verified.accepted`` on the host; None if the host does not wait for it.
+        """
+        module, cache = self.module, self.state.cache
+        most = verified.tokens.size(1) if accepted is None else max(accepted)
         tokens = torch.cat((verified.tokens[:, 1:most], following[:, None]), 1)
-        alike = min(accepted) == most
+        alike = accepted is not None and min(accepted) == most
         index = torch.arange(most - 1 + count, device=tokens.device)
         last = verified.accepted[:, None] - 1
         if not alike:
@@ -106,7 +117,7 @@ class ParallelProposer:
         table = self.token_inputs
         of_tokens = module.of_tokens(self._weight[tokens]) if table is None else table[tokens]
         x = module.of_hidden(verified.hidden[:, :most]) + of_tokens
-        x = torch.cat((x, module.masks[: count - 1].expand(len(x), -1, -1)), 1)
+        x = torch.cat((x, module.masks[: count - 1].expand(x.size(0), -1, -1)), 1)
         if not alike:
             # The mask tokens follow the certain token, and what is passed over comes last.
             order = torch.where(index <= last, index, (index - last - 1 + most).clamp(max=len(index) - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -20,13 +21,23 @@ _ROW_ONEDNN_FROM = 4_000_000
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+# Rows up to which loops that the compiler writes are faster than a call of a library, which copies the weights first.
+_MOST_ROWS_IN_LOOPS = 2
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute ``F.linear``: x [..., K], weight [N, K], bias [N] to [..., N].
 
     On a CPU torch computes float32 products by MKL, which leaves half of an AMD processor's speed unused. This function
     gives large products to oneDNN, which is fast on any processor. A single row, as in decoding, is a matrix-vector
-    product.
+    product. Compiled code calls a library for three rows or more.
     """
+    if torch.compiler.is_compiling():
+        rows = math.prod(x.shape[:-1])
+        if not x.is_cpu or not isinstance(rows, int) or rows > _MOST_ROWS_IN_LOOPS:
+            return F.linear(x, weight, bias)
+        product = (x[..., None, :] * weight).sum(-1)
+        return product if bias is None else product + bias
     if (
         not x.is_cpu
         or x.dtype != torch.float32

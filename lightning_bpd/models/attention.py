@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_bpd.kernels.linear import Linear
-from lightning_bpd.rows import Rows, Slots, reordered
+from lightning_bpd.rows import Rows, Slots, StaticRows, reordered
 
 
 class KeyValueCache:
@@ -24,15 +24,17 @@ class KeyValueCache:
     """
 
     def __init__(self, layers: int, rows: Rows, heads: int, width: int, like: Tensor) -> None:
-        self.rows = rows
+        self.rows: Rows | StaticRows = rows
         # Zeros, not uninitialised memory: a hidden NaN times a weight of zero would still be NaN.
         # Keys and values lie side by side, [layers, 2, B, H, capacity, width]: one copy writes both.
-        self.entries = like.new_zeros(layers, 2, len(rows.counts), heads, rows.capacity, width)
+        self.entries: Tensor | list[Tensor] = like.new_zeros(
+            layers, 2, len(rows.counts), heads, rows.capacity, width
+        )
 
     def slots(self, tokens: int) -> tuple[Slots, Tensor | None]:
         """Return the slots of ``tokens`` more tokens in every row, and their mask if they need one."""
         slots, visible = self.rows.take(tokens), self.rows.visible
-        return slots, None if slots.sees_all(visible) else slots.mask(visible, self.entries.dtype)
+        return slots, None if slots.sees_all(visible) else slots.mask(visible, self.entries[0].dtype)
 
     def write(self, layer: int, keys_values: Tensor, slots: Slots) -> tuple[Tensor, ...]:
         """Store one layer's new keys and values [2, B, H, T, width]; return all that may be attended to."""
@@ -42,6 +44,8 @@ class KeyValueCache:
 
     def reorder(self, rows: Tensor) -> None:
         """Replace row i by row ``rows[i]`` (int64 [B'])."""
+        assert isinstance(self.rows, Rows)
+        assert isinstance(self.entries, Tensor)
         self.entries = reordered(self.entries, rows, max(self.rows.counts, default=0))
         self.rows.reorder(rows)
 
@@ -115,5 +119,5 @@ class Attention(nn.Module):
 
         Each source belongs to B / N neighbouring rows, which become one row of B / N * T queries.
         """
-        queries = self._split(self.query(x.reshape(len(key), -1, x.size(2))), 1)[0]
+        queries = self._split(self.query(x.reshape(key.size(0), -1, x.size(2))), 1)[0]
         return self._attend(queries, key, value, mask).view_as(x)

@@ -194,6 +194,8 @@ class EncoderDecoder(Network):
         InputError: ``tie: all`` with two vocabularies of different size.
     """
 
+    compiles = True
+
     def __init__(
         self,
         architecture: Architecture,
@@ -225,7 +227,7 @@ class EncoderDecoder(Network):
             self.target_positions = nn.Parameter(torch.randn(architecture.max_length, width) * width**-0.5)
         else:
             # Neither parameter nor buffer: weight averaging and DDP do not support a table that grows.
-            self._sinusoids = self._sinusoid_table(256)
+            self._sinusoids = self._sinusoid_table(1024)
         # Typed by their elements, because a ModuleList does not tell them.
         self.encoder: Iterable[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
@@ -265,7 +267,8 @@ class EncoderDecoder(Network):
         if length > len(self._sinusoids):
             # Training uses a table made while decoding, too, but refuses inference tensors.
             with torch.inference_mode(False):
-                self._sinusoids = self._sinusoid_table(2 * length)
+                # Of few different lengths, because compiled code knows the length.
+                self._sinusoids = self._sinusoid_table(1 << length.bit_length())
         if (self._sinusoids.device, self._sinusoids.dtype) != (weight.device, weight.dtype):
             with torch.inference_mode(False):
                 self._sinusoids = self._sinusoids.to(weight)
@@ -277,7 +280,7 @@ class EncoderDecoder(Network):
         A block may extend past the last learned position. Decoding drops these tokens, so they may have any position:
         here the last one.
         """
-        table = self._positions("target", min(slots.extent, self.max_length or slots.extent))
+        table = self._positions("target", 1)  # ``start`` made it long enough
         if slots.start is not None and slots.extent <= len(table):
             return table[slots.start : slots.extent]
         return table[slots.positions.clamp(max=len(table) - 1)]
@@ -320,6 +323,7 @@ class EncoderDecoder(Network):
         """Encode each source once and preallocate the cache (SequenceModel.start)."""
         memory, mask = self.encode(source)
         architecture = self.architecture
+        self._positions("target", min(max_length, self.max_length or max_length))
         keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
         cache = KeyValueCache(
             architecture.decoder_layers,

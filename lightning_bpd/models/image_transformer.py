@@ -174,6 +174,7 @@ class ImageTransformer(Network):
         architecture: The shape of images and network.
     """
 
+    compiles = True
     output_bias = None
     source_positions: Tensor
     target_positions: Tensor

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
+from itertools import chain
+
 import torch
 from torch import Tensor
 
 from lightning_bpd.interfaces import Memory
 from lightning_bpd.models.attention import KeyValueCache
+from lightning_bpd.rows import StaticRows
 
 
 class EncoderDecoderState:
@@ -46,7 +51,11 @@ class EncoderDecoderState:
 
     def rewind(self, lengths: Tensor) -> None:
         """Forget the tokens of each row past ``lengths[b]`` (int64 [B])."""
-        self.cache.rows.rewind(lengths.tolist())
+        rows = self.cache.rows
+        if isinstance(rows, StaticRows):
+            rows.rewind(lengths)
+        else:
+            rows.rewind(lengths.tolist())
 
     def reorder(self, rows: Tensor) -> None:
         """Replace row i by row ``rows[i]`` (int64 [B'])."""
@@ -55,6 +64,33 @@ class EncoderDecoderState:
         # Beams mostly swap rows within one source, which changes nothing here.
         if not torch.equal(self._rows, before):
             self._find_source()
+
+    # As tensors of fixed shapes, for compiled decoding
+
+    def tensors(self) -> list[Tensor]:
+        """All that the state holds, each tensor contiguous: the rows' lengths aside, which ``rewind`` tells.
+
+        The caches of all layers, [2, B, H, capacity, D / H], come first, then the keys and values of all layers for the
+        source, [B, H, S, D / H], and bool [B, 1, 1, S] for more than one row.
+        """
+        mask = [] if self.row_mask is None else [self.row_mask]
+        first = self.row_source[0][0]
+        if len(first) > 1 and self.row_mask is None:
+            mask = [torch.ones(len(first), 1, 1, first.size(2), dtype=torch.bool, device=first.device)]
+        parts = *self.cache.entries, *chain.from_iterable(self.row_source), *mask
+        return [part.contiguous() for part in parts]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> EncoderDecoderState:
+        """Return a state that holds these tensors, whose number of rows and capacity may be others."""
+        layers = len(self.row_source)
+        state = copy(self)
+        state.cache = copy(self.cache)
+        state.cache.entries = list(tensors[:layers])
+        state.cache.rows = StaticRows(self.cache.rows, tensors[0].size(-2))
+        source = tensors[layers : 3 * layers]
+        state.row_source = list(zip(source[::2], source[1::2], strict=True))
+        state.row_mask = tensors[3 * layers] if len(tensors) > 3 * layers else None
+        return state
 
     def _find_source(self) -> None:
         """Gather keys and values once for neighbouring rows that share them."""

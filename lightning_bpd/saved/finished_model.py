@@ -19,7 +19,7 @@ from lightning_bpd.codecs import hugging_face
 from lightning_bpd.codecs.codec import Codec, check_decoding
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
 from lightning_bpd.codecs.text import TextCodec
-from lightning_bpd.decoding import DecodingOptions, decode
+from lightning_bpd.decoding import Compile, DecodingOptions, compiling, decode
 from lightning_bpd.drafters import TrainedDrafter
 from lightning_bpd.faults import damaged, named_class, read_json
 from lightning_bpd.files import whole_folder
@@ -88,6 +88,12 @@ class GenerativeModel:
     def check(self, options: DecodingOptions) -> DecodingOptions:
         """The options, if tokens and heads allow them; otherwise raises InputError (see ``check_decoding``)."""
         return check_decoding(options, self.block_size, self.codec)
+
+    def compiling(self, options: DecodingOptions, when: Compile, batches: float) -> DecodingOptions:
+        """The options, compiled if ``when`` says so (see ``decoding.compiling``); auto is for CPUs."""
+        if when == "auto" and self.device.type != "cpu":
+            return options
+        return compiling(options, when, self.model, self.drafter, batches)
 
     def batches(self, sources: Any, batch_size: int) -> Iterator[tuple[list[int], TokenRows]]:
         """All sources, ``batch_size`` together, ready to decode, with the index of each row in ``sources``."""
