@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 import lightning_bpd
 from lightning_bpd.codecs.text_lines import read_lines
-from lightning_bpd.decoding import beam_search, greedy
+from lightning_bpd.decoding import DecodingOptions, beam_search, decode
 from lightning_bpd.interfaces import InputError, TokenRows
 from lightning_bpd.models import EncoderDecoder
 from lightning_bpd.saved.translation import pad
@@ -32,15 +32,19 @@ from lightning_bpd.saved.translation import pad
 Rows = list[list[int]]
 EXTRA_LENGTH = 50
 ALPHA = 0.6
+COMPILED = "ours, compiled"
 OURS, SDPA, EAGER, CTRANSLATE2 = "ours", "Hugging Face, sdpa", "Hugging Face, eager", "CTranslate2 float32"
 
 
-def our_rows(network: EncoderDecoder, batches: Sequence[TokenRows], beam: int = 1) -> Rows:
+def our_rows(
+    network: EncoderDecoder, batches: Sequence[TokenRows], beam: int = 1, compiled: bool = False
+) -> Rows:
     """Output tokens of each row, end token included."""
     rows: Rows = []
     for batch in batches:
         if beam == 1:
-            rows += greedy(network, batch, EXTRA_LENGTH).rows()
+            options = DecodingOptions(extra_length=EXTRA_LENGTH, compile=compiled)
+            rows += decode(network, batch, options).rows()
         else:
             rows += beam_search(network, batch, beam, ALPHA, EXTRA_LENGTH).rows()
     return rows
@@ -151,13 +155,15 @@ def main(
             OURS: partial(our_rows, network, batches, beam),
             CTRANSLATE2: partial(ctranslate2_rows, engine, texts, network.eos_id, beam),
         }
+        if beam == 1 and device == "cpu":
+            arms[COMPILED] = partial(our_rows, network, batches, compiled=True)
         for name, other in theirs.items():
             arms[name] = partial(hugging_face_rows, other, batches, beam)
         outputs = {name: arm() for name, arm in arms.items()}
         seconds = interleaved_seconds(arms, repeats, place)
         speeds = {name: rates(sum(map(len, outputs[name])), seconds[name]) for name in arms}
         sentences_a_second = {name: rates(len(encoded), seconds[name]) for name in arms}
-        for name in (OURS, SDPA, EAGER, CTRANSLATE2):
+        for name in arms:
             # A row of ours that reached no end token stopped at its own limit, theirs at that of the batch.
             equal = sum(
                 row == other[: len(row)] for row, other in zip(outputs[OURS], outputs[name], strict=True)

@@ -8,6 +8,7 @@ import os
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ class Compiled:
         import torch._inductor
 
         # Tensors that were made in inference mode cannot be traced.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            # torch warns of its own code.
+            warnings.simplefilter("ignore", FutureWarning)
             arguments = tuple([_traceable(tensor) for tensor in part] for part in example)
             shapes = tuple(
                 [dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC) for dimensions in part]
@@ -150,7 +153,9 @@ def _traceable(tensor: Tensor, copy: bool = True) -> Tensor:
 
 
 def _compile(program: torch.export.ExportedProgram, path: Path) -> None:
-    logger.info("Compiling, once for this machine and this shape of model; it takes about half a minute")
+    logger.info(
+        "Compiling, once for this machine and this shape of model; it takes about a quarter of a minute"
+    )
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = torch._inductor.aoti_compile_and_package(
