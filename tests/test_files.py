@@ -124,6 +124,7 @@ def test_every_writer_goes_through_here():
         "cli/entry.py": "streams that were closed",
         "cli/run_folder.py": "the lock, and the folder of an earlier run",
         "cli/translate.py": "pipes and devices",
+        "kernels/ahead_of_time.py": "moved from a folder beside it by the compiler's own writer",
         "training/feature_cache.py": "memory-mapped, and each pair is marked after it was written",
         "grid/run.py": "logs of steps, and what an earlier command wrote",
         # Into a folder that whole_folder gives.

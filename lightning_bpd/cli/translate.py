@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal
 import torch
 
 from lightning_bpd.codecs.text_lines import read_lines
-from lightning_bpd.decoding import Compile, DecodingOptions, make_sampler
+from lightning_bpd.decoding import DecodingOptions, make_sampler
 from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.progress import progress_bar
@@ -41,7 +41,7 @@ def translate(
     top_p: float = 1.0,
     seed: int = 0,
     device: str = "auto",
-    compile: Compile = "auto",
+    compile: Literal["auto", "always", "never"] = "auto",
     base: str | None = None,
 ) -> None:
     """Translate text, line for line, with a finished model.

@@ -16,7 +16,7 @@ import numpy as np
 from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.images import to_png
 from lightning_bpd.datamodules.image_files import image_members, read_images, summary
-from lightning_bpd.decoding import Compile, DecodingOptions
+from lightning_bpd.decoding import DecodingOptions
 from lightning_bpd.files import path_inside, write_atomically
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.metrics import AcceptedSizes, mean_accepted_block_size
@@ -36,7 +36,7 @@ def upscale(
     acceptance: str = "exact",
     batch_size: int = 16,
     device: str = "auto",
-    compile: Compile = "auto",
+    compile: Literal["auto", "always", "never"] = "auto",
 ) -> None:
     """Enlarge images with a finished model of images.
 

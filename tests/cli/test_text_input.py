@@ -87,7 +87,10 @@ def source(kind, content, tmp_path, monkeypatch):
 
 def read_by_translate(path, tmp_path, monkeypatch):
     read = []
-    model = SimpleNamespace(translate=lambda chunk, *_, **__: read.extend(chunk) or chunk)
+    model = SimpleNamespace(
+        compiling=lambda options, *_: options,
+        translate=lambda chunk, *_, **__: read.extend(chunk) or chunk,
+    )
     monkeypatch.setattr(translate, "load", lambda *_: model)
     translate.translate("model", path, str(tmp_path / "out"), device="cpu")
     assert (tmp_path / "out").read_bytes() == "".join(f"{line}\n" for line in read).encode()
