@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,8 +124,8 @@ State = TypeVar("State", bound=DecodeState)
 class StaticState(DecodeState, Protocol):
     """A state whose tensors can be given to a compiled function.
 
-    Models and drafters whose attribute ``compiles`` is true have such a state; a drafter may have none, or has it as
-    the attribute ``state`` once it has started.
+    Models (``StaticModel``) and drafters whose attribute ``compiles`` is true have such a state; a drafter may have
+    none, or has it as the attribute ``state`` once it has started.
     """
 
     def tensors(self) -> list[Tensor]:
@@ -137,6 +137,25 @@ class StaticState(DecodeState, Protocol):
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> StaticState:
         """Return a state that holds these tensors. Its lengths are those that ``rewind`` gives, on the device."""
+
+
+class StaticModel(Protocol):
+    """A model whose calls can be compiled: its attribute ``compiles`` is true, and its states are static."""
+
+    def encoded(self, source: TokenRows) -> list[Tensor]:
+        """Compute what does not depend on decoded tokens: all of ``start`` that is worth compiling.
+
+        When it is compiled, several rows are taken for padded, a single row for unpadded.
+        """
+
+    def start(
+        self, source: TokenRows, rows: Tensor | None, max_length: int, encode: Encode | None = None
+    ) -> StaticState:
+        """Begin rows (SequenceModel.start); ``encode`` takes the place of ``encoded``."""
+
+
+# Takes a model and sources; returns what the model's ``encoded`` returns.
+Encode: TypeAlias = "Callable[[StaticModel, TokenRows], list[Tensor]]"
 
 
 class SequenceModel(Protocol[State]):

@@ -30,6 +30,7 @@ from lightning_bpd.interfaces import (
     Drafter,
     Sampler,
     SequenceModel,
+    StaticModel,
     TokenRows,
     VerifiedBlock,
 )
@@ -144,7 +145,7 @@ def compiled(
     limits = length_limits(model, source, extra_length)
     hosts = [HostRow(limit, model.ends) for limit in limits.tolist()]
     longest = max(row.limit for row in hosts)
-    state = model.start(source, None, longest + 4 * block_size)
+    state = model.start(source, None, longest + 4 * block_size, encode=_encode)  # type: ignore[call-arg]
     states = [state]
     if drafter is not None and block_size > 1:
         drafter.start(source, longest + 2 * block_size, sampler, state.memory)
@@ -188,8 +189,25 @@ def compiled(
             unread = [part[kept] for part in unread]
 
 
-# The compiled iterations of each drafter, or of each model for one token per call.
-_iterations: WeakKeyDictionary[Any, dict[Any, Compiled]] = WeakKeyDictionary()
+# The compiled functions of each drafter, or of each model for its encoder and for one token per call.
+_functions: WeakKeyDictionary[Any, dict[Any, Compiled]] = WeakKeyDictionary()
+
+
+def _encode(model: StaticModel, source: TokenRows) -> list[Tensor]:
+    """Compute ``model.encoded(source)`` by compiled code, for one row without padding or for any number of rows."""
+    one_row = len(source.lengths) == 1
+    if one_row and int(source.lengths) < source.tokens.size(1):
+        return model.encoded(source)
+    key = "encoded", one_row, source.tokens.device
+    known = _functions.setdefault(model, {})
+    if key not in known or not known[key].current:
+
+        def encoded(parts: Sequence[Tensor]) -> list[Tensor]:
+            return [tensor.contiguous() for tensor in model.encoded(TokenRows(*parts))]
+
+        row: tuple[int, ...] = () if one_row else (0,)
+        known[key] = Compiled(encoded, [model], [list(source)], [[(*row, 1), row]])
+    return known[key](list(source))
 
 
 def _iteration(setting: _Setting, example: list[list[Tensor]]) -> Compiled:
@@ -197,8 +215,8 @@ def _iteration(setting: _Setting, example: list[list[Tensor]]) -> Compiled:
     tokens = example[0][0]
     one_row = len(tokens) == 1
     key = setting.block_size, setting.acceptance, setting.sampler, one_row, len(example[1]), tokens.device
-    known = _iterations.setdefault(setting.drafter if setting.block_size > 1 else setting.model, {})
-    if key not in known:
+    known = _functions.setdefault(setting.drafter if setting.block_size > 1 else setting.model, {})
+    if key not in known or not known[key].current:
         row: tuple[int, ...] = () if one_row else (0,)
         dynamic = [[row, row, row, (), row]]
         for part, state in zip(example[1:], setting.states, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from torch import Tensor
@@ -236,9 +236,9 @@ class FirstHead(Generic[State]):
         """The longest row that the model can decode, in tokens; None for no limit."""
         return self.model.max_length
 
-    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> State:
+    def start(self, source: TokenRows, rows: Tensor | None, max_length: int, **encode: Any) -> State:
         """Encode each source once and preallocate a cache (SequenceModel.start)."""
-        return self.model.start(source, rows, max_length)
+        return self.model.start(source, rows, max_length, **encode)
 
     def step(self, tokens: Tensor, state: State) -> Tensor:
         """Append tokens (int64 [B, T]) to the rows; return the base's hidden states [B, T, D]."""

@@ -11,8 +11,7 @@ from torch import Tensor
 from lightning_bpd.drafters.correction import MOST_TABLE, LeftToRight
 from lightning_bpd.interfaces import Memory, Proposal, Sampler, TokenRows, VerifiedBlock
 from lightning_bpd.kernels.linear import linear
-from lightning_bpd.models.attention import KeyValueCache
-from lightning_bpd.models.state import EncoderDecoderState
+from lightning_bpd.models.state import EncoderDecoderState, encoded_tensors
 from lightning_bpd.rows import Rows, StaticRows
 
 if TYPE_CHECKING:
@@ -70,14 +69,11 @@ class ParallelProposer:
     def start(self, source: TokenRows, max_length: int, sampler: Sampler, memory: Memory) -> None:
         """Compute keys and values of the memory, and preallocate the cache (Drafter.start)."""
         self.sampler = sampler
-        shape = self.module.architecture
         states, mask = self.module.seen(memory, self._weight)
-        keys_values = [layer.cross_attention.source(states) for layer in self.module.layers]
+        encoded = encoded_tensors(states, mask, (layer.cross_attention for layer in self.module.layers))
         # A call appends a block and at most as many mask tokens, of which the last may extend past the row's end.
         rows = Rows(len(states), max_length + 2 * self.block_size, states.device)
-        width = shape.d_model // shape.heads
-        cache = KeyValueCache(len(keys_values), rows, shape.heads, width, like=keys_values[0][0])
-        self.state = EncoderDecoderState(cache, keys_values, mask, None, memory)
+        self.state = EncoderDecoderState.of_source(encoded, rows, None)
         self.module.positions(rows.max_length, states)
 
     @torch.no_grad()

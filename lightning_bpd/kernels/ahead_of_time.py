@@ -48,7 +48,7 @@ class Compiled:
 
     Args:
         function: What to compile. It uses no tensors but its arguments and those of ``owners``.
-        owners: The modules and other objects that hold the weights. Replaced weights are not noticed.
+        owners: The modules and other objects that hold the weights. Other parameters in their place are not noticed.
         example: The arguments of a call, lists of tensors.
         dynamic: The dimensions of each tensor of ``example`` that may have another size in other calls.
     """
@@ -71,8 +71,11 @@ class Compiled:
                 [dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC) for dimensions in part]
                 for part in dynamic
             )
+            traced = _Traced(function, owners)
+            # Before the export, which leaves copies of them in the module.
+            self._places = [(*place, place[0][place[1]]) for place in traced.places]
             program = torch.export.export(
-                _Traced(function, owners), arguments, dynamic_shapes={"arguments": shapes}, strict=False
+                traced, arguments, dynamic_shapes={"arguments": shapes}, strict=False
             )
             path = code_folder() / f"{_key(program)}.pt2"
             if not path.exists():
@@ -83,6 +86,11 @@ class Compiled:
         self._weights = {name: weights[name].detach() for name in package.get_constant_fqns()}
         package.load_constants(self._weights, check_full_update=True, user_managed=True)
         self._run = package.loader.run
+
+    @property
+    def current(self) -> bool:
+        """Whether the owners' plain attributes are still the tensors that the code knows: a table may have grown."""
+        return all(attributes[name] is value for attributes, name, value in self._places)
 
     def __call__(self, *arguments: Sequence[Tensor]) -> list[Tensor]:
         """Call the function; returns the tensors that it returns, in order."""
@@ -99,14 +107,14 @@ class _Traced(nn.Module):
         # Modules themselves, and the places of other tensors, or tuples of tensors, as (attributes, name).
         found = [each for owner in owners for each in _found(owner, seen)]
         self.parts = nn.ModuleList([each for each in found if isinstance(each, nn.Module)])
-        self._places = [each for each in found if not isinstance(each, nn.Module)]
-        tensors, self._structure = tree_flatten([attributes[name] for attributes, name in self._places])
+        self.places = [each for each in found if not isinstance(each, nn.Module)]
+        tensors, self._structure = tree_flatten([attributes[name] for attributes, name in self.places])
         self._count = len(tensors)
         for number, tensor in enumerate(tensors):
             self.register_buffer(f"held_{number}", _traceable(tensor, copy=False))
 
     def forward(self, *arguments: Sequence[Tensor]) -> Any:
-        before = [attributes[name] for attributes, name in self._places]
+        before = [attributes[name] for attributes, name in self.places]
         held = tree_unflatten(
             [getattr(self, f"held_{number}") for number in range(self._count)], self._structure
         )
@@ -117,7 +125,7 @@ class _Traced(nn.Module):
             self._put(before)
 
     def _put(self, values: Sequence[Any]) -> None:
-        for (attributes, name), value in zip(self._places, values, strict=True):
+        for (attributes, name), value in zip(self.places, values, strict=True):
             attributes[name] = value
 
 

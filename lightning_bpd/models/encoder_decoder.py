@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_bpd.interfaces import InputError, Memory, Reading, TokenRows, Vocabularies
+from lightning_bpd.interfaces import Encode, InputError, Reading, TokenRows, Vocabularies
 from lightning_bpd.kernels.dropout import add_dropped, dropout
 from lightning_bpd.kernels.linear import Linear, linear
-from lightning_bpd.models.attention import Attention, KeyValueCache
+from lightning_bpd.models.attention import Attention
 from lightning_bpd.models.positions import halved_sinusoids, sinusoids
-from lightning_bpd.models.state import EncoderDecoderState
+from lightning_bpd.models.state import EncoderDecoderState, encoded_tensors, memory_of
 from lightning_bpd.network import Network, NetworkShape
 from lightning_bpd.rows import Rows, Slots
 
@@ -299,7 +299,11 @@ class EncoderDecoder(Network):
         x = self._embed(embedding, tokens, self._positions("source", length)[:length])
         mask = None
         # Without padding, attention needs no mask and is faster. Asking a GPU would make the host wait.
-        if tokens.device.type != "cpu" or int(lengths.min()) < length:
+        if torch.compiler.is_compiling():
+            padded = tokens.size(0) > 1
+        else:
+            padded = tokens.device.type != "cpu" or int(lengths.min()) < length
+        if padded:
             mask = (torch.arange(length, device=tokens.device) < lengths[:, None])[:, None, None]
         for layer in self.encoder:
             x = layer(x, mask)
@@ -317,22 +321,23 @@ class EncoderDecoder(Network):
         for layer in self.decoder:
             x = layer(x, memory, mask)
             outputs.append(x)
-        return Reading(self.with_layers(self.decoder_norm(x), outputs), _memory(memory, mask))
+        return Reading(self.with_layers(self.decoder_norm(x), outputs), memory_of(memory, mask))
 
-    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> EncoderDecoderState:
-        """Encode each source once and preallocate the cache (SequenceModel.start)."""
+    def encoded(self, source: TokenRows) -> list[Tensor]:
+        """Encode sources, for attention to them as well (StaticModel.encoded)."""
         memory, mask = self.encode(source)
-        architecture = self.architecture
+        return encoded_tensors(memory, mask, (layer.cross_attention for layer in self.decoder))
+
+    def start(
+        self, source: TokenRows, rows: Tensor | None, max_length: int, encode: Encode | None = None
+    ) -> EncoderDecoderState:
+        """Encode each source once and preallocate the cache (SequenceModel.start, StaticModel.start)."""
+        self._positions("source", source.tokens.size(1))
         self._positions("target", min(max_length, self.max_length or max_length))
-        keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
-        cache = KeyValueCache(
-            architecture.decoder_layers,
-            Rows(len(source.lengths) if rows is None else len(rows), max_length, memory.device),
-            architecture.heads,
-            architecture.d_model // architecture.heads,
-            like=keys_values[0][0],  # under autocast narrower than the residual stream
-        )
-        return EncoderDecoderState(cache, keys_values, mask, rows, _memory(memory, mask))
+        encoded = self.encoded(source) if encode is None else encode(self, source)
+        count = len(source.lengths) if rows is None else len(rows)
+        held = Rows(count, max_length, encoded[0].device)
+        return EncoderDecoderState.of_source(encoded, held, rows)
 
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
         """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step)."""
@@ -348,10 +353,6 @@ class EncoderDecoder(Network):
     def project(self, hidden: Tensor) -> Tensor:
         """Project hidden states [..., D] to logits [..., V]."""
         return linear(hidden[..., : self.architecture.d_model], self.output_weight, self.output_bias)
-
-
-def _memory(states: Tensor, mask: Tensor | None) -> Memory:
-    return Memory(states, None if mask is None else mask[:, 0, 0])
 
 
 def _embedding(vocabulary: int, width: int) -> nn.Embedding:

@@ -10,18 +10,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_bpd.interfaces import Grid, InputError, Memory, Reading, TokenRows, Vocabularies
+from lightning_bpd.interfaces import Encode, Grid, InputError, Memory, Reading, TokenRows, Vocabularies
 from lightning_bpd.kernels.dropout import dropout
 from lightning_bpd.kernels.linear import linear
-from lightning_bpd.models.attention import KeyValueCache
 from lightning_bpd.models.encoder_decoder import (
     Architecture,
     DecoderLayer,
-    EncoderDecoderState,
     EncoderLayer,
     sinusoids,
 )
 from lightning_bpd.models.local_attention import LocalAttention
+from lightning_bpd.models.state import EncoderDecoderState, encoded_tensors
 from lightning_bpd.network import Network, NetworkShape
 from lightning_bpd.rows import Local, Rows, Slots
 
@@ -222,12 +221,7 @@ class ImageTransformer(Network):
         summed = torch.add(positions, vectors, alpha=math.sqrt(self.architecture.d_model))
         return dropout(summed, self.architecture.dropout, self.training)
 
-    def encode(self, source: TokenRows) -> tuple[Tensor, None]:
-        """Encode sources to [B, S, D]; they need no mask, because all inputs have one length.
-
-        Raises:
-            InputError: An input has another length.
-        """
+    def _check(self, source: TokenRows) -> None:
         tokens, lengths = source
         shape = self.architecture
         # Reading lengths on a GPU would make the host wait.
@@ -237,11 +231,17 @@ class ImageTransformer(Network):
                 f"an input of {min(shortest, tokens.size(1))} tokens is not an image of {shape.source_height} x "
                 f"{shape.source_width} x {shape.channels}: give {shape.source_length} tokens, or train a model for it"
             )
-        channel = torch.arange(shape.source_length, device=tokens.device) % shape.channels
-        x = self._embed(self.source_embedding(tokens + channel * shape.levels), self.source_positions)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Encode small images, int64 [B, S], to [B, S, D]; they need no mask, because all have one length."""
+        shape, length = self.architecture, tokens.size(1)
+        channel = torch.arange(length, device=tokens.device) % shape.channels
+        x = self._embed(
+            self.source_embedding(tokens + channel * shape.levels), self.source_positions[:length]
+        )
         for layer in self.encoder:
             x = layer(x, None)
-        return self.encoder_norm(x), None
+        return self.encoder_norm(x)
 
     def read(self, source: TokenRows, target: Tensor) -> Reading:
         """Compute what ``forward`` returns, and the encoded source. T may be less than the length of an image.
@@ -249,7 +249,8 @@ class ImageTransformer(Network):
         Raises:
             InputError: The inputs are longer than an image, or the source is not an image.
         """
-        memory, _ = self.encode(source)
+        self._check(source)
+        memory = self.encode(source.tokens)
         length = target.size(1)
         if length > self.max_length:
             raise InputError(
@@ -262,27 +263,35 @@ class ImageTransformer(Network):
             outputs.append(x)
         return Reading(self.with_layers(self.decoder_norm(x), outputs), Memory(memory, None))
 
-    def start(self, source: TokenRows, rows: Tensor | None, max_length: int) -> EncoderDecoderState:
-        """Encode each source once and preallocate a cache of a window (SequenceModel.start).
+    def encoded(self, source: TokenRows) -> list[Tensor]:
+        """Encode small images, for attention to them as well (StaticModel.encoded)."""
+        return encoded_tensors(
+            self.encode(source.tokens), None, (each.cross_attention for each in self.decoder)
+        )
+
+    def start(
+        self, source: TokenRows, rows: Tensor | None, max_length: int, encode: Encode | None = None
+    ) -> EncoderDecoderState:
+        """Encode each source once and preallocate a cache of a window (SequenceModel.start, StaticModel.start).
 
         Blocks extend past the end of an image by ``max_length`` minus the length of the image. Rows can be rewound by
         this number of tokens, and at least by a local block.
+
+        Raises:
+            InputError: The source is not an image.
         """
-        memory, mask = self.encode(source)
-        shape = self.architecture
-        keys_values = [layer.cross_attention.source(memory) for layer in self.decoder]
-        block = shape.local_block
+        self._check(source)
+        encoded = self.encoded(source) if encode is None else encode(self, source)
+        block = self.architecture.local_block
         cached = Rows(
             len(source.lengths) if rows is None else len(rows),
             max_length,
-            memory.device,
+            source.tokens.device,
             Local(block),
             capacity=2 * block + max(block, max_length - self.max_length),
             reach=2 * block,
         )
-        like = keys_values[0][0]  # under autocast narrower than the residual stream
-        cache = KeyValueCache(shape.decoder_layers, cached, shape.heads, shape.d_model // shape.heads, like)
-        return EncoderDecoderState(cache, keys_values, mask, rows, Memory(memory, None))
+        return EncoderDecoderState.of_source(encoded, cached, rows)
 
     def step(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
         """Append tokens (int64 [B, T]) to each row; return hidden states [B, T, D] (SequenceModel.step).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from itertools import chain
 
@@ -10,8 +10,28 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.interfaces import Memory
-from lightning_bpd.models.attention import KeyValueCache
-from lightning_bpd.rows import StaticRows
+from lightning_bpd.models.attention import Attention, KeyValueCache
+from lightning_bpd.rows import Rows, StaticRows
+
+
+def encoded_tensors(states: Tensor, mask: Tensor | None, layers: Iterable[Attention]) -> list[Tensor]:
+    """Compute what attention to a source needs.
+
+    Args:
+        states: The encoded source, [B, S, D].
+        mask: bool [B, 1, 1, S]; None if nothing is padding.
+        layers: The attention of each layer to the source.
+
+    Returns:
+        The states, the keys and the values of each layer, [B, H, S, D / H], and the mask if there is one.
+    """
+    keys_values = [layer.source(states) for layer in layers]
+    return [states, *chain.from_iterable(keys_values), *([] if mask is None else [mask])]
+
+
+def memory_of(states: Tensor, mask: Tensor | None) -> Memory:
+    """Return an encoder's states [B, S, D] and their mask, bool [B, 1, 1, S] or None, for drafters."""
+    return Memory(states, None if mask is None else mask[:, 0, 0])
 
 
 class EncoderDecoderState:
@@ -43,6 +63,22 @@ class EncoderDecoderState:
         # Rows that share a source when decoding starts, such as beams, mostly stay together.
         self._sharing = len(rows) // len(source[0][0])
         self._find_source()
+
+    @classmethod
+    def of_source(cls, encoded: Sequence[Tensor], cached: Rows, rows: Tensor | None) -> EncoderDecoderState:
+        """Begin rows with an empty cache.
+
+        Args:
+            encoded: What ``encoded_tensors`` returned.
+            cached: The rows of the cache.
+            rows: int64 [B], the source of each row; None for one row a source, in order.
+        """
+        states, *rest = encoded
+        mask = rest.pop() if len(rest) % 2 else None
+        source = list(zip(rest[::2], rest[1::2], strict=True))
+        like = rest[0]  # under autocast narrower than the residual stream
+        cache = KeyValueCache(len(source), cached, like.size(1), like.size(3), like)
+        return cls(cache, source, mask, rows, memory_of(states, mask))
 
     @property
     def lengths(self) -> Tensor:

@@ -23,6 +23,7 @@ from lightning_bpd.decoding import (
 from lightning_bpd.decoding import compiled as module
 from lightning_bpd.decoding.compiled import compiled, obstacle
 from lightning_bpd.drafters import HeadShape
+from lightning_bpd.interfaces import TokenRows
 from lightning_bpd.kernels import ahead_of_time
 from lightning_bpd.models import Architecture, EncoderDecoder
 
@@ -158,10 +159,32 @@ def test_compiled_code_is_kept_and_knows_no_weights(tmp_path, monkeypatch, caplo
         # Weights that change in place, as in training, are those that decode.
         torch.nn.init.normal_(model.target_embedding.weight)
         assert decode(model, source, greedy).rows() == sequential(model, source, 9).rows()
-    # One for sources without padding, and at most one for a source of a single token, which is padded.
+    # The encoder, the iteration after sources without padding, and at most one for a single token, which is padded.
     (folder,) = (path for path in tmp_path.rglob("compiled"))
     assert folder.stat().st_mode & 0o077 == 0
-    assert 1 <= len(list(folder.iterdir())) <= 2
+    assert 2 <= len(list(folder.iterdir())) <= 3
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_table_of_positions_that_grew_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = float_network(0).double()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    torch.nn.init.normal_(model.target_embedding.weight, std=0.05)  # positions decide
+    model.ends = frozenset()
+    source = row_of(sources(1, 4, 0, VOCABULARY), 0)
+    for extra in (20, 1500):
+        expected = sequential(model, source, extra).rows()
+        assert compiled(model, None, source, 1, extra_length=extra).rows() == expected
+    # The test is about a token that has another position in another table.
+    model._sinusoids = model._sinusoids.clone()
+    model._sinusoids[1000:] = 0.0
+    assert sequential(model, source, 1500).rows() != expected
+    long = TokenRows(torch.randint(3, VOCABULARY, (1, 1100)), torch.tensor([1100]))
+    model._sinusoids = model._sinusoid_table(1024).double()
+    assert compiled(model, None, long, 1, extra_length=0).rows() == sequential(model, long, 0).rows()
 
 
 @pytest.mark.slow
