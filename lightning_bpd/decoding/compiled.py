@@ -155,6 +155,7 @@ def compiled(
     tokens = torch.zeros(len(hosts), block_size, dtype=torch.long, device=device)
     tokens[:, 0] = model.bos_id
     positions, most = torch.zeros_like(rows), torch.ones_like(rows[:1])
+    last, whole = limits, torch.full_like(most, block_size)
     tensors, capacity = [each.tensors() for each in states], 0
     active = hosts
     # Of the iterations that were launched and not read yet: tokens, accepted tokens, the token after them.
@@ -165,12 +166,12 @@ def compiled(
             # A call reads all places, so a cache grows in steps.
             capacity = needed + STEP
             tensors = [_grown(part, each, capacity) for part, each in zip(tensors, states, strict=True)]
-        last = limits.clamp(max=capacity - 2 * block_size)
+            last = limits.clamp(max=capacity - 2 * block_size)
         parts = [tokens, positions, rows, most, last]
         iteration = _iteration(setting, [parts, *tensors])
         following, positions, decided = iteration(parts, *tensors)
         unread.append(torch.cat((tokens, decided), 1))
-        tokens, most = following, torch.full_like(most, block_size)
+        tokens, most = following, whole
         if ahead and len(unread) < 2:
             continue
         for row, (*block, count, certain) in zip(active, unread.pop(0).tolist(), strict=True):
@@ -185,7 +186,9 @@ def compiled(
             active = [active[index] for index in going]
             kept = torch.tensor(going, device=device)
             tensors = [[_kept(tensor, kept) for tensor in part] for part in tensors]
-            tokens, positions, rows, limits = (part[kept] for part in (tokens, positions, rows, limits))
+            tokens, positions, rows, limits, last = (
+                part[kept] for part in (tokens, positions, rows, limits, last)
+            )
             unread = [part[kept] for part in unread]
 
 
