@@ -21,8 +21,11 @@ _ROW_ONEDNN_FROM = 4_000_000
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-# Rows up to which loops that the compiler writes are faster than a call of a library, which copies the weights first.
+# Rows up to which loops that the compiler writes are faster than a library, which copies the weights first: for inner
+# products that are short, for those of this length on, and for weights that must come from memory.
 _MOST_ROWS_IN_LOOPS = 2
+_LONG = 512
+_MOST_ROWS_OF_LONG, _MOST_ROWS_FROM_MEMORY = 4, 8
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -30,14 +33,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     On a CPU torch computes float32 products by MKL, which leaves half of an AMD processor's speed unused. This function
     gives large products to oneDNN, which is fast on any processor. A single row, as in decoding, is a matrix-vector
-    product. Compiled code calls a library for three rows or more.
+    product. Compiled code multiplies a few rows by loops of its own.
     """
     if torch.compiler.is_compiling():
-        rows = math.prod(x.shape[:-1])
-        if not x.is_cpu or not isinstance(rows, int) or rows > _MOST_ROWS_IN_LOOPS:
-            return F.linear(x, weight, bias)
-        product = (x[..., None, :] * weight).sum(-1)
-        return product if bias is None else product + bias
+        return _compiled(x, weight, bias)
     if (
         not x.is_cpu
         or x.dtype != torch.float32
@@ -52,6 +51,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return product.view(*x.shape[:-1], -1)
     if _HAS_ONEDNN and x.numel() * len(weight) >= _ONEDNN_FROM:
         return _Linear.apply(x, weight, bias) if gradient else _onednn(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``linear`` as the compiler shall write it."""
+    rows, length = math.prod(x.shape[:-1]), x.size(-1)
+    if not x.is_cpu or not isinstance(rows, int):
+        return F.linear(x, weight, bias)
+    if rows == 1 or (rows <= _MOST_ROWS_IN_LOOPS and length < _LONG):
+        product = (x[..., None, :] * weight).sum(-1)
+        return product if bias is None else product + bias
+    from_memory = weight.numel() >= _ROW_ONEDNN_FROM
+    if length >= _LONG and rows <= (_MOST_ROWS_FROM_MEMORY if from_memory else _MOST_ROWS_OF_LONG):
+        # The loop over rows is inside the one over outputs, so that each weight is read once.
+        product = (weight[:, None, :] * x.reshape(rows, -1)).sum(-1)
+        product = (product if bias is None else product + bias[:, None]).t().contiguous()
+        # The compiler keeps to strides only where it has to, and what follows would be slow with others. The copy, which
+        # costs nothing, is what may be changed in place.
+        product = product.as_strided(product.size(), (product.size(1), 1)).clone()
+        return product.view(*x.shape[:-1], -1)
+    if _HAS_ONEDNN and x.dtype == torch.float32 and rows * weight.numel() >= _ROW_ONEDNN_FROM:
+        return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
