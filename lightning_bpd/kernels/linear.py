@@ -67,8 +67,8 @@ def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # The loop over rows is inside the one over outputs, so that each weight is read once.
         product = (weight[:, None, :] * x.reshape(rows, -1)).sum(-1)
         product = (product if bias is None else product + bias[:, None]).t().contiguous()
-        # The compiler keeps to strides only where it has to, and what follows would be slow with others. The copy, which
-        # costs nothing, is what may be changed in place.
+        # The compiler keeps to strides only where it has to, and what follows would be slow with others. The copy
+        # costs nothing; it is what may be changed in place.
         product = product.as_strided(product.size(), (product.size(1), 1)).clone()
         return product.view(*x.shape[:-1], -1)
     if _HAS_ONEDNN and x.dtype == torch.float32 and rows * weight.numel() >= _ROW_ONEDNN_FROM:
