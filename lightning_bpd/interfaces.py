@@ -77,6 +77,17 @@ class ParallelBatch(NamedTuple):
     """int64 [B], the position of each pair in its corpus"""
 
 
+class LabelledTokens(NamedTuple):
+    """A batch of images as tokens, each with the label of its class."""
+
+    labels: Tensor
+    """int64 [B], 0 to the number of classes - 1"""
+    tokens: Tensor
+    """int64 [B, N], the tokens of each image's grid in raster order"""
+    index: Tensor  # type: ignore[assignment]
+    """int64 [B], the position of each image in its part of the data"""
+
+
 class Memory(NamedTuple):
     """What a model computed of each source before the first token of its row.
 
