@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightning_bpd.codecs.image_codes import ImageCodes
+from lightning_bpd.codecs.image_tokenizers import read_tokenizer
 from lightning_bpd.codecs.images import Images, dequantise
 from lightning_bpd.codecs.labelled_images import ImageLevels, LabelledImageCodec
 from lightning_bpd.datamodules import digits
@@ -105,7 +107,9 @@ class LabelledImages(LabelledImageData):
         height: Height of the images, in pixels.
         width: Width of the images, in pixels.
         channels: 1 for grey, 3 for red, green and blue.
-        levels: Number of different intensities, 2 to 256; each is a token.
+        levels: Number of different intensities, 2 to 256; each is a token, unless there is a tokenizer.
+        tokenizer: The tokenizer whose codes are the tokens: a folder that a training of a tokenizer ends with, or
+            ``hf:`` and the folder or name of a JanusVQVAE, Emu3VQVAE or ChameleonVQVAE.
         variants: The training images: "none" takes each image once, "flips" also its mirror image, and "ten_crops"
             the centre and the four corners, and their mirror images. An epoch holds all variants.
         crop_margin: Pixels by which images are read larger than ``height`` and ``width``, for crops.
@@ -126,6 +130,7 @@ class LabelledImages(LabelledImageData):
         width: int = 32,
         channels: int = 3,
         levels: int = 256,
+        tokenizer: str | None = None,
         variants: Variants = "none",
         crop_margin: int = 0,
         validation_share: float = 0.05,
@@ -148,13 +153,15 @@ class LabelledImages(LabelledImageData):
         ImageLevels(height, width, channels, levels, ("any",))
         self.source = ImageSource(path, validation_share, test_share, cache)
         self.variants: Variants = variants
-        self._size = height, width, channels, levels
+        self.tokenizer = tokenizer
+        self._size = height, width, channels
+        self._levels = levels
         self._margin = crop_margin
 
     @cached_property
     def codec(self) -> LabelledImageCodec:
-        """The levels of intensities."""
-        return ImageLevels(*self._size, self.source.classes)
+        """The levels of intensities, or the codes of the tokenizer."""
+        return _codec(self._size, self._levels, self.source.classes, self.tokenizer)
 
     @property
     def cache(self) -> Path:
@@ -183,6 +190,7 @@ class LabelledDigits(LabelledImageData):
     A fixed split has 1,400 images for training, 197 for validation and 200 for test.
 
     Args:
+        tokenizer: The tokenizer whose codes are the tokens, as of ``LabelledImages``.
         batch_size: Images in a training batch.
         validation_batch_size: Images in a batch of validation, test and prediction; ``batch_size`` if not given.
         cache: Folder for what is computed once.
@@ -192,6 +200,7 @@ class LabelledDigits(LabelledImageData):
 
     def __init__(
         self,
+        tokenizer: str | None = None,
         batch_size: int = 32,
         validation_batch_size: int | None = None,
         cache: str = "data/.encoded",
@@ -199,12 +208,13 @@ class LabelledDigits(LabelledImageData):
         seed: int = 1,
     ) -> None:
         super().__init__(batch_size, validation_batch_size, workers, seed)
+        self.tokenizer = tokenizer
         self._cache = Path(cache)
 
     @cached_property
     def codec(self) -> LabelledImageCodec:
-        """The levels of intensities."""
-        return ImageLevels(8, 8, 1, digits.LEVELS, tuple(map(str, range(10))))
+        """The levels of intensities, or the codes of the tokenizer."""
+        return _codec((8, 8, 1), digits.LEVELS, tuple(map(str, range(10))), self.tokenizer)
 
     @property
     def cache(self) -> Path:
@@ -219,6 +229,14 @@ class LabelledDigits(LabelledImageData):
         images = dequantise(levels, digits.LEVELS)
         tokens = np.concatenate(list(encode_views(images, self.codec, "none")))
         return LabelledRows(images, labels, tokens, f"digits-{part}")
+
+
+def _codec(
+    size: tuple[int, int, int], levels: int, classes: tuple[str, ...], tokenizer: str | None
+) -> LabelledImageCodec:
+    if tokenizer is None:
+        return ImageLevels(*size, levels, classes)
+    return ImageCodes.of(read_tokenizer(tokenizer, size), classes)
 
 
 def collate(labels: NDArray[np.int64], tokens: NDArray[np.integer], rows: Sequence[int]) -> LabelledTokens:
