@@ -144,7 +144,13 @@ class ImageTokenizer(nn.Module):
             quantised = self.quantiser.get_output_from_indices(rows[..., 0])
         else:
             quantised = self.quantiser.get_output_from_indices(rows)
-        return self.decoder(quantised.view(number, height, width, -1).permute(0, 3, 1, 2)).clamp(-1, 1)
+        # FSQ looks codes up in float32, whatever the weights are.
+        cells = (
+            quantised.view(number, height, width, -1)
+            .permute(0, 3, 1, 2)
+            .to(next(self.decoder.parameters()).dtype)
+        )
+        return self.decoder(cells).clamp(-1, 1)
 
 
 class _Block(nn.Module):
