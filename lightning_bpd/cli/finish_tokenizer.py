@@ -17,6 +17,7 @@ from lightning_bpd.callbacks.reconstructions import reconstructions
 from lightning_bpd.cli.export import checkpoint_metrics
 from lightning_bpd.codecs.image_tokenizers import TrainedTokenizer
 from lightning_bpd.files import write_atomically
+from lightning_bpd.measuring.generated_images import ImageJudge, ImageMeasures
 from lightning_bpd.saved.finished_model import CHECKPOINT_KEY
 from lightning_bpd.tracking.curves import draw_curves
 from lightning_bpd.tracking.provenance import provenance
@@ -51,7 +52,8 @@ def finish_tokenizer(trainer: pl.Trainer, console: Console) -> None:
     module.network.load_state_dict(tokenizer.network.state_dict())
     module.eval()
     write_atomically(folder / "reconstructions.png", reconstructions(module, data, SHOWN), durable=False)
-    console.print(results(checkpoint_metrics(checkpoint_file(trainer, "last")), metrics, tokenizer))
+    last = checkpoint_metrics(checkpoint_file(trainer, "last"))
+    console.print(results(last, metrics, tokenizer, *_judged(tokenizer, data, trainer.strategy.root_device)))
     if module.collapsed is not None:
         console.print(Text(f"Careful: {module.collapsed}."), soft_wrap=True)
     for line in (
@@ -74,7 +76,22 @@ def checkpoint_tokenizer(path: Path) -> TrainedTokenizer:
     return TrainedTokenizer.rebuild(checkpoint[CHECKPOINT_KEY]["image_tokenizer"], weights)
 
 
-def results(last: dict[str, Any], best: dict[str, Any], tokenizer: TrainedTokenizer) -> Table:
+def _judged(tokenizer: TrainedTokenizer, data: Any, device: torch.device) -> tuple[float, ImageMeasures]:
+    """The accuracy of a classifier on the validation images, and its measures of their reconstructions."""
+    judge = ImageJudge.of(data, device=device)
+    validation = data.part("validation")
+    tokenizer.network.to(device)
+    reconstructed = tokenizer.decode(tokenizer.encode(validation.images))
+    return judge.accuracy, judge.measure(reconstructed, validation.labels)
+
+
+def results(
+    last: dict[str, Any],
+    best: dict[str, Any],
+    tokenizer: TrainedTokenizer,
+    real_accuracy: float,
+    measures: ImageMeasures,
+) -> Table:
     """A table of the tokenizer's shape and quality, and of the time of training."""
     table = Table("", "", title="Result", show_header=False, title_justify="left")
     table.add_row("grid", f"{' x '.join(map(str, tokenizer.grid))} codes of {tokenizer.vocabulary}")
@@ -86,6 +103,9 @@ def results(last: dict[str, Any], best: dict[str, Any], tokenizer: TrainedTokeni
     for name, label in labels.items():
         if name in best.get("validation", {}):
             table.add_row(label, f"{best['validation'][name]:.2f}")
+    accuracy = f"{measures.class_accuracy:.3f} (of the images themselves {real_accuracy:.3f})"
+    table.add_row("class accuracy of reconstructions", accuracy)
+    table.add_row("Fréchet distance, our classifier", f"{measures.frechet_distance:.3g}")
     table.add_row("best after", f"{best['steps']:,} of {last['steps']:,} steps")
     table.add_row("training time", f"{last['training_seconds']:.0f} s, validation not counted")
     return table

@@ -181,6 +181,7 @@ class LabelledImages(LabelledImageData):
         if self._margin:
             first = self._margin // 2
             images = images[:, first : first + codec.height, first : first + codec.width]
+            key = f"{key}-{codec.height}x{codec.width}"
         return LabelledRows(images, labels, tokens, key)
 
 

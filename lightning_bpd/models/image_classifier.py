@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_bpd.models.image_tokenizer import to_signal
 
 # Features of an image: few, so that a Fréchet distance needs no more than a thousand or so images.
 FEATURES = 64
-_WIDTHS: Sequence[int] = (32, 64, 128)
+_WIDTHS: Sequence[int] = (24, 48, 96)
+_SIDE = 32
 
 
 class Judgement(NamedTuple):
@@ -26,6 +28,8 @@ class Judgement(NamedTuple):
 
 class ImageClassifier(nn.Module):
     """Three stages of two convolutions, each at half the size of the one before, then the mean over all positions.
+
+    Larger images are first reduced by a whole number, to shorter sides of 32 to 63 pixels.
 
     Args:
         channels: Channels of the images.
@@ -48,5 +52,6 @@ class ImageClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Judgement:
         """Judge images, uint8 [N, H, W, C]."""
-        features = self.features(self.body(to_signal(images)).mean((2, 3)))
+        signal = F.avg_pool2d(to_signal(images), max(1, min(images.shape[1:3]) // _SIDE))
+        features = self.features(self.body(signal).mean((2, 3)))
         return Judgement(self.head(torch.relu(features)), features)
