@@ -129,11 +129,13 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         if len(sizes) < 4 * dimensions:
             raise InputError(f"{path}: the file ends in its header; fetch it again")
         shape = struct.unpack(f">{dimensions}I", sizes)
-        content = handle.read()
+        # One byte more than announced, so that a longer file is noticed and no file fills the memory.
+        content = handle.read(min(math.prod(shape), 1 << 40) + 1)
     if len(content) != math.prod(shape):
+        follow = "more" if len(content) > math.prod(shape) else f"{len(content):,}"
         raise InputError(
-            f"{path}: its header announces {math.prod(shape):,} bytes ({' x '.join(map(str, shape))}), but"
-            f" {len(content):,} follow; fetch it again"
+            f"{path}: its header announces {math.prod(shape):,} bytes ({' x '.join(map(str, shape))}), but {follow}"
+            " follow; fetch it again"
         )
     return np.frombuffer(content, np.uint8).reshape(shape)
 

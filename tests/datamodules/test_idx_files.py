@@ -1,7 +1,12 @@
 import gzip
+import re
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from idx_content import IMAGES, LABELS, idx
 
 from lightning_bpd.datamodules.idx_files import idx_labels, idx_names, is_idx, read_idx, read_idx_images
@@ -52,7 +57,7 @@ def test_the_fingerprint_is_that_of_the_files(folder):
         (idx(LABELS), "its array has 1 dimensions, but images have 3"),
         (idx(IMAGES)[:9], "ends in its header"),
         (idx(IMAGES)[:-1], r"announces 210 bytes \(7 x 6 x 5\), but 209 follow; fetch it again"),
-        (idx(IMAGES) + b"x", "announces 210 bytes"),
+        (idx(IMAGES) + b"x", "announces 210 bytes .*but more follow"),
     ],
 )
 def test_damaged_files_and_other_types(tmp_path, content, message):
@@ -92,6 +97,17 @@ def test_two_files_of_one_part(folder):
 def test_a_plain_file_comes_before_its_compressed_copy(folder):
     (folder / "train-images-idx3-ubyte").write_bytes(idx(IMAGES[:3]))
     assert len(list_images(folder)) == 5
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.binary(max_size=20), st.integers(0, 15), st.booleans())
+def test_any_bytes_are_an_array_or_a_clear_error(junk, kept, compressed):
+    content = idx(IMAGES)[:kept] + junk
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"train-images-idx3-ubyte{'.gz' if compressed else ''}"
+        path.write_bytes(gzip.compress(content)[: kept + 12] if compressed else content)
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            read_idx(path, 3)
 
 
 def test_read_idx_gives_the_array(folder):

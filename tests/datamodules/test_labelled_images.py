@@ -7,9 +7,13 @@ import torch
 from idx_content import IMAGES, LABELS, idx
 from PIL import Image
 
+from lightning_bpd.codecs.image_tokenizers import TrainedTokenizer
 from lightning_bpd.codecs.labelled_images import ImageLevels
 from lightning_bpd.datamodules.labelled_images import LabelledDigits, LabelledImages
 from lightning_bpd.interfaces import InputError
+from lightning_bpd.models.image_tokenizer import ImageTokenizer, TokenizerShape
+from lightning_bpd.saved.finished_model import CHECKPOINT_KEY
+from lightning_bpd.training.scoring import check_codec
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -97,6 +101,39 @@ def test_ten_crops_are_the_centre_the_corners_and_their_mirror_images(folder):
         assert (tokens[5 + crop] == expected[:, :, ::-1]).all()
     assert (data.references("train") == whole[:, 1:7, 1:7]).all()
     assert data.validation_images.tokens.shape == (6, 108)
+
+
+def test_codes_of_a_tokenizer_are_encoded_once(folder, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    shape = TokenizerShape("fsq", width=8, halvings=1, levels=(4, 3))
+    tokenizer = TrainedTokenizer(ImageTokenizer(shape, 3), 8, 8)
+    tokenizer.save(tmp_path / "tokenizer", {})
+    data = ready(folder, variants="flips", tokenizer=str(tmp_path / "tokenizer"))
+    assert (data.codec.grid, data.codec.vocabulary, data.codec.classes) == ((4, 4), 12, CLASSES)
+    images = np.asarray(data.references("train"))
+    expected = np.concatenate([tokenizer.encode(images), tokenizer.encode(images[:, :, ::-1])])
+    assert (np.asarray(data.train_images.tokens) == expected).all()
+    assert data.train_images.tokens.dtype == np.uint8
+    with pytest.raises(InputError, match=r"is for images of 8 x 8 x 3, and the data has images of 4 x 8 x 3"):
+        ready(folder, height=4, tokenizer=str(tmp_path / "tokenizer"))
+    monkeypatch.setattr(TrainedTokenizer, "encode", lambda *_: pytest.fail("encoded again"))
+    again = ready(folder, variants="flips", tokenizer=str(tmp_path / "tokenizer"))
+    assert (again.train_images.tokens == data.train_images.tokens).all()
+
+
+def test_a_checkpoint_of_other_tokens_is_refused(folder, tmp_path):
+    torch.manual_seed(1)
+    shape = TokenizerShape("fsq", width=8, halvings=1, levels=(4, 3))
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        TrainedTokenizer(ImageTokenizer(shape, 3), 8, 8).save(tmp_path / f"tokenizer{seed}", {})
+    one, other = (ready(folder, tokenizer=str(tmp_path / f"tokenizer{seed}")) for seed in (1, 2))
+    checkpoint = {CHECKPOINT_KEY: one.codec.describe()}
+    check_codec(checkpoint, one)
+    with pytest.raises(InputError, match=r"another image tokenizer .*give the data the model's own tokenizer"):
+        check_codec(checkpoint, other)
+    with pytest.raises(InputError, match="another image size"):
+        check_codec(checkpoint, ready(folder))
 
 
 def test_idx_files_with_fewer_pixels_and_levels(tmp_path):
