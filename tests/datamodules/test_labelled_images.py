@@ -130,7 +130,9 @@ def test_a_checkpoint_of_other_tokens_is_refused(folder, tmp_path):
     one, other = (ready(folder, tokenizer=str(tmp_path / f"tokenizer{seed}")) for seed in (1, 2))
     checkpoint = {CHECKPOINT_KEY: one.codec.describe()}
     check_codec(checkpoint, one)
-    with pytest.raises(InputError, match=r"another image tokenizer .*give the data the model's own tokenizer"):
+    with pytest.raises(
+        InputError, match=r"another image tokenizer .*give the data the model's own tokenizer"
+    ):
         check_codec(checkpoint, other)
     with pytest.raises(InputError, match="another image size"):
         check_codec(checkpoint, ready(folder))
