@@ -41,5 +41,5 @@ newest:
 # Not torch and what it alone needs: an installed torch within the bounds of pyproject.toml is kept, with its own.
 constraints:
 	(echo "# The releases that were tested together; written by make constraints"; \
-	$(NEWEST) -m pip freeze --all --exclude-editable | grep -viE '^(pip|torch|setuptools|sympy|nvidia.*|cuda.*|triton)==') \
+	$(NEWEST) -m pip freeze --all --exclude-editable | grep -viE '^(pip|torch|setuptools|nvidia.*|cuda.*|triton)==') \
 	> constraints.txt

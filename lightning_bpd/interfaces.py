@@ -76,6 +76,27 @@ class ParallelBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]
     """int64 [B], the position of each pair in its corpus"""
 
+    @property
+    def target_tokens(self) -> Tensor:
+        """The number of target tokens, a scalar."""
+        return self.target.lengths.sum()
+
+
+class LabelledTokens(NamedTuple):
+    """A batch of images as tokens, each with the label of its class."""
+
+    labels: Tensor
+    """int64 [B], 0 to the number of classes - 1"""
+    tokens: Tensor
+    """int64 [B, N], the tokens of each image's grid in raster order"""
+    index: Tensor  # type: ignore[assignment]
+    """int64 [B], the position of each image in its part of the data"""
+
+    @property
+    def target_tokens(self) -> Tensor:
+        """The number of target tokens, a scalar."""
+        return self.labels.new_tensor(self.tokens.numel())
+
 
 class Memory(NamedTuple):
     """What a model computed of each source before the first token of its row.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -119,3 +120,16 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def project(self, hidden: Tensor) -> Tensor:
         """Project hidden states [..., D] to logits [..., V] (SequenceModel.project)."""
+
+
+def fingerprint(network: nn.Module, types: Mapping[torch.dtype, torch.dtype] | None = None) -> str:
+    """Twelve hexadecimal digits that tell networks apart: of the names, shapes and values of all weights.
+
+    Weights of a type in ``types`` count as if they were of the type that it names.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        tensor = tensor.to((types or {}).get(tensor.dtype, tensor.dtype))
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -154,7 +154,7 @@ def encode(folder: Path, version: int) -> Any:
 
 def encode_pictures(folder: Path, version: int) -> Any:
     names = list_images(folder / "pictures")
-    return encode_images(folder / "pictures", names, (2, 2, 3), folder / "cache", "train").tolist()
+    return encode_images(folder / "pictures", names, (2, 2, 3), folder / "cache", "train").images.tolist()
 
 
 def write_output(folder: Path, version: int) -> None:

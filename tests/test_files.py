@@ -132,6 +132,7 @@ def test_every_writer_goes_through_here():
             (
                 *(
                     "saved/finished_model.py",
+                    "codecs/image_tokenizers.py",
                     "codecs/tokenizers.py",
                     "adapters/tokenizer.py",
                 ),
@@ -139,6 +140,8 @@ def test_every_writer_goes_through_here():
                     "datamodules/caches.py",
                     "datamodules/encoded_corpus.py",
                     "datamodules/encoded_images.py",
+                    "datamodules/encoded_tokens.py",
+                    "measuring/generated_images.py",
                     "tracking/weights_and_biases.py",
                 ),
             ),

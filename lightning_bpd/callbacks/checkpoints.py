@@ -115,6 +115,8 @@ class BestCheckpoint(Checkpoint):
         if codec is None:
             return
         logged = ["val/loss", *(f"val/{name}" for name in {**codec.likelihood(), **codec.quality()})]
+        # A training that measures something else says so.
+        logged = list(getattr(pl_module, "validation_metrics", logged))
         # Names with these prefixes depend on heads and rules. They are checked at the first validation.
         groups: tuple[str, ...] = ("train/",)
         if hasattr(pl_module, "block_decoder"):

@@ -36,7 +36,9 @@ class Samples(Callback):
         """Show the rows of this validation."""
         if not shows(trainer):
             return
-        outputs: dict[int, Any] = pl_module.validation_outputs  # type: ignore[assignment]
+        outputs: dict[int, Any] = getattr(pl_module, "validation_outputs", {})
+        if not outputs:
+            return
         sources = trainer.datamodule.sources("validation")  # type: ignore[attr-defined]
         references = trainer.datamodule.references("validation")  # type: ignore[attr-defined]
         chosen = spread(sorted(outputs), self.count)

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from lightning_bpd.interfaces import ParallelBatch
+from lightning_bpd.interfaces import LabelledTokens, ParallelBatch
 
 
 class Throughput(Callback):
@@ -47,11 +47,11 @@ class Throughput(Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: ParallelBatch,
+        batch: ParallelBatch | LabelledTokens,
         batch_idx: int,
     ) -> None:
         """Count tokens; at every logged step, log the rate since the previous logged step."""
-        tokens = batch.target.lengths.sum()
+        tokens = batch.target_tokens
         self._pending = tokens if self._pending is None else self._pending + tokens
         stepped = trainer.global_step > self._step
         self._step = trainer.global_step

@@ -23,6 +23,7 @@ from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, 
 from lightning_bpd.callbacks.interruption import Interruption
 from lightning_bpd.callbacks.panels import Panels
 from lightning_bpd.callbacks.progress import Overview, progress_bar
+from lightning_bpd.callbacks.reconstructions import Reconstructions
 from lightning_bpd.callbacks.samples import Predictions, Samples
 from lightning_bpd.callbacks.throughput import Throughput
 from lightning_bpd.cli.arguments import (
@@ -34,6 +35,7 @@ from lightning_bpd.cli.arguments import (
     take_tokenizers_of_base,
 )
 from lightning_bpd.cli.finish import finish
+from lightning_bpd.cli.finish_tokenizer import finish_tokenizer
 from lightning_bpd.cli.own_text import use_own_text
 from lightning_bpd.cli.quiet import keep_quiet
 from lightning_bpd.cli.run_folder import (
@@ -55,7 +57,7 @@ from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.tracking.weights_and_biases import wandb_logger
-from lightning_bpd.training import DecoderTraining
+from lightning_bpd.training import DecoderTraining, TokenizerTraining
 from lightning_bpd.training.step_loss import close_connections
 
 logger = logging.getLogger(__name__)
@@ -139,6 +141,7 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(Samples, "samples")
         parser.add_lightning_class_args(Panels, "panels")
+        parser.add_lightning_class_args(Reconstructions, "reconstructions")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(Interruption, "interruption")
         parser.add_lightning_class_args(Predictions, "predictions")
@@ -224,8 +227,11 @@ class CommandLine(LightningCLI):
         """Make the finished model and print the result."""
         # The other ranks end here, so no later call may wait for them.
         close_connections()
-        if isinstance(self.model, DecoderTraining) and self._writes():
-            finish(self.trainer, Console())
+        if self._writes():
+            if isinstance(self.model, DecoderTraining):
+                finish(self.trainer, Console())
+            elif isinstance(self.model, TokenizerTraining):
+                finish_tokenizer(self.trainer, Console())
         if self._writes():
             mark_finished(self.folder, self._options()["trainer"])
 

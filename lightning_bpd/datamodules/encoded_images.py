@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,9 +24,20 @@ _FORMAT = 1
 _CHUNK_IMAGES = 4096
 
 
+class EncodedImages(NamedTuple):
+    """Images that were read, and what identifies them."""
+
+    images: Images
+    """uint8 [N, H, W, C], memory-mapped, read only"""
+    names: list[str]
+    """the name of each image, sorted"""
+    key: str
+    """the name of their folder in the cache: a hash of their content"""
+
+
 def encode_images(
     path: Path, names: Sequence[str], shape: tuple[int, int, int], cache: Path, description: str
-) -> Images:
+) -> EncodedImages:
     """Read the named images, or find them read in ``cache`` by an earlier call.
 
     They are stored in a folder named by a hash of the content of ``path``, the names and the shape. Calls may be
@@ -40,7 +51,7 @@ def encode_images(
         description: The name of the images in messages, such as "train".
 
     Returns:
-        The images that can be used, in the order of their names: uint8 [N, H, W, C], memory-mapped, read only.
+        The images that can be used, in the order of their names.
 
     Raises:
         InputError: No image can be used, the cache cannot be written or is damaged, or ``path`` cannot be read.
@@ -48,12 +59,13 @@ def encode_images(
     listed = hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
     folder = cache / f"images-{content_key(_FORMAT, 'images', fingerprint(path), listed, shape)}"
 
-    def read(about: dict[str, Any]) -> Images:
+    def read(about: dict[str, Any]) -> EncodedImages:
         count, skipped = len(about["names"]), [(name, reason) for name, reason in about["skipped"]]
         if (folder / "images").stat().st_size != count * np.prod(shape):
             raise ValueError(f"it does not have the size of {count} images")
         _log.info("%s: %d images, %s", description, count, summary(skipped))
-        return MappedArray(folder / "images", np.uint8, "r", shape=(count, *shape))
+        images = MappedArray(folder / "images", np.uint8, "r", shape=(count, *shape))
+        return EncodedImages(images, about["names"], folder.name)
 
     return cached(folder, lambda made: _encode(path, names, shape, made, description), read)
 

@@ -1,4 +1,4 @@
-"""Images on disk, read as a stream from folders, arrays, and archives without unpacking them (floor 3)."""
+"""Images on disk, read as a stream from folders, arrays, idx files, and archives without unpacking them (floor 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lightning_bpd.codecs.images import Images, centre_crop
 from lightning_bpd.datamodules.caches import file_digest
 from lightning_bpd.datamodules.held_out import Part, first_alike
+from lightning_bpd.datamodules.idx_files import idx_files, idx_names, is_idx, read_idx_images
 from lightning_bpd.datamodules.image_arrays import PART_OF_FOLDER, array_names, is_array_file, read_arrays
 from lightning_bpd.faults import damaged
 from lightning_bpd.files import path_inside
@@ -83,10 +84,7 @@ def split_names(
         raise InputError(
             "validation_share and test_share leave nothing to train on: their sum must be below 1"
         )
-    firsts = {name.partition("/")[0] for name in names if "/" in name}
-    found = firsts & set(PART_OF_FOLDER)
-    # A class of images may be called train: then the folders beside it are other classes.
-    parted = bool(found) and (firsts == found or ("train" in found and len(found) > 1))
+    found, parted = _first_folders(names) & set(PART_OF_FOLDER), is_parted(names)
     parts: dict[Part, list[str]] = {"train": [], "validation": [], "test": []}
     lacks_validation = parted and not found & {"val", "validation"}
     hashes = contents() if lacks_validation or not parted else {}
@@ -105,6 +103,19 @@ def split_names(
         if part is not None:
             parts[part].append(name)
     return parts
+
+
+def _first_folders(names: Sequence[str]) -> set[str]:
+    """The first folders of the names that have one."""
+    return {name.partition("/")[0] for name in names if "/" in name}
+
+
+def is_parted(names: Sequence[str]) -> bool:
+    """Whether the first folders of the names are parts: ``train``, ``val`` (or ``validation``), ``test``."""
+    firsts = _first_folders(names)
+    found = firsts & set(PART_OF_FOLDER)
+    # A class of images may be called train: then the folders beside it are other classes.
+    return bool(found) and (firsts == found or ("train" in found and len(found) > 1))
 
 
 def read_images(
@@ -145,7 +156,10 @@ def fingerprint(path: Path) -> str:
     Raises InputError as ``list_images`` does.
     """
     whole = hashlib.blake2b(digest_size=16)
-    files = image_members(path) if path.is_dir() else {"": path.name}
+    if path.is_dir() and is_idx(path):
+        files = {prefix: file.name for prefix, file in idx_files(path).items()}
+    else:
+        files = image_members(path) if path.is_dir() else {"": path.name}
     for name, member in sorted(files.items()):
         whole.update(f"{name}\0".encode(errors="surrogateescape"))
         whole.update(file_digest(path / member if path.is_dir() else path))
@@ -159,8 +173,8 @@ def content_hashes(path: Path) -> dict[str, bytes]:
     """
     members = image_members(path)
     with _explained(path):
-        if is_array_file(path):
-            return {name: _hash(pixels.tobytes()) for name, pixels in read_arrays(path, members)}
+        if is_idx(path) or is_array_file(path):
+            return {name: _hash(pixels.tobytes()) for name, pixels in _stored_arrays(path, members)}
         if path.is_dir():
             return {name: file_digest(path / member) for name, member in members.items()}
         if path.name.endswith(".zip"):
@@ -195,6 +209,8 @@ def _place(name: str) -> float:
 def image_members(path: Path) -> dict[str, str]:
     """The stored name of each image, by its name in ``list_images``. Raises InputError as ``list_images`` does."""
     with _explained(path):
+        if is_idx(path):
+            return idx_names(path)
         if path.is_dir():
             members = list(_walk(path))
         elif is_array_file(path):
@@ -209,7 +225,7 @@ def image_members(path: Path) -> dict[str, str]:
             path.stat()
             raise InputError(
                 f"{path}: no images can be read from this; give a folder of images, or a .tar, .tar.gz, .tgz, .zip,"
-                " .npy or .npz file"
+                " .npy, .npz or idx file"
             )
     stored = PurePosixPath if path.is_dir() else PureWindowsPath
     named = {stored(member).as_posix(): member for member in members}
@@ -273,8 +289,8 @@ def _stored_images(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Call
     missing = [name for name in names if name not in members]
     if missing:
         raise InputError(f"{path}: the image {missing[0]} is not there any more; start again")
-    if is_array_file(path):
-        for name, pixels in read_arrays(path, set(names)):
+    if is_idx(path) or is_array_file(path):
+        for name, pixels in _stored_arrays(path, set(names)):
             yield name, partial(_picture, pixels)
     elif path.is_dir():
         for name in names:
@@ -293,6 +309,11 @@ def _stored_images(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Call
                 wanted.sort(key=lambda each: each[1].offset)
             for name, member in wanted:
                 yield name, partial(_decoded, partial(_tar_bytes, tar, member), member.size)
+
+
+def _stored_arrays(path: Path, names: Container[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The images of an idx file, a folder of idx files or an array file that are called ``names``."""
+    return read_idx_images(path, names) if is_idx(path) else read_arrays(path, names)
 
 
 def _tar_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

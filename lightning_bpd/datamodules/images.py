@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from abc import ABC
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from lightning_bpd.codecs.images import ImageCodec, Tokens, dequantise, quantise
 from lightning_bpd.codecs.images import Images as ImageArray
-from lightning_bpd.datamodules.caches import default_cache
-from lightning_bpd.datamodules.encoded_images import encode_images
+from lightning_bpd.datamodules.digits import read_digits
 from lightning_bpd.datamodules.held_out import Part
-from lightning_bpd.datamodules.image_files import content_hashes, list_images, split_names
-from lightning_bpd.datamodules.loading import PartsOfData
-from lightning_bpd.datamodules.token_batches import TokenBatchSampler
-from lightning_bpd.interfaces import InputError, ParallelBatch, TokenRows
-
-_log = logging.getLogger(__name__)
+from lightning_bpd.datamodules.image_source import ImageSource
+from lightning_bpd.datamodules.loading import PartsOfImages
+from lightning_bpd.interfaces import ParallelBatch, TokenRows
 
 _COUNTED_IMAGES = 1024
-_DIGITS_PARTS: dict[Part, slice] = {
-    "train": slice(0, 1400),
-    "validation": slice(1400, 1597),
-    "test": slice(1597, 1797),
-}
 
 
-class SuperResolution(PartsOfData[ImageArray], ABC):
+class SuperResolution(PartsOfImages[ImageArray, ParallelBatch], ABC):
     """Large images and small images made from them, as batches of tokens: the base class of ``Images`` and ``Digits``.
 
     Args:
@@ -54,15 +42,9 @@ class SuperResolution(PartsOfData[ImageArray], ABC):
     def __init__(
         self, codec: ImageCodec, batch_size: int, validation_batch_size: int | None, workers: int, seed: int
     ) -> None:
-        super().__init__("images", batch_size, validation_batch_size, workers, seed)
+        super().__init__(batch_size, validation_batch_size, workers, seed)
         self.codec = codec
         self.max_length = codec.target_length
-        self.batch_size, self.validation_batch_size = self._batch_sizes
-        for name in ("batch_size", "validation_batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if seed < 0:
-            raise InputError(f"seed is {seed}; it must be 0 or more.")
         self._sources: dict[Part, ImageArray] = {}
 
     def references(self, stage: Part) -> ImageArray:
@@ -83,23 +65,8 @@ class SuperResolution(PartsOfData[ImageArray], ABC):
             counts += np.bincount(some.reshape(-1), minlength=len(counts))
         return torch.from_numpy(counts)
 
-    def _lengths(self, rows: ImageArray) -> tuple[np.ndarray, np.ndarray]:
-        # All rows are equally long, so each image counts as one token.
-        ones = np.ones(len(rows), dtype=np.int64)
-        return ones, ones
-
     def _collate(self, rows: ImageArray) -> Callable[[Sequence[int]], ParallelBatch]:
         return partial(_collate, rows, self.codec)
-
-    def _sampler(self, rows: ImageArray, batch_size: int, shuffle: bool) -> TokenBatchSampler:
-        _, world_size = self._rank()
-        batches = -(-len(rows) // batch_size) if shuffle else 1
-        if len(rows) < -(-batches // world_size) * world_size:
-            raise InputError(
-                f"{len(rows)} images make {batches} batches of at most {batch_size}, which {world_size} processes"
-                " cannot share; raise batch_size or use fewer processes."
-            )
-        return super()._sampler(rows, batch_size, shuffle)
 
 
 class Images(SuperResolution):
@@ -112,8 +79,8 @@ class Images(SuperResolution):
     after its checkpoint.
 
     Args:
-        path: A folder of images, a .tar, .tar.gz, .tgz or .zip of them, or a .npy or .npz file of uint8
-            [N, H, W] or [N, H, W, C].
+        path: A folder of images, a .tar, .tar.gz, .tgz or .zip of them, a .npy or .npz file of uint8 [N, H, W] or
+            [N, H, W, C], or an idx file or a folder of idx files, such as MNIST's.
         height: Height of the large images, in pixels.
         width: Width of the large images, in pixels.
         channels: 1 for grey, 3 for red, green and blue.
@@ -147,38 +114,14 @@ class Images(SuperResolution):
     ) -> None:
         codec = ImageCodec(height, width, channels, levels, factor)
         super().__init__(codec, batch_size, validation_batch_size, workers, seed)
-        split_names([], validation_share, test_share)
-        self.path = Path(path)
-        self.validation_share, self.test_share = validation_share, test_share
-        self._cache = Path(cache) if cache is not None else None
-        self._names: dict[Part, list[str]] | None = None
-
-    def _parts(self) -> dict[Part, list[str]]:
-        """The names of the images of each part."""
-        if self._names is None:
-            names = list_images(self.path)
-            contents = partial(content_hashes, self.path)
-            self._names = split_names(names, self.validation_share, self.test_share, contents)
-            others = len(names) - sum(map(len, self._names.values()))
-            if others:
-                _log.warning("%s: %d images are in none of train, val and test", self.path, others)
-        return self._names
+        self.source = ImageSource(path, validation_share, test_share, cache)
+        self.path = self.source.path
 
     def _exists(self, part: Part) -> bool:
-        return bool(self._parts()[part])
+        return bool(self.source.parts[part])
 
     def _load(self, part: Part) -> ImageArray:
-        if not self._exists(part):
-            held = ", ".join(f"{len(names)} {each}" for each, names in self._parts().items())
-            remedy = {
-                "train": "add a folder called train",
-                "validation": "add a folder called val, or raise validation_share",
-                "test": "add a folder called test or, where no folder is called train, val or test, raise test_share",
-            }
-            raise InputError(f"{self.path}: it holds no {part} images ({held}); {remedy[part]}.")
-        names = self._parts()[part]
-        cache = self._cache or default_cache(self.path if self.path.is_dir() else self.path.parent)
-        return encode_images(self.path, names, self.codec.shape, cache, part)
+        return self.source.read(part, self.codec.shape).images
 
 
 class Digits(SuperResolution):
@@ -207,13 +150,8 @@ class Digits(SuperResolution):
         return True
 
     def _load(self, part: Part) -> ImageArray:
-        # Imported here, because the import takes a second and only this method needs it.
-        from sklearn.datasets import load_digits
-
-        levels = load_digits().images.astype(np.int64)
-        # Shuffled by hash: the images are sorted by writer, so parts cut in order would have different writers.
-        order = sorted(range(len(levels)), key=lambda number: hashlib.sha256(str(number).encode()).digest())
-        return dequantise(levels[order[_DIGITS_PARTS[part]]], self.codec.levels)[..., None]
+        levels, _ = read_digits(part)
+        return dequantise(levels, self.codec.levels)
 
 
 def _collate(images: ImageArray, codec: ImageCodec, rows: Sequence[int]) -> ParallelBatch:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_bpd.datamodules.held_out import PARTS, Part
 from lightning_bpd.datamodules.resume import next_position
 from lightning_bpd.datamodules.token_batches import TokenBatchSampler
-from lightning_bpd.interfaces import InputError, ParallelBatch
+from lightning_bpd.interfaces import InputError
 
 _PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
     "fit": ("train", "validation"),
@@ -23,9 +23,10 @@ _PARTS_OF_STAGE: dict[str, tuple[Part, ...]] = {
     "predict": ("test",),
 }
 _Rows = TypeVar("_Rows", bound=Any)
+_Batch = TypeVar("_Batch", bound=tuple[Any, ...])
 
 
-class PartsOfData(pl.LightningDataModule, ABC, Generic[_Rows]):
+class PartsOfData(pl.LightningDataModule, ABC, Generic[_Rows, _Batch]):
     """Training, validation and test data, each loaded once, in batches of tokens.
 
     Args:
@@ -63,19 +64,19 @@ class PartsOfData(pl.LightningDataModule, ABC, Generic[_Rows]):
         for part in _PARTS_OF_STAGE[stage] if stage else filter(self._exists, PARTS):
             setattr(self, f"{part}_{self._kind}", self._part(part))
 
-    def train_dataloader(self) -> DataLoader[ParallelBatch]:
+    def train_dataloader(self) -> DataLoader[_Batch]:
         """This rank's share of the shuffled batches; in a resumed run the first epoch begins at its next batch."""
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader[ParallelBatch]:
+    def val_dataloader(self) -> DataLoader[_Batch]:
         """The validation data, longest batches first; each row once over all ranks."""
         return self._loader("validation")
 
-    def test_dataloader(self) -> DataLoader[ParallelBatch]:
+    def test_dataloader(self) -> DataLoader[_Batch]:
         """The test data, longest batches first; each row once over all ranks."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader[ParallelBatch]:
+    def predict_dataloader(self) -> DataLoader[_Batch]:
         """The same as ``test_dataloader``."""
         return self.test_dataloader()
 
@@ -92,7 +93,7 @@ class PartsOfData(pl.LightningDataModule, ABC, Generic[_Rows]):
         """The cost of each row's source and target in a batch, int64 [N] each."""
 
     @abstractmethod
-    def _collate(self, rows: _Rows) -> Callable[[Sequence[int]], ParallelBatch]:
+    def _collate(self, rows: _Rows) -> Callable[[Sequence[int]], _Batch]:
         """A function that makes a batch of the rows with the given indices. Worker processes get it pickled."""
 
     def _part(self, part: Part) -> _Rows:
@@ -100,7 +101,7 @@ class PartsOfData(pl.LightningDataModule, ABC, Generic[_Rows]):
             self._loaded[part] = self._load(part)
         return self._loaded[part]
 
-    def _loader(self, part: Part) -> DataLoader[ParallelBatch]:
+    def _loader(self, part: Part) -> DataLoader[_Batch]:
         rows, training = getattr(self, f"{part}_{self._kind}"), part == "train"
         sampler = self._sampler(rows, self._batch_sizes[not training], training)
         if training:
@@ -126,6 +127,44 @@ class PartsOfData(pl.LightningDataModule, ABC, Generic[_Rows]):
                 "The batches are already divided among the processes; set trainer.use_distributed_sampler to false."
             )
         return self.trainer.global_rank, self.trainer.world_size
+
+
+class PartsOfImages(PartsOfData[_Rows, _Batch], ABC):
+    """Images of one size, in batches of a fixed number.
+
+    Args:
+        batch_size: Images in a training batch.
+        validation_batch_size: Images in a batch of validation, test and prediction; ``batch_size`` if None.
+        workers: Processes that prepare batches.
+        seed: Decides the order of the training images.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    def __init__(self, batch_size: int, validation_batch_size: int | None, workers: int, seed: int) -> None:
+        super().__init__("images", batch_size, validation_batch_size, workers, seed)
+        self.batch_size, self.validation_batch_size = self._batch_sizes
+        for name in ("batch_size", "validation_batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if seed < 0:
+            raise InputError(f"seed is {seed}; it must be 0 or more.")
+
+    def _lengths(self, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+        # All rows are equally long, so each image counts as one token.
+        ones = np.ones(len(rows), dtype=np.int64)
+        return ones, ones
+
+    def _sampler(self, rows: _Rows, batch_size: int, shuffle: bool) -> TokenBatchSampler:
+        _, world_size = self._rank()
+        batches = -(-len(rows) // batch_size) if shuffle else 1
+        if len(rows) < -(-batches // world_size) * world_size:
+            raise InputError(
+                f"{len(rows)} images make {batches} batches of at most {batch_size}, which {world_size} processes"
+                " cannot share; raise batch_size or use fewer processes."
+            )
+        return super()._sampler(rows, batch_size, shuffle)
 
 
 def _place_in_epoch(sampler: TokenBatchSampler, trainer: pl.Trainer | None) -> None:

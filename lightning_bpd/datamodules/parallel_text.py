@@ -46,7 +46,7 @@ CHECKED_PAIRS = 1000
 _COUNTED_TOKENS = 1 << 22
 
 
-class ParallelText(PartsOfData[EncodedCorpus]):
+class ParallelText(PartsOfData[EncodedCorpus, ParallelBatch]):
     """Sentence pairs from a folder of text files, in batches by token count.
 
     A corpus called NAME is two files aligned line by line, ``NAME.<source language>`` and ``NAME.<target language>``,

@@ -116,7 +116,7 @@ class StructuralSimilarity(Sums):
 
 
 class BitsPerDimension(TokenLoss):
-    """Cross-entropy in bits per intensity, updated with a sum in nats and a number as ``TokenLoss`` is."""
+    """Cross-entropy in bits per token, such as an intensity, updated with a sum in nats as ``TokenLoss`` is."""
 
     def compute(self) -> Tensor:
         """Return a float64 scalar; NaN if a batch's loss was not finite, or without a batch."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_bpd.codecs import hugging_face
 from lightning_bpd.codecs.codec import Codec, check_decoding
@@ -24,7 +23,7 @@ from lightning_bpd.drafters import TrainedDrafter
 from lightning_bpd.faults import damaged, named_class, read_json
 from lightning_bpd.files import whole_folder
 from lightning_bpd.interfaces import DecodeResult, Drafter, InputError, SequenceModel, TokenRows
-from lightning_bpd.network import Network
+from lightning_bpd.network import Network, fingerprint
 from lightning_bpd.saved.drafter import describe_heads, rebuild_heads
 from lightning_bpd.saved.model_card import model_card
 from lightning_bpd.saved.network import build_network, check_tokens, network_config
@@ -133,19 +132,6 @@ class GenerativeModel:
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{folder} cannot be written as a folder: {reason}") from error
-
-
-def fingerprint(network: nn.Module, types: Mapping[torch.dtype, torch.dtype] | None = None) -> str:
-    """Twelve hexadecimal digits that tell networks apart: of the names, shapes and values of all weights.
-
-    Weights of a type in ``types`` count as if they were of the type that it names.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        tensor = tensor.to((types or {}).get(tensor.dtype, tensor.dtype))
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def check_base(wanted: str, found: str, where: str, remedy: str) -> None:

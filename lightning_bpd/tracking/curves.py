@@ -11,7 +11,13 @@ from lightning_bpd.files import whole_file
 from lightning_bpd.tracking.metrics_file import read_metrics
 
 
-def draw_curves(metrics: Path, picture: Path, label: str = "BLEU", quality: str = "val/bleu") -> None:
+def draw_curves(
+    metrics: Path,
+    picture: Path,
+    label: str = "BLEU",
+    quality: str = "val/bleu",
+    loss_label: str = "loss (nats per token)",
+) -> None:
     """Draw loss and quality against optimiser steps, from a metrics file to a PNG file.
 
     Args:
@@ -19,6 +25,7 @@ def draw_curves(metrics: Path, picture: Path, label: str = "BLEU", quality: str 
         picture: The file to write.
         label: The label of the quality axis; it may say how output was decoded.
         quality: The name of the quality metric in the file.
+        loss_label: The label of the loss axis.
     """
     rows = read_metrics(metrics)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
@@ -32,7 +39,7 @@ def draw_curves(metrics: Path, picture: Path, label: str = "BLEU", quality: str 
         axes.set_xlabel("optimiser steps")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    left.set_ylabel("loss (nats per token)")
+    left.set_ylabel(loss_label)
     right.set_ylabel(label)
     with whole_file(picture, durable=False) as file:
         figure.savefig(file, dpi=120, format="png")

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import pytorch_lightning as pl
-import torch
 from pytorch_lightning.cli import OptimizerCallable
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.decoding import DecodingOptions
@@ -20,19 +15,16 @@ from lightning_bpd.interfaces import Drafter, ParallelBatch, Reading, SequenceMo
 from lightning_bpd.network import Network
 from lightning_bpd.saved.finished_model import CHECKPOINT_KEY, GenerativeModel, describe
 from lightning_bpd.training.losses import decoder_inputs
-from lightning_bpd.training.optimisation import Schedule, with_schedule
+from lightning_bpd.training.optimisation import Schedule
 from lightning_bpd.training.scoring import Scores, TrainingData, check_codec, decode_batch
-from lightning_bpd.training.step_loss import StepLoss, leave_together, seed_micro_batch
+from lightning_bpd.training.skeleton import Training
+from lightning_bpd.training.step_loss import leave_together
 
 Stage = Literal["val", "test"]
 
 
-class DecoderTraining(pl.LightningModule, ABC):
+class DecoderTraining(Training, ABC):
     """Trains and measures a model that decodes; a subclass is an objective.
-
-    The loss of an optimiser step is divided by the number of its target tokens, however they were split into
-    micro-batches and ranks (``step_loss``). Random numbers (dropout) depend only on the seed, the epoch and the
-    position of the micro-batch in it, so a resumed run repeats an uninterrupted one.
 
     Args:
         optimizer: Optimiser with its peak learning rate.
@@ -42,8 +34,6 @@ class DecoderTraining(pl.LightningModule, ABC):
         block_size: The largest block that the model's heads propose; None for a model without heads.
     """
 
-    regime: ClassVar[str]
-    """the objective in a word, for the titles of figures"""
     network: Network | None
     """None until the data module knows its vocabularies, if training starts from random weights"""
     heads: TrainedDrafter | None
@@ -56,13 +46,9 @@ class DecoderTraining(pl.LightningModule, ABC):
         decode: DecodingOptions,
         block_size: int | None = None,
     ) -> None:
-        super().__init__()
-        self.make_optimizer = optimizer
-        self.schedule = schedule
-        self.warmup_steps = warmup_steps
+        super().__init__(optimizer, schedule, warmup_steps)
         self.decode = decode
         self.block_size = block_size
-        self.seed = torch.initial_seed()
         self.network = None
         self.heads = None
         self.frozen_base: tuple[str, str] | None = None
@@ -70,7 +56,6 @@ class DecoderTraining(pl.LightningModule, ABC):
         self.scores: Scores | None = None
         self.validation_outputs: dict[int, Any] = {}
         """outputs of the latest validation on this rank, by the pair's position in the corpus"""
-        self.step_loss = StepLoss()
 
     @property
     def data(self) -> TrainingData:
@@ -83,18 +68,6 @@ class DecoderTraining(pl.LightningModule, ABC):
         return self.data.codec.signature()
 
     # An objective
-
-    @abstractmethod
-    def trained_parameters(self) -> Iterable[Any]:
-        """The parameters that the optimiser gets, or its parameter groups."""
-
-    @abstractmethod
-    def summed_loss(self, batch: ParallelBatch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Log a micro-batch's losses.
-
-        Returns:
-            The loss to minimise, a scalar summed over the target tokens, and the number of target tokens.
-        """
 
     @abstractmethod
     def measure(self, stage: Stage, batch: ParallelBatch) -> dict[int, Any]:
@@ -117,26 +90,6 @@ class DecoderTraining(pl.LightningModule, ABC):
         leave_together()
         check_decoding(self.decode, self.block_size, self.data.codec)
         self.scores = self.scores or Scores(self.data.codec)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The configured optimiser with the schedule, stepped every optimiser step."""
-        optimizer = self.make_optimizer(self.trained_parameters())
-        return with_schedule(optimizer, self.schedule, self.warmup_steps, self.trainer)
-
-    # Training
-
-    def on_train_batch_start(self, batch: ParallelBatch, batch_idx: int) -> None:
-        """Make this micro-batch's random numbers a function of its position alone."""
-        seed_micro_batch(self, self.seed, batch_idx)
-
-    def training_step(self, batch: ParallelBatch, batch_idx: int) -> Tensor:
-        """The micro-batch's share of the step's loss."""
-        return self.step_loss.share(*self.summed_loss(batch, batch_idx))
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Turn the accumulated gradients into those of the mean over all tokens of all ranks."""
-        self.step_loss.finish(self, optimizer)
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     # Measuring
 

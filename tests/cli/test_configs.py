@@ -14,7 +14,12 @@ from lightning_bpd.interfaces import InputError
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
 from lightning_bpd.saved.finished_model import GenerativeModel
 from lightning_bpd.saved.translation import Translator
-from lightning_bpd.training import BaseTraining, FrozenBaseHeadDistillation, JointFineTuning
+from lightning_bpd.training import (
+    BaseTraining,
+    FrozenBaseHeadDistillation,
+    JointFineTuning,
+    TokenizerTraining,
+)
 
 CONFIGS = Path(app.DEFAULT_CONFIG).parent
 # What stacks on a configuration of data, and needs a base.
@@ -68,6 +73,8 @@ def build(tmp_path, monkeypatch):
 def test_every_configuration_builds_what_it_names(build, file):
     command_line = build("--config", str(CONFIGS / file))
     expected = JointFineTuning if file in FROM_NOTHING else BaseTraining
+    if file.startswith("image_generation/tokenizer"):
+        expected = TokenizerTraining
     assert isinstance(command_line.model, expected)
 
 

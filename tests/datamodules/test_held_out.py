@@ -99,8 +99,8 @@ def test_images_without_copies_are_split_by_their_names_alone(tmp_path):
     images = {name: image for name, image in pictures().items() if name.startswith("a")}
     path = stored("folder", tmp_path, images)
     data = Images(str(path), SIZE, SIZE, cache=str(tmp_path / "cache"), validation_share=0.3)
-    before = data._parts()
+    before = data.source.parts
     (path / "a" / "11a.png").unlink()
-    after = Images(str(path), SIZE, SIZE, validation_share=0.3)._parts()
+    after = Images(str(path), SIZE, SIZE, validation_share=0.3).source.parts
     for part, names in before.items():
         assert after[part] == [name for name in names if name != "11a.png"]
