@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +66,8 @@ class Vocabularies(NamedTuple):
     """ends a target row; None if no token does"""
     image: Grid | None = None
     """the size of images, if tokens are intensities"""
+    grid: tuple[int, ...] | None = None
+    """the sides of the grid of tokens that is generated for a class: height and width, after frames if there are any"""
 
 
 class ParallelBatch(NamedTuple):
@@ -365,6 +367,44 @@ class Acceptance(Protocol):
         """
 
 
+class CanvasModel(Protocol):
+    """A model that predicts tokens of a grid, the canvas, in some order, several of them in a pass."""
+
+    grid: tuple[int, ...]
+    """the sides of the canvas, of N cells"""
+
+    def begin(self, source: TokenRows) -> Any:
+        """Start canvases of which nothing is known, one for each source. The state is the model's own."""
+
+    def predict(self, canvas: Tensor, positions: Tensor, state: Any) -> Tensor:
+        """Predict some cells, given all cells that were predicted in earlier passes.
+
+        Args:
+            canvas: int64 [B, N], the tokens in raster order; what is not known yet is never looked at.
+            positions: int64 [B, Q], the cells to predict in this pass.
+            state: What ``begin`` returned; each pass moves it on.
+
+        Returns:
+            Logits, [B, Q, V].
+
+        Raises:
+            InputError: The model was not trained to fill the canvas in this order.
+        """
+
+
+class Plan(Protocol):
+    """Which cells of a canvas each pass predicts, and which of its predictions stay."""
+
+    def positions(self, known: Tensor, number: int) -> Tensor | None:
+        """Return the cells that pass ``number`` (from 0) predicts, int64 [B, Q]; None if there is no such pass.
+
+        ``known`` tells which cells were predicted and kept so far, bool [B, N].
+        """
+
+    def keep(self, tokens: Tensor, logits: Tensor, number: int) -> Tensor:
+        """Return which predictions of a pass stay, bool [B, Q], by its tokens [B, Q] and logits [B, Q, V]."""
+
+
 @dataclass(frozen=True)
 class Costs:
     """Seconds of the parts of decoding one batch by blocks of at most k tokens."""
@@ -391,6 +431,8 @@ class DecodeResult:
     """int64 [B]: decoder calls that each row took part in"""
     accepted: Tensor | None = None
     """int64 [B, I]: of blockwise decoding, the accepted block size of each iteration; 0 after a row's last one"""
+    passes: Tensor | None = None
+    """int64 [B, L]: of a canvas, the number of the pass, from 0, that each token was fixed in"""
 
     def rows(self) -> list[list[int]]:
         """The tokens of each row as Python integers, without padding."""

@@ -69,6 +69,24 @@ class Local:
         return max(0, (query // self.block - 1) * self.block)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Positions see all before them, themselves and, from ``begin`` on, the rest of their block of ``size`` (PAR)."""
+
+    begin: int
+    size: int
+
+    def __call__(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return whether each query sees each key (Visible)."""
+        after = query - self.begin
+        last = self.begin + after.div(self.size, rounding_mode="floor") * self.size + self.size - 1
+        return key <= torch.where(after < 0, query, last)
+
+    def first(self, query: int) -> int:
+        """Return 0 (Visible.first)."""
+        return 0
+
+
 def inside(lengths: Tensor, size: int) -> Tensor:
     """Return which of ``size`` positions each row of ``lengths`` (int64 [B]) fills, bool [B, size]."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]

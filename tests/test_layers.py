@@ -9,7 +9,7 @@ import lightning_bpd
 
 PACKAGE = Path(lightning_bpd.__file__).parent
 FLOORS = [
-    {"interfaces", "faults", "files", "kernels", "network", "progress", "rows", "timing"},
+    {"interfaces", "faults", "files", "kernels", "network", "orders", "progress", "rows", "timing"},
     {"models", "adapters", "decoding", "metrics"},
     {"codecs", "drafters"},
     {"saved"},

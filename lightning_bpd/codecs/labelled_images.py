@@ -69,7 +69,7 @@ class LabelledImageCodec(Codec, ABC):
     @property
     def vocabularies(self) -> Vocabularies:
         """The classes and the tokens. The start token is one past the tokens; no image contains it."""
-        return Vocabularies(len(self.classes), self.vocabulary, self.vocabulary)
+        return Vocabularies(len(self.classes), self.vocabulary, self.vocabulary, grid=self.grid)
 
     def check_labels(self, labels: Sequence[int]) -> None:
         """Raise InputError unless all labels are those of classes."""

@@ -13,6 +13,7 @@ from lightning_bpd.decoding.acceptance import (
 )
 from lightning_bpd.decoding.beam import beam_search
 from lightning_bpd.decoding.blockwise import blockwise
+from lightning_bpd.decoding.canvas import FixedPlan, fill, fixed_plan
 from lightning_bpd.decoding.certificate import Verdict, compare
 from lightning_bpd.decoding.costs import decoding_costs
 from lightning_bpd.decoding.options import Compile, DecodingOptions, compiling, decode
@@ -27,6 +28,7 @@ __all__ = [
     "DecodingOptions",
     "Distance",
     "Exact",
+    "FixedPlan",
     "Greedy",
     "MinimumBlock",
     "Sampled",
@@ -39,6 +41,8 @@ __all__ = [
     "compiling",
     "decode",
     "decoding_costs",
+    "fill",
+    "fixed_plan",
     "greedy",
     "make_sampler",
     "parse_acceptance",

@@ -77,9 +77,9 @@ class Architecture(NetworkShape):
 
     def build(self, vocabularies: Vocabularies) -> EncoderDecoder:
         """Make an encoder-decoder for text."""
-        source, target, bos_id, eos_id, _ = vocabularies
-        assert eos_id is not None
-        return EncoderDecoder(self, source, target, bos_id, eos_id)
+        assert vocabularies.eos_id is not None
+        source, target = vocabularies.source_vocabulary, vocabularies.target_vocabulary
+        return EncoderDecoder(self, source, target, vocabularies.bos_id, vocabularies.eos_id)
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}

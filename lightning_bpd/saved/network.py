@@ -86,6 +86,8 @@ def build_network(config: Mapping[str, Any], weights: dict[str, Tensor], where: 
     sizes = Vocabularies(**{key: config[key] for key in config.keys() - {"class_path", "architecture"}})
     if sizes.image is not None:
         sizes = sizes._replace(image=Grid(*sizes.image))
+    if sizes.grid is not None:
+        sizes = sizes._replace(grid=tuple(sizes.grid))
     return build(lambda: shape.build(sizes), shape.layers, weights, where)
 
 
@@ -94,7 +96,7 @@ def check_tokens(network: Network, codec: Any, where: str) -> None:
     own = network.vocabularies
     assert own is not None
     fits = own == codec.vocabularies._replace(bos_id=own.bos_id, eos_id=own.eos_id)
-    if own.image is None:  # the start token of images is no intensity
+    if own.image is None and own.grid is None:  # the start token of images is none of their own
         fits = fits and all(0 <= token < own.target_vocabulary for token in (own.bos_id, *network.ends))
     if not fits:
         raise InputError(
