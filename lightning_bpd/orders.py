@@ -42,7 +42,8 @@ def regions(grid: Sequence[int], count: int, sequential_start: bool = True) -> G
             f"{count} regions do not divide a grid of {' x '.join(map(str, grid))}: choose the square of a number "
             "that divides height and width"
         )
-    cells = torch.arange(math.prod(grid)).view(-1, side, height // side, side, width // side)
+    # On the CPU also where a network is being built on another device.
+    cells = torch.arange(math.prod(grid), device="cpu").view(-1, side, height // side, side, width // side)
     # Frames and places within a region outside, regions inside.
     together = cells.permute(0, 2, 4, 1, 3).reshape(-1, count)
     groups = [tuple(group) for group in together.tolist()]
@@ -192,7 +193,7 @@ def check_groups(groups: Groups, cells: int) -> Groups:
 
 def order_of(groups: Groups) -> Tensor:
     """All cells in the order of the groups, int64 [N]."""
-    return torch.tensor([cell for group in groups for cell in group], dtype=torch.long)
+    return torch.tensor([cell for group in groups for cell in group], dtype=torch.long, device="cpu")
 
 
 def plan_groups(text: str, grid: Sequence[int]) -> Groups:

@@ -20,6 +20,7 @@ from rich.console import Console
 import lightning_bpd.datamodules  # noqa: F401
 from lightning_bpd.callbacks.blockwise_decoding import BlockwiseDecoding
 from lightning_bpd.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, newest_checkpoint
+from lightning_bpd.callbacks.generated_images import GeneratedImages
 from lightning_bpd.callbacks.interruption import Interruption
 from lightning_bpd.callbacks.panels import Panels
 from lightning_bpd.callbacks.progress import Overview, progress_bar
@@ -35,6 +36,7 @@ from lightning_bpd.cli.arguments import (
     take_tokenizers_of_base,
 )
 from lightning_bpd.cli.finish import finish
+from lightning_bpd.cli.finish_generation import finish_generation
 from lightning_bpd.cli.finish_tokenizer import finish_tokenizer
 from lightning_bpd.cli.own_text import use_own_text
 from lightning_bpd.cli.quiet import keep_quiet
@@ -57,7 +59,7 @@ from lightning_bpd.tracking.config_file import SaveConfig
 from lightning_bpd.tracking.metrics_file import MetricsFile
 from lightning_bpd.tracking.provenance import provenance
 from lightning_bpd.tracking.weights_and_biases import wandb_logger
-from lightning_bpd.training import DecoderTraining, TokenizerTraining
+from lightning_bpd.training import DecoderTraining, ImageGeneration, TokenizerTraining
 from lightning_bpd.training.step_loss import close_connections
 
 logger = logging.getLogger(__name__)
@@ -142,6 +144,7 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(Samples, "samples")
         parser.add_lightning_class_args(Panels, "panels")
         parser.add_lightning_class_args(Reconstructions, "reconstructions")
+        parser.add_lightning_class_args(GeneratedImages, "generated_images")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(Interruption, "interruption")
         parser.add_lightning_class_args(Predictions, "predictions")
@@ -232,6 +235,8 @@ class CommandLine(LightningCLI):
                 finish(self.trainer, Console())
             elif isinstance(self.model, TokenizerTraining):
                 finish_tokenizer(self.trainer, Console())
+            elif isinstance(self.model, ImageGeneration):
+                finish_generation(self.trainer, Console())
         if self._writes():
             mark_finished(self.folder, self._options()["trainer"])
 

@@ -32,6 +32,7 @@ commands:
   test       measure a checkpoint on the test set
   predict    write a checkpoint's output for the test set
   translate  translate text, line for line, with a finished model
+  generate-images  images of classes, with a finished model that generates them
   upscale    enlarge images with a finished model of images
   certify    show that a finished model's blockwise output is its greedy output
   compare    measure greedy and blockwise decoding of a corpus side by side
@@ -46,7 +47,7 @@ commands:
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 FUNCTION_COMMANDS = tuple(
-    name for name in re.findall(r"^  (\w+)  ", HELP, re.MULTILINE) if name not in TRAINER_COMMANDS
+    name for name in re.findall(r"^  ([\w-]+)  ", HELP, re.MULTILINE) if name not in TRAINER_COMMANDS
 )
 
 
@@ -159,7 +160,7 @@ def _run_function(command: str, args: list[str]) -> None:
                 raise InputError(f"--{name} is missing; `{program()} {command} --help` says what it takes")
             super().validate(cfg, *given, **{**options, "skip_unset": False})
 
-    function = late(command)
+    function = late(command.replace("-", "_"))
     parameters = signature(function).parameters.values()
     required = [each.name for each in parameters if each.default is each.empty]
     if command == "report":
