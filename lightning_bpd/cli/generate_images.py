@@ -11,7 +11,7 @@ from lightning_bpd.decoding import make_sampler
 from lightning_bpd.files import path_inside, write_atomically
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.measuring.generation import OWN, animation, draw_plans, generate
-from lightning_bpd.models import TokenTransformer
+from lightning_bpd.models import TokenShape
 from lightning_bpd.progress import progress_bar
 from lightning_bpd.saved.finished_model import read_folder
 
@@ -59,7 +59,7 @@ def generate_images(
     sampler = make_sampler(sample, temperature, top_k, top_p, seed)
     found = read_folder(model).to(find_device(device))
     network, codec = found.network, found.codec
-    if not isinstance(network, TokenTransformer):
+    if codec.kind != TokenShape.kind:
         raise InputError(
             f"{model} does not generate images of classes: give a model that ImageGeneration trained"
         )

@@ -191,8 +191,8 @@ def draw_plans(made: Sequence[Generated], picture: Path, columns: int, title: st
         axes.imshow(grid.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(each.title, fontsize=8)
         axes.axis("off")
-    with whole_file(picture) as path:
-        figure.savefig(path, dpi=100, format="png")
+    with whole_file(picture) as file:
+        figure.savefig(file, dpi=100, format="png")
 
 
 def animation(made: Generated, codec: Any, columns: int, milliseconds: int = 120) -> bytes:

@@ -10,7 +10,8 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from lightning_bpd.interfaces import InputError, LabelledTokens
+from lightning_bpd.decoding import FixedPlan, Sampled, fill
+from lightning_bpd.interfaces import InputError, LabelledTokens, TokenRows
 from lightning_bpd.metrics import TokenLoss
 from lightning_bpd.models import TokenShape, TokenTransformer
 from lightning_bpd.orders import Groups, check_groups, grouped, order_of, plan_groups
@@ -129,6 +130,13 @@ class ImageGeneration(Training):
         for name, metric in self.likelihood.items():
             metric.update(loss, number)  # type: ignore[operator]
             self.log(f"{stage}/{name}", metric)  # type: ignore[arg-type]
+
+    def predict_step(self, batch: LabelledTokens, batch_idx: int) -> dict[int, Any]:
+        """An image of each label, by the position of the label's own image in its part of the data."""
+        assert self.network is not None
+        source = TokenRows(batch.labels[:, None], torch.ones_like(batch.labels))
+        filled = fill(self.network, FixedPlan(self.groups()), source, Sampled(), batch.index)
+        return dict(zip(batch.index.tolist(), self.data.codec.decode(filled.tokens.tolist()), strict=True))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what makes a finished model of the checkpoint alone: plain data."""

@@ -1,6 +1,8 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from lightning_bpd.cli import app
 from lightning_bpd.cli.run_folder import lock
@@ -10,13 +12,14 @@ from lightning_bpd.codecs.tokenizers import train_tokenizer
 from lightning_bpd.datamodules import DemoText
 from lightning_bpd.drafters import ParallelDraft, ParallelDrafter
 from lightning_bpd.faults import explain
-from lightning_bpd.interfaces import InputError
+from lightning_bpd.interfaces import InputError, Vocabularies
 from lightning_bpd.models import Architecture, EncoderDecoder, ImageArchitecture, ImageTransformer
 from lightning_bpd.saved.finished_model import GenerativeModel
 from lightning_bpd.saved.translation import Translator
 from lightning_bpd.training import (
     BaseTraining,
     FrozenBaseHeadDistillation,
+    ImageGeneration,
     JointFineTuning,
     TokenizerTraining,
 )
@@ -35,6 +38,12 @@ IMAGE_HEADS = {
     "super_resolution/digits_frozen.yaml": (FrozenBaseHeadDistillation, "super_resolution/digits_base.yaml"),
     "super_resolution/digits_joint.yaml": (JointFineTuning, "super_resolution/digits_base.yaml"),
 }
+# What stacks on image_generation/digits.yaml.
+GENERATION = (
+    "image_generation/mnist.yaml",
+    "image_generation/regions.yaml",
+    *(f"image_generation/sizes/{size}.yaml" for size in ("b", "l", "xl", "xxl", "3b")),
+)
 # What replaces the block heads of one of these.
 DRAFTERS = ("translation/parallel.yaml",)
 # What trains a base and its heads together from random weights.
@@ -46,7 +55,7 @@ FILES = sorted(
     for path in CONFIGS.rglob("*.yaml")
     if not (name := path.relative_to(CONFIGS).as_posix()).startswith(OTHERS)
     and name not in {**HEADS, **IMAGE_HEADS}
-    and name not in DRAFTERS
+    and name not in (*DRAFTERS, *GENERATION)
 )
 
 
@@ -75,7 +84,24 @@ def test_every_configuration_builds_what_it_names(build, file):
     expected = JointFineTuning if file in FROM_NOTHING else BaseTraining
     if file.startswith("image_generation/tokenizer"):
         expected = TokenizerTraining
+    elif file.startswith("image_generation/"):
+        expected = ImageGeneration
     assert isinstance(command_line.model, expected)
+
+
+@pytest.mark.parametrize("file", GENERATION)
+def test_configurations_stack_on_that_of_digits(build, file):
+    command_line = build(
+        "--config", str(CONFIGS / "image_generation" / "digits.yaml"), "--config", str(CONFIGS / file)
+    )
+    assert isinstance(command_line.model, ImageGeneration)
+    shape = command_line.model.architecture
+    sizes = {"b": 111, "l": 343, "xl": 775, "xxl": 1411, "3b": 3097}
+    if (size := sizes.get(Path(file).stem)) is not None:
+        with torch.device("meta"):
+            network = replace(shape, order="regions").build(Vocabularies(1000, 16384, 16384, grid=(24, 24)))
+        millions = sum(weight.numel() for weight in network.parameters()) / 1e6
+        assert millions == pytest.approx(size, rel=0.02)
 
 
 @pytest.mark.parametrize(

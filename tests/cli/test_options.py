@@ -29,7 +29,8 @@ from lightning_bpd.saved.finished_model import GenerativeModel
 
 
 def function_of(command):
-    return getattr(import_module(f"lightning_bpd.cli.{command}"), command)
+    name = command.replace("-", "_")
+    return getattr(import_module(f"lightning_bpd.cli.{name}"), name)
 
 
 def refusal(capsys, *args):

@@ -66,6 +66,5 @@ def test_the_parser_sees_what_the_function_itself_has(command):
         parser.add_function_arguments(function, as_positional=False)
         return parser.format_help()
 
-    assert described(late(command)) == described(
-        getattr(import_module(f"lightning_bpd.cli.{command}"), command)
-    )
+    name = command.replace("-", "_")
+    assert described(late(name)) == described(getattr(import_module(f"lightning_bpd.cli.{name}"), name))
