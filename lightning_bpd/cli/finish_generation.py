@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,13 @@ def finish_generation(trainer: pl.Trainer, console: Console) -> None:
         del each.images[SHOWN:]
     draw_plans(made, folder / "generated.png", columns * 2, f"Best checkpoint, {metrics['steps']} steps")
     fewest = min(made, key=lambda each: each.passes)
-    write_atomically(folder / "filling.gif", _filling(fewest, data.codec, columns), durable=False)
+    first = replace(
+        fewest,
+        images=fewest.images[:columns],
+        tokens=fewest.tokens[:columns],
+        fixed=fewest.fixed[:columns],
+    )
+    write_atomically(folder / "filling.gif", animation(first, data.codec, columns), durable=False)
     figures = {each.plan: dict(figure) for each, figure in found}
     write_atomically(
         folder / "plans.json", json.dumps({"guidance": guidance, "plans": figures}, indent=2) + "\n"
@@ -78,21 +85,12 @@ def finish_generation(trainer: pl.Trainer, console: Console) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def _filling(made: Any, codec: Any, columns: int) -> bytes:
-    del made.images[columns:]
-    return animation(
-        type(made)(made.plan, made.images, made.tokens[:columns], made.fixed[:columns], made.passes, 0.0),
-        codec,
-        columns,
-    )
-
-
 def plans_table(figures: dict[str, dict[str, float]], real_accuracy: float) -> Table:
     """The plans side by side."""
     table = Table(title=f"{COUNT} images by each plan", title_justify="left")
-    names = "plan", "passes", "ms an image", "64 together", "bits a token", "class accuracy", "Fréchet"
+    names = "plan", "passes", "ms alone", "ms of 64", "bits", "class accuracy", "Fréchet"
     for name in names:
-        table.add_column(name, justify="left" if name == "plan" else "right")
+        table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=name == "plan")
     for plan, each in figures.items():
         table.add_row(
             plan,
@@ -103,5 +101,5 @@ def plans_table(figures: dict[str, dict[str, float]], real_accuracy: float) -> T
             f"{each['class_accuracy']:.3f}",
             f"{each['frechet_distance']:.3g}",
         )
-    table.caption = f"the classifier is right in {real_accuracy:.3f} of the real validation images"
+    table.caption = f"ms an image; bits a token of validation images; the classifier is right in {real_accuracy:.3f} of those"
     return table

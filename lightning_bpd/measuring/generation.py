@@ -49,7 +49,7 @@ class Generated:
     @property
     def title(self) -> str:
         """The plan, its passes and its time."""
-        each = self.seconds / max(len(self.images), 1) * 1e3
+        each = self.seconds / len(self.tokens) * 1e3
         return f"{self.plan}: {self.passes} passes for {self.tokens.size(1)} tokens, {each:.3g} ms an image"
 
 
