@@ -72,6 +72,10 @@ class HuggingFaceTokenizer:
         """Twelve hexadecimal digits of all weights."""
         return fingerprint(self.model)
 
+    def to(self, device: torch.device) -> None:
+        """Move the weights, so that codes and images are computed there."""
+        self.model.to(device)
+
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Codes in raster order, uint8 [N, H, W, C] to int64 [N, h * w]."""

@@ -80,7 +80,7 @@ def _judged(tokenizer: TrainedTokenizer, data: Any, device: torch.device) -> tup
     """The accuracy of a classifier on the validation images, and its measures of their reconstructions."""
     judge = ImageJudge.of(data, device=device)
     validation = data.part("validation")
-    tokenizer.network.to(device)
+    tokenizer.to(device)
     reconstructed = tokenizer.decode(tokenizer.encode(validation.images))
     return judge.accuracy, judge.measure(reconstructed, validation.labels)
 

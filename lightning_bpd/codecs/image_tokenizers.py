@@ -48,6 +48,9 @@ class PixelTokenizer(Protocol):
     def fingerprint(self) -> str:
         """Differs if the weights do."""
 
+    def to(self, device: torch.device) -> None:
+        """Move the weights, so that codes and images are computed there."""
+
     def encode(self, images: Images) -> Tokens:
         """Codes in raster order, uint8 [N, H, W, C] to int64 [N, L]."""
 
@@ -83,6 +86,10 @@ class TrainedTokenizer:
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of all weights."""
         return fingerprint(self.network)
+
+    def to(self, device: torch.device) -> None:
+        """Move the weights, so that codes and images are computed there."""
+        self.network.to(device)
 
     def encode(self, images: Images) -> Tokens:
         """Codes in raster order, uint8 [N, H, W, C] to int64 [N, L]."""

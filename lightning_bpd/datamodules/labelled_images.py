@@ -110,6 +110,7 @@ class LabelledImages(LabelledImageData):
         levels: Number of different intensities, 2 to 256; each is a token, unless there is a tokenizer.
         tokenizer: The tokenizer whose codes are the tokens: a folder that a training of a tokenizer ends with, or
             ``hf:`` and the folder or name of a JanusVQVAE, Emu3VQVAE or ChameleonVQVAE.
+        device: Where the tokenizer encodes the images, such as cpu or cuda.
         variants: The training images: "none" takes each image once, "flips" also its mirror image, and "ten_crops"
             the centre and the four corners, and their mirror images. An epoch holds all variants.
         crop_margin: Pixels by which images are read larger than ``height`` and ``width``, for crops.
@@ -131,6 +132,7 @@ class LabelledImages(LabelledImageData):
         channels: int = 3,
         levels: int = 256,
         tokenizer: str | None = None,
+        device: str = "cpu",
         variants: Variants = "none",
         crop_margin: int = 0,
         validation_share: float = 0.05,
@@ -153,6 +155,10 @@ class LabelledImages(LabelledImageData):
         ImageLevels(height, width, channels, levels, ("any",))
         self.source = ImageSource(path, validation_share, test_share, cache)
         self.variants: Variants = variants
+        try:
+            self._device = torch.device(device)
+        except RuntimeError:
+            raise InputError(f"device is {device!r}; give cpu, cuda or another device of PyTorch") from None
         self.tokenizer = tokenizer
         self._size = height, width, channels
         self._levels = levels
@@ -161,7 +167,7 @@ class LabelledImages(LabelledImageData):
     @cached_property
     def codec(self) -> LabelledImageCodec:
         """The levels of intensities, or the codes of the tokenizer."""
-        return _codec(self._size, self._levels, self.source.classes, self.tokenizer)
+        return _codec(self._size, self._levels, self.source.classes, self.tokenizer, self._device)
 
     @property
     def cache(self) -> Path:
@@ -233,11 +239,17 @@ class LabelledDigits(LabelledImageData):
 
 
 def _codec(
-    size: tuple[int, int, int], levels: int, classes: tuple[str, ...], tokenizer: str | None
+    size: tuple[int, int, int],
+    levels: int,
+    classes: tuple[str, ...],
+    tokenizer: str | None,
+    device: torch.device = torch.device("cpu"),  # noqa: B008  # not changed
 ) -> LabelledImageCodec:
     if tokenizer is None:
         return ImageLevels(*size, levels, classes)
-    return ImageCodes.of(read_tokenizer(tokenizer, size), classes)
+    found = read_tokenizer(tokenizer, size)
+    found.to(device)
+    return ImageCodes.of(found, classes)
 
 
 def collate(labels: NDArray[np.int64], tokens: NDArray[np.integer], rows: Sequence[int]) -> LabelledTokens:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 PACKAGES = ("lightning_bpd", "torch", "pytorch-lightning", "sacrebleu", "sentencepiece")
+# What else a result may depend on, named if it is installed.
+OPTIONAL = ("transformers", "vector-quantize-pytorch")
 
 
 def provenance() -> dict[str, Any]:
@@ -23,11 +26,19 @@ def provenance() -> dict[str, Any]:
     """
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {**{name: version(name) for name in PACKAGES}, **_optional()},
         "git": git_state(Path(__file__).parents[2]),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "command": sys.argv,
     }
+
+
+def _optional() -> dict[str, str]:
+    found = {}
+    for name in OPTIONAL:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -12,7 +12,9 @@ from lightning_bpd.measuring import generated_images
 
 CONFIG = str(app.DEFAULT_CONFIG.parent / "image_generation" / "tokenizer.yaml")
 SMALL = {
-    "model": {"init_args": {"tokenizer": {"width": 8, "codebook_size": 16, "code_width": 4}}},
+    "model": {
+        "init_args": {"tokenizer": {"quantiser": "vq", "width": 8, "codebook_size": 16, "code_width": 4}}
+    },
     "trainer": {"max_epochs": 2, "check_val_every_n_epoch": 1, "accelerator": "cpu"},
     "wandb": "disabled",
 }

@@ -208,6 +208,7 @@ def test_images_of_another_size(folder):
         ({"crop_margin": -1}, "crop_margin is -1"),
         ({"levels": 1}, "levels is 1"),
         ({"channels": 2}, "channels is 2"),
+        ({"device": "nowhere"}, "device is 'nowhere'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"validation_share": 1.0}, "validation_share is 1.0"),
     ],

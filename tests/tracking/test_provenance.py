@@ -13,6 +13,7 @@ def test_provenance_is_plain_data():
     found = provenance()
     assert json.loads(json.dumps(found)) == found
     assert found["packages"]["lightning_bpd"]
+    assert found["packages"]["vector-quantize-pytorch"]
     assert found["device"]
 
 
