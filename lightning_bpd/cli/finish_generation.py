@@ -101,5 +101,6 @@ def plans_table(figures: dict[str, dict[str, float]], real_accuracy: float) -> T
             f"{each['class_accuracy']:.3f}",
             f"{each['frechet_distance']:.3g}",
         )
-    table.caption = f"ms an image; bits a token of validation images; the classifier is right in {real_accuracy:.3f} of those"
+    right = f"the classifier is right in {real_accuracy:.3f} of those"
+    table.caption = f"ms an image; bits a token of validation images; {right}"
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.images import to_png
@@ -58,7 +59,8 @@ def generate_images(
     check_range(1, count=count, batch_size=batch_size)
     sampler = make_sampler(sample, temperature, top_k, top_p, seed)
     found = read_folder(model).to(find_device(device))
-    network, codec = found.network, found.codec
+    network: Any = found.network
+    codec = found.codec
     if codec.kind != TokenShape.kind:
         raise InputError(
             f"{model} does not generate images of classes: give a model that ImageGeneration trained"

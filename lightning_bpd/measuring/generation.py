@@ -208,11 +208,7 @@ def animation(made: Generated, codec: Any, columns: int, milliseconds: int = 120
     final = np.stack(made.images)
     grid = codec.grid[:2]
     for number in range(-1, made.passes):
-        known = (
-            (made.fixed <= number).view(-1, *codec.grid).flatten(3).all(-1)
-            if len(codec.grid) > 2
-            else (made.fixed <= number).view(-1, *grid)
-        )
+        known = (made.fixed <= number).view(-1, *grid, math.prod(codec.grid[2:])).all(3)
         # A cell of the grid covers several pixels of an image that was decoded from codes.
         down, right = codec.height // grid[0], codec.width // grid[1]
         visible = known.numpy().repeat(down, 1).repeat(right, 2)[..., None]
