@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_bpd.saved.generation import blockwise
+    from lightning_bpd.saved.generation import blockwise, jacobi
     from lightning_bpd.saved.translation import Translator, load
 
-__all__ = ["Translator", "blockwise", "load"]
+__all__ = ["Translator", "blockwise", "jacobi", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,5 +16,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from lightning_bpd.saved import generation, translation
 
-        return getattr(generation if name == "blockwise" else translation, name)
+        return getattr(generation if name in ("blockwise", "jacobi") else translation, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -94,7 +94,7 @@ def plans_table(figures: dict[str, dict[str, float]], real_accuracy: float) -> T
     for plan, each in figures.items():
         table.add_row(
             plan,
-            f"{each['passes']:.0f}",
+            f"{each['passes']:.4g}",
             f"{each['seconds_1'] * 1e3:.1f}",
             f"{each['seconds_64'] * 1e3:.2f}",
             f"{each['bits']:.3f}",

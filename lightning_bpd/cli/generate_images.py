@@ -44,7 +44,8 @@ def generate_images(
         classes: Names or labels of classes, with commas between them, or all.
         count: Images of each class.
         plan: Which tokens are predicted together. own is the order that a model was trained for; a model with position
-            queries follows raster, regions-N, consecutive-N, random-P, halton-P and locality-P, with P passes.
+            queries follows raster, regions-N, consecutive-N, random-P, halton-P and locality-P, with P passes; one of a
+            token a pass also jacobi-W: speculative Jacobi decoding with blocks of W, the same images in fewer calls.
         guidance: Scale of classifier-free guidance; 1 is none, and more follows the class more closely.
         sample: Whether tokens are drawn at random; if not, the most probable ones are taken.
         temperature: Divides the logits.
@@ -85,7 +86,7 @@ def generate_images(
     except OSError as error:
         raise InputError(f"--output {output} cannot be written: {error.strerror}") from error
     logger.info(
-        "%d images in %s: %s, %d batches of %d passes, %.2f s",
+        "%d images in %s: %s, %d batches of %.4g passes, %.2f s",
         len(wanted),
         output,
         plan if plan != OWN else "the model's own plan",

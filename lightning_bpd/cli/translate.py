@@ -27,7 +27,7 @@ def translate(
     model: str,
     input: str = "-",
     output: str = "-",
-    decoder: Literal["greedy", "beam", "blockwise"] = "greedy",
+    decoder: Literal["greedy", "beam", "blockwise", "jacobi"] = "greedy",
     batch_size: int = 64,
     beam: int = 4,
     alpha: float = 0.6,
@@ -53,13 +53,14 @@ def translate(
         model: Folder of the finished model, such as runs/default/model; or a Hugging Face model, hf:NAME_OR_FOLDER.
         input: File or pipe to translate; - is standard input.
         output: File to write, complete or not at all (a pipe or device is written as it is); - is standard output.
-        decoder: greedy; blockwise, whose exact rule gives greedy's output in fewer calls; or beam, slightly better.
+        decoder: greedy; blockwise, whose exact rule gives greedy's output in fewer calls; jacobi, which does so without
+            heads; or beam, slightly better.
         batch_size: Lines decoded together.
         beam: Prefixes that beam search keeps.
         alpha: Exponent of beam search's length penalty.
         extra_length: Tokens that a translation may be longer than its source.
         max_new_tokens: The most tokens of an output, whatever its source; replaces extra_length.
-        block_size: Tokens that blockwise decoding proposes at once; as many as the heads were trained for by default.
+        block_size: Tokens that a call verifies; by default as many as the heads were trained for, and 8 for jacobi.
         acceptance: Which proposals stay: exact; adaptive (exact, with only as many proposals as pay on this machine);
             top-N; or minimum-N (at least N tokens a block).
         sample: Draw tokens at random instead of taking the most probable ones; a seed gives the same text by every

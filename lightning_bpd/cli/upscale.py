@@ -31,7 +31,7 @@ def upscale(
     model: str,
     input: str,
     output: str,
-    decoder: Literal["greedy", "blockwise"] = "greedy",
+    decoder: Literal["greedy", "blockwise", "jacobi"] = "greedy",
     block_size: int | None = None,
     acceptance: str = "exact",
     batch_size: int = 16,
@@ -48,8 +48,8 @@ def upscale(
         model: Folder of the finished model, such as runs/digits/model.
         input: Folder or archive (.tar, .tar.gz, .zip) of images, or a .npy or .npz file of uint8 arrays.
         output: Folder to write.
-        decoder: blockwise gives, by the exact rule, what greedy gives, in fewer calls.
-        block_size: Tokens that blockwise decoding proposes at once; as many as the heads were trained for by default.
+        decoder: blockwise gives, by the exact rule, what greedy gives, in fewer calls; jacobi does so without heads.
+        block_size: Tokens that a call verifies; by default as many as the heads were trained for, and 8 for jacobi.
         acceptance: Which proposals stay: exact; adaptive (exact, with only as many proposals as pay on this machine);
             distance-N; top-N; or minimum-N (at least N tokens a block).
         batch_size: Images decoded together.

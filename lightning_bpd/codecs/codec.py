@@ -94,14 +94,14 @@ def check_decoding(options: DecodingOptions, trained: int | None, codec: Codec) 
         InputError: Blockwise decoding has no heads, a block is larger than the heads were trained for, or an
             acceptance rule compares tokens that have no order.
     """
-    if options.decoder != "blockwise":
+    if options.decoder not in ("blockwise", "jacobi"):
         return options
-    if trained is None:
+    if trained is None and options.decoder == "blockwise":
         raise InputError(
             "this model has no block heads, so it cannot be decoded blockwise: train them on it with "
-            "--config configs/translation/frozen.yaml --model.base MODEL"
+            "--config configs/translation/frozen.yaml --model.base MODEL; or decode it by jacobi, which needs none"
         )
-    if options.block_size is not None and options.block_size > trained:
+    if trained is not None and options.decoder == "blockwise" and (options.block_size or 0) > trained:
         raise InputError(
             f"block_size {options.block_size} is larger than the {trained} that the heads were trained for"
         )

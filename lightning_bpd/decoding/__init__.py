@@ -16,6 +16,7 @@ from lightning_bpd.decoding.blockwise import blockwise
 from lightning_bpd.decoding.canvas import FixedPlan, fill, fixed_plan
 from lightning_bpd.decoding.certificate import Verdict, compare
 from lightning_bpd.decoding.costs import decoding_costs
+from lightning_bpd.decoding.jacobi import JacobiDrafter
 from lightning_bpd.decoding.options import Compile, DecodingOptions, compiling, decode
 from lightning_bpd.decoding.replay import replay
 from lightning_bpd.decoding.samplers import Greedy, Sampled, make_sampler
@@ -30,6 +31,7 @@ __all__ = [
     "Exact",
     "FixedPlan",
     "Greedy",
+    "JacobiDrafter",
     "MinimumBlock",
     "Sampled",
     "Speculative",

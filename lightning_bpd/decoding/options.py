@@ -12,6 +12,7 @@ from lightning_bpd.decoding.acceptance import parse_acceptance
 from lightning_bpd.decoding.beam import beam_search
 from lightning_bpd.decoding.blockwise import EXACT, blockwise
 from lightning_bpd.decoding.compiled import compiled, obstacle
+from lightning_bpd.decoding.jacobi import Guess, JacobiDrafter, row_length
 from lightning_bpd.decoding.sequential import GREEDY, sequential
 from lightning_bpd.interfaces import (
     DecodeResult,
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 Compile = Literal["auto", "always", "never"]
 # Batches after which compiled calls have saved the time of compiling: about 10 ms a batch, and 20 s.
 BATCHES_THAT_PAY = 2000
+JACOBI_WINDOW = 8
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ class DecodingOptions:
 
     Args:
         decoder: One token per call (greedy), the best of several prefixes (beam), or the tokens of ``greedy`` with
-            several tokens per call (blockwise), for which a model needs a drafter.
+            several tokens per call: blockwise, for which a model needs a drafter, or jacobi, which needs nothing: its
+            proposals are the model's own choices of the call before.
         beam: Prefixes that beam search keeps.
         alpha: Exponent of beam search's length penalty.
         extra_length: Tokens that an output may be longer than its source.
-        block_size: The most tokens that a blockwise call verifies; null for as many as the drafter was trained for.
+        block_size: The most tokens that a call verifies; null for as many as the drafter was trained for, and 8 for
+            jacobi.
         acceptance: The rule that accepts proposals: exact; adaptive, which is exact but verifies only
             as many proposals as pay on this machine; top-N, distance-N, minimum-N or minimum-N+RULE.
         sampler: Chooses tokens: the most probable one by default; Sampled draws at random; or the import path of a
@@ -51,9 +55,11 @@ class DecodingOptions:
         compile: Whether the calls of greedy and blockwise decoding are compiled, where they can be
             (``compiled.obstacle``): the same output, faster on CPUs; compiling takes about a quarter of a minute for
             each block size, once for each shape of model.
+        guess: Of jacobi, what a position is taken for that no call has predicted yet: the token at its left, the token
+            above it in an image, or a random one.
     """
 
-    decoder: Literal["greedy", "beam", "blockwise"] = "greedy"
+    decoder: Literal["greedy", "beam", "blockwise", "jacobi"] = "greedy"
     beam: int = 4
     alpha: float = 0.6
     extra_length: int = 50
@@ -62,10 +68,13 @@ class DecodingOptions:
     sampler: Sampler = GREEDY
     max_new_tokens: int | None = None
     compile: bool = False
+    guess: Guess = "left"
 
     def __post_init__(self) -> None:
-        if self.decoder not in ("greedy", "beam", "blockwise"):
-            raise InputError(f"unknown decoder {self.decoder!r}: choose greedy, beam or blockwise")
+        if self.decoder not in ("greedy", "beam", "blockwise", "jacobi"):
+            raise InputError(f"unknown decoder {self.decoder!r}: choose greedy, beam, blockwise or jacobi")
+        if self.decoder == "jacobi":
+            check_range(2, block_size=self.block_size)
         check_range(1, 1000, beam=self.beam)
         check_range(0, 100, alpha=self.alpha)
         check_range(0, extra_length=self.extra_length)
@@ -105,7 +114,7 @@ def compiling(
     """
     if when == "never" or (when == "auto" and batches < BATCHES_THAT_PAY):
         return options
-    reason: str | None = "beam search is not written so"
+    reason: str | None = f"{options.decoder} is not written so"
     if options.decoder == "greedy":
         reason = obstacle(model, None)
     elif options.decoder == "blockwise":
@@ -145,6 +154,8 @@ def decode(
         return sequential(model, source, extra, options.sampler, rows)
     if options.decoder == "beam":
         return beam_search(model, source, options.beam, options.alpha, extra)
+    if options.decoder == "jacobi":
+        drafter = JacobiDrafter(options.block_size or JACOBI_WINDOW, options.guess, row_length(model))
     if drafter is None:
         raise InputError(
             "this model has no block heads, which blockwise decoding needs: choose greedy or beam"

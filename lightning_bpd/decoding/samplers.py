@@ -128,7 +128,7 @@ def make_sampler(
 
 
 # Streams of noise for a position besides stream 0, the noise of its tokens.
-ACCEPTANCE_STREAM, RESIDUAL_STREAM = 1, 2
+ACCEPTANCE_STREAM, RESIDUAL_STREAM, GUESS_STREAM = 1, 2, 3
 
 
 def uniform(seed: int, rows: Tensor, positions: Tensor, tokens: Tensor, stream: int = 0) -> Tensor:

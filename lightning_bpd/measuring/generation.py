@@ -6,7 +6,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from lightning_bpd.codecs.images import Images
-from lightning_bpd.decoding import fill, fixed_plan
+from lightning_bpd.decoding import JacobiDrafter, blockwise, fill, fixed_plan
 from lightning_bpd.decoding.guidance import guided
+from lightning_bpd.decoding.jacobi import row_length
 from lightning_bpd.files import whole_file
 from lightning_bpd.interfaces import DecodeResult, InputError, Sampler, TokenRows
 from lightning_bpd.measuring.generated_images import ImageJudge
@@ -42,7 +43,8 @@ class Generated:
     """int64 [B, N], in raster order"""
     fixed: torch.Tensor
     """int64 [B, N], the pass that fixed each token"""
-    passes: int
+    passes: float
+    """calls of the network, a mean over images for Jacobi decoding"""
     seconds: float
     """for all images, the codec aside"""
 
@@ -50,7 +52,9 @@ class Generated:
     def title(self) -> str:
         """The plan, its passes and its time."""
         each = self.seconds / len(self.tokens) * 1e3
-        return f"{self.plan}: {self.passes} passes for {self.tokens.size(1)} tokens, {each:.3g} ms an image"
+        return (
+            f"{self.plan}: {self.passes:.4g} passes for {self.tokens.size(1)} tokens, {each:.3g} ms an image"
+        )
 
 
 def groups_of(network: TokenTransformer, plan: str) -> Groups:
@@ -60,6 +64,8 @@ def groups_of(network: TokenTransformer, plan: str) -> Groups:
         InputError: The plan does not fit the grid, or is not the network's.
     """
     one_order = network.architecture.order != "queries"
+    if jacobi_window(plan):
+        plan = OWN
     if plan == OWN:
         return network.groups if one_order else plan_groups("raster", network.grid)
     groups = plan_groups(plan, network.grid)
@@ -94,7 +100,7 @@ def generate(
         report: Is told of each pass that is done.
     """
     codec.check_labels(labels)
-    groups = groups_of(network, plan)
+    window, groups = jacobi_window(plan), groups_of(network, plan)
     model = guided(network, guidance)
     device = network.output_weight.device
     found: list[DecodeResult] = []
@@ -104,12 +110,34 @@ def generate(
         part = torch.tensor(labels[first : first + batch_size], device=device)
         source = TokenRows(part[:, None], torch.ones_like(part))
         rows = torch.arange(first, first + len(part), device=device)
-        found.append(fill(model, fixed_plan(groups, model), source, sampler, rows, report))
+        if window:
+            found.append(jacobi(model, source, window, sampler, rows))
+            report(int(found[-1].calls.max()))
+        else:
+            found.append(fill(model, fixed_plan(groups, model), source, sampler, rows, report))
     wait_for(device)
     seconds = time.perf_counter() - start
     tokens = torch.cat([each.tokens for each in found]).cpu()
     fixed = torch.cat([each.passes for each in found if each.passes is not None]).cpu()
-    return Generated(plan, codec.decode(tokens.tolist()), tokens, fixed, len(groups), seconds)
+    passes = float(torch.cat([each.calls for each in found]).float().mean())
+    return Generated(plan, codec.decode(tokens.tolist()), tokens, fixed, passes, seconds)
+
+
+def jacobi_window(plan: str) -> int | None:
+    """W of a plan jacobi-W, which is speculative Jacobi decoding; None for another plan."""
+    name, _, number = plan.partition("-")
+    return int(number) if name == "jacobi" and number.isdecimal() and len(number) < 5 else None
+
+
+def jacobi(model: Any, source: TokenRows, window: int, sampler: Sampler, rows: torch.Tensor) -> DecodeResult:
+    """Decode rows in raster order, several tokens a call, and tell the call that fixed each token."""
+    drafter = JacobiDrafter(window, "above", row_length(model))
+    result = blockwise(model, drafter, source, window, sampler=sampler, rows=rows)
+    assert result.accepted is not None
+    # The first call predicts the token that the second one accepts.
+    calls = torch.arange(1, result.accepted.size(1) + 1, device=rows.device)
+    fixed = torch.stack([calls.repeat_interleave(sizes) for sizes in result.accepted])
+    return replace(result, passes=fixed)
 
 
 @torch.no_grad()
@@ -207,7 +235,7 @@ def animation(made: Generated, codec: Any, columns: int, milliseconds: int = 120
     frames = []
     final = np.stack(made.images)
     grid = codec.grid[:2]
-    for number in range(-1, made.passes):
+    for number in range(-1, int(made.fixed.max()) + 1):
         known = (made.fixed <= number).view(-1, *grid, math.prod(codec.grid[2:])).all(3)
         # A cell of the grid covers several pixels of an image that was decoded from codes.
         down, right = codec.height // grid[0], codec.width // grid[1]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from lightning_bpd.codecs.codec import check_decoding
 from lightning_bpd.codecs.hugging_face import HuggingFaceCodec
-from lightning_bpd.decoding import GREEDY, DecodingOptions, Sampled, parse_acceptance
+from lightning_bpd.decoding import GREEDY, DecodingOptions, JacobiDrafter, Sampled, parse_acceptance
 from lightning_bpd.decoding import blockwise as decode_by_blocks
 from lightning_bpd.drafters import TrainedDrafter
 from lightning_bpd.interfaces import Drafter, InputError, Sampler, TokenRows
@@ -131,3 +131,25 @@ def make_generation(
         return request.output(result)
 
     return generate
+
+
+def jacobi(
+    model: Any, *, window: int = 8, guess: Literal["left", "random"] = "left", seed: int | None = None
+) -> Generation:
+    """Let a model that transformers has loaded generate several tokens a call by speculative Jacobi decoding.
+
+    ``model.generate(**inputs, custom_generate=lightning_bpd.jacobi(model))`` returns what ``blockwise`` returns, and
+    needs no heads: the proposals are the model's own choices of the call before.
+
+    Args:
+        model: The Hugging Face model, in eval mode.
+        window: Tokens that a call verifies.
+        guess: What a position is taken for that no call has predicted yet: the token at its left, or a random one.
+        seed: Selects the noise of ``do_sample=True``; drawn from torch's generator at each call if not given.
+
+    Raises:
+        InputError: The model cannot be decoded exactly, or the window is out of range.
+    """
+    from lightning_bpd.adapters import adopt
+
+    return make_generation(adopt(model), JacobiDrafter(window, guess), seed=seed)
