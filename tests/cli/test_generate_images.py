@@ -109,6 +109,12 @@ def test_par_is_validated_and_tested(place, capsys):
     app.run(["test", "--experiment", "regions", "--trainer.accelerator", "cpu"])
     (measured,) = (place / "runs/regions").glob("test_*.json")
     assert "test/bits_per_token" in json.loads(measured.read_text())["metrics"]
+    raster = [*configs, "--config", "small.yaml", "--model.init_args.architecture.regions", "1"]
+    app.run(["fit", *raster, "--experiment", "raster", "--generated_images.plans", "[own, jacobi-8]"])
+    figures = json.loads((place / "runs/raster/plans.json").read_text())["plans"]
+    assert figures["own"].pop("passes") == 64 > figures["jacobi-8"].pop("passes")
+    for name in ("bits", "class_accuracy", "frechet_distance"):
+        assert figures["own"][name] == figures["jacobi-8"][name], "the same images"
     with pytest.raises(SystemExit):
         main(
             [
