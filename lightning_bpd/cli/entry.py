@@ -40,7 +40,7 @@ commands:
   distill    replace the target side of a corpus by a teacher's translations
   grid       the paper's table as a plan of runs: trains, measures and reports what is missing
   export     make a finished model of a checkpoint
-  convert    make a finished model of a Hugging Face Marian model, such as those of opus-mt
+  convert    make a finished model of a Marian model, such as those of opus-mt, or of LlamaGen or PAR
 
 {program} COMMAND --help lists the options of a command.
 """
