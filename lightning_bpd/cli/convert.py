@@ -21,7 +21,8 @@ def convert(
     """Make a finished model, one folder, of a model of another project.
 
     These are Marian models of Hugging Face, such as those of opus-mt, and checkpoints of LlamaGen and PAR, which
-    generate images of a class. Greedy decoding of a Marian model gives what generate gives with one beam, token for token.
+    generate images of a class. Greedy decoding of a Marian model gives what generate gives with one beam, token for
+    token.
 
     Args:
         model: Folder of the Marian model: config.json, weights, source.spm, target.spm and vocab.json. Or a finished
