@@ -23,11 +23,18 @@ from lightning_bpd.datamodules.encoded_corpus import encode_corpus
 from lightning_bpd.datamodules.held_out import first_alike, held_out_rows
 from lightning_bpd.datamodules.parallel_text import check_tokenizers
 from lightning_bpd.datamodules.text_files import PairFiles, find_corpus, fingerprint, read_pairs
-from lightning_bpd.decoding import Sampled
+from lightning_bpd.decoding import Sampled, compiling
 from lightning_bpd.distillation.assemble import assemble
-from lightning_bpd.distillation.decode_parts import Work, make_parts
+from lightning_bpd.distillation.decode_parts import Work, decoding_options, make_parts
 from lightning_bpd.distillation.part_files import missing_parts
-from lightning_bpd.distillation.plan import Job, Settings, close_folder, open_folder, reopen_folder
+from lightning_bpd.distillation.plan import (
+    Job,
+    Settings,
+    close_folder,
+    count_batches,
+    open_folder,
+    reopen_folder,
+)
 from lightning_bpd.interfaces import MOST, InputError
 from lightning_bpd.progress import progress_bar
 from lightning_bpd.saved import finished_model
@@ -71,6 +78,7 @@ def distill(
     shard: str | None = None,
     processes: int | None = None,
     device: str = "auto",
+    compile: Literal["auto", "always", "never"] = "auto",
 ) -> None:
     """Replace the target side of a corpus by a teacher's translations (Kim and Rush 2016), or complete prompts.
 
@@ -125,6 +133,8 @@ def distill(
             to end makes the files. Under torchrun each rank is a shard.
         processes: Processes to decode in; one for each GPU, or each core, by default.
         device: Such as cpu or cuda; auto takes all GPUs there are.
+        compile: Whether calls of greedy decoding and sampling are compiled by torch, as in translate: the same output
+            but for near-ties. auto is if the whole corpus has enough batches, on a CPU.
     """
     kind = find_device(device).type
     read = finished_model.read_base if is_reference(teacher) else finished_model.read_folder
@@ -209,12 +219,16 @@ def distill(
             files, *sides, folder / "encoded", max_length, drop=False, description="corpus"
         )
         rows = sum(min(part_rows, job.pairs - part * part_rows) for part in own)
+        # By the batches of the whole corpus, so that neither an interruption nor a share changes the answer.
+        batches = count_batches(job, encoded.source.lengths)
+        when = "never" if compile == "auto" and kind != "cpu" else compile
+        compiles = compiling(decoding_options(settings), when, model.model, None, batches).compile
         devices = devices[: len(own)]
         parts = f"{len(own)} of {job.parts} parts to make"
         logger.info("%s, %d rows, on %d x %s", parts, rows, len(devices), kind)
         started = time.monotonic()
         with progress_bar("Distilling", "rows", rows) as report:
-            make_parts(Work(teacher, encoded.source, job, folder), own, devices, report)
+            make_parts(Work(teacher, encoded.source, job, folder, compiles), own, devices, report)
         seconds = time.monotonic() - started
         logger.info("%d rows in %.0f s: %.1f rows/s on %s", rows, seconds, rows / seconds, precision)
     if others := len(missing_parts(folder, job)):

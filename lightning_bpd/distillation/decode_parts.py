@@ -8,6 +8,7 @@ import queue
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_bpd.datamodules.encoded_corpus import RaggedRows
-from lightning_bpd.decoding import GREEDY, DecodingOptions, beam_search, sequential
+from lightning_bpd.decoding import GREEDY, DecodingOptions, beam_search, decode
 from lightning_bpd.distillation.part_files import Hypothesis, Row, write_part
 from lightning_bpd.distillation.plan import Job, Settings, batches_of_part, rows_of_part
 from lightning_bpd.faults import explain
@@ -36,6 +37,8 @@ class Work(NamedTuple):
     job: Job
     folder: Path
     """folder for the parts"""
+    compile: bool = False
+    """whether greedy decoding and sampling are compiled: the same output, but for near-ties"""
 
 
 def make_parts(
@@ -149,7 +152,8 @@ def make_part(translator: Translator, work: Work, part: int, progress: Callable[
     for batch in batches_of_part(rows, work.source.lengths, settings):
         source = pad([work.source[row].tolist() for row in batch], translator.device)
         numbers = torch.from_numpy(batch).to(translator.device)
-        hypotheses |= zip(batch.tolist(), decode_batch(translator, source, settings, numbers), strict=True)
+        decoded = decode_batch(translator, source, settings, numbers, work.compile)
+        hypotheses |= zip(batch.tolist(), decoded, strict=True)
         progress(len(batch))
     write_part(
         work.folder,
@@ -160,17 +164,29 @@ def make_part(translator: Translator, work: Work, part: int, progress: Callable[
     progress(len(rows) - len(hypotheses))
 
 
+def decoding_options(settings: Settings) -> DecodingOptions:
+    """Return how the teacher decodes, but for the number of hypotheses that beam search keeps."""
+    return DecodingOptions(
+        "beam" if settings.decoder == "beam" else "greedy",
+        settings.beam,
+        settings.alpha,
+        settings.extra_length,
+        sampler=settings.sampling or GREEDY,
+        max_new_tokens=settings.max_new_tokens,
+    )
+
+
 def decode_batch(
-    translator: Translator, source: TokenRows, settings: Settings, numbers: Tensor
+    translator: Translator, source: TokenRows, settings: Settings, numbers: Tensor, compile: bool = False
 ) -> list[list[Hypothesis]]:
     """Decode the hypotheses of each source, best first; ``numbers`` (int64 [B]) select the noise of sampling."""
-    limits = DecodingOptions(extra_length=settings.extra_length, max_new_tokens=settings.max_new_tokens)
-    extra = limits.extra(source)
+    options = replace(decoding_options(settings), compile=compile)
     result: DecodeResult
     if settings.decoder == "beam":
+        extra = options.extra(source)
         result = beam_search(translator.model, source, settings.beam, settings.alpha, extra, settings.best)
     else:
-        result = sequential(translator.model, source, extra, settings.sampling or GREEDY, numbers)
+        result = decode(translator.model, source, options, rows=numbers)
     rows = result.rows()
     # Completions of prompts keep their lines: they are written as JSON lines.
     texts = translator.target_tokenizer.decode(rows, keep_lines=settings.max_new_tokens is not None)

@@ -112,6 +112,12 @@ def batches_of_part(rows: np.ndarray, lengths: np.ndarray, settings: Settings) -
         first += count
 
 
+def count_batches(job: Job, lengths: np.ndarray) -> int:
+    """Return the number of batches of all parts, whichever of them are missing; ``lengths`` is int64 [N]."""
+    parts = (rows_of_part(lengths, part, job.settings) for part in range(job.parts))
+    return sum(1 for rows in parts for _ in batches_of_part(rows, lengths, job.settings))
+
+
 def open_folder(folder: Path, job: Job, about: Mapping[str, Any]) -> None:
     """Begin a folder of distilled data, or check that an existing folder belongs to this job.
 
