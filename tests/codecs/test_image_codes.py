@@ -39,7 +39,7 @@ def test_tokens_and_images(quantiser, grid, size):
     assert np.abs(np.stack(decoded) - expected.detach().numpy()).max() <= 0.51  # rounded
     assert codec.decode([]) == []
     assert codec.encode(images(0)).shape == (0, codec.length)
-    assert codec.vocabularies == (2, size, size, None, None)
+    assert codec.vocabularies == (2, size, size, None, None, codec.grid)
 
 
 def test_a_codec_is_rebuilt_from_folder_and_checkpoint(tmp_path):

@@ -24,7 +24,7 @@ def test_tokens_and_images():
     assert CODEC.decode([]) == []
     assert (CODEC.grid, CODEC.length) == ((2, 3), 6)
     assert ImageLevels(2, 3, 3, 17, ("any",)).grid == (2, 3, 3)
-    assert CODEC.vocabularies == (2, 17, 17, None, None)
+    assert CODEC.vocabularies == (2, 17, 17, None, None, (2, 3))
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def saved_for_backward(model: ImageTransformer) -> int:
         return tensor
 
     source, target = images(model, 1)
-    memory, _ = model.encode(source)  # the same for all: the input is as small in each
+    memory = model.encode(source.tokens)  # the same for all: the input is as small in each
     x = model._embed(model.target_embedding(target), model.target_positions)
     known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
@@ -226,8 +226,8 @@ def test_rows_that_are_no_images():
     with pytest.raises(
         InputError, match="an input of 17 tokens is not an image of 3 x 2 x 3: give 18 tokens"
     ):
-        model.encode(TokenRows(source.tokens[:, 1:], source.lengths - 1))
+        model.start(TokenRows(source.tokens[:, 1:], source.lengths - 1), None, 72)
     with pytest.raises(InputError, match="an input of 4 tokens is not an image"):
-        model.encode(TokenRows(source.tokens, torch.tensor([18, 4])))
+        model(TokenRows(source.tokens, torch.tensor([18, 4])), target)
     with pytest.raises(InputError, match="a target row of 73 tokens is longer than an image, 72"):
         model(source, F.pad(target, (0, 1)))
