@@ -17,6 +17,7 @@ from lightning_bpd.cli.translate import find_device
 from lightning_bpd.codecs.images import to_png
 from lightning_bpd.datamodules.image_files import image_members, read_images, summary
 from lightning_bpd.decoding import DecodingOptions
+from lightning_bpd.decoding.options import JACOBI_WINDOW
 from lightning_bpd.files import path_inside, write_atomically
 from lightning_bpd.interfaces import InputError, check_range
 from lightning_bpd.metrics import AcceptedSizes, mean_accepted_block_size
@@ -72,7 +73,9 @@ def upscale(
         *upscaler.codec.source_shape,
         lambda name, reason: skipped.append((name, reason)),
     )
-    sizes = AcceptedSizes(upscaler.block_size or 1)
+    # The longest block that is possible: one of Jacobi decoding needs no heads.
+    window = options.block_size or JACOBI_WINDOW
+    sizes = AcceptedSizes(window if decoder == "jacobi" else upscaler.block_size or 1)
     done = 0
     with progress_bar("Enlarging", "images", len(members)) as count:
         while batch := list(islice(images, batch_size)):

@@ -91,9 +91,11 @@ def test_sampled_text_depends_on_the_seed_and_the_line_alone(model, tmp_path, mo
 
     text = sampled(*sampling, "--seed", "1")
     assert text == sampled(*sampling, "--seed", "1", "--batch_size", "3", chunk=7)
+    assert text == sampled(*sampling, "--seed", "1", "--decoder", "jacobi", "--block_size", "5")
     assert text != sampled(*sampling, "--seed", "2")
     assert len(set(text.splitlines())) > 5
     assert len(set(sampled().splitlines())) == 1
+    assert sampled("--decoder", "jacobi") == sampled()
     with pytest.raises(SystemExit):
         sampled("--temperature", "0.5")
     with pytest.raises(SystemExit):

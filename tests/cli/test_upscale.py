@@ -61,6 +61,9 @@ def test_output_is_what_greedy_decoding_gives(model, inputs, tmp_path):
         rows = greedy(network, TokenRows(tokens, torch.tensor([27]))).rows()
         assert np.array_equal(image, CODEC.decode(rows)[0])
     upscale(str(model), str(folder), str(tmp_path / "blocks"), "blockwise", block_size=3)
+    upscale(str(model), str(folder), str(tmp_path / "jacobi"), "jacobi")
+    without_heads = images_of(tmp_path / "jacobi")
+    assert all(np.array_equal(without_heads[name], image) for name, image in found.items())
     blocks = images_of(tmp_path / "blocks")
     assert all(np.array_equal(blocks[name], image) for name, image in found.items())
 

@@ -311,6 +311,10 @@ def test_sampling_by_blocks_is_plain_sampling(case):
     assert not torch.equal(sampled, case.generate())
     other = lightning_bpd.blockwise(case.folder, case.model, seed=4)
     assert not torch.equal(sampled, case.generate(**settings, custom_generate=other))
+    for guess in ("left", "random"):
+        jacobi = lightning_bpd.jacobi(case.model, window=5, guess=guess, seed=3)
+        assert torch.equal(sampled, case.generate(**settings, custom_generate=jacobi))
+        assert torch.equal(case.generate(), case.generate(custom_generate=jacobi))
     greedy = case.generate(**settings | {"top_k": 1}, custom_generate=blocks)
     assert torch.equal(greedy, case.generate())
     # Without a seed, torch's generator decides.
