@@ -67,7 +67,7 @@ class Vocabularies(NamedTuple):
     image: Grid | None = None
     """the size of images, if tokens are intensities"""
     grid: tuple[int, ...] | None = None
-    """the sides of the grid of tokens that is generated for a class: height and width, after frames if there are any"""
+    """the sides of a grid of tokens that is generated for a class: height, width, and depth if a place has several"""
 
 
 class ParallelBatch(NamedTuple):
@@ -380,7 +380,7 @@ class CanvasModel(Protocol):
         """Predict some cells, given all cells that were predicted in earlier passes.
 
         Args:
-            canvas: int64 [B, N], the tokens in raster order; what is not known yet is never looked at.
+            canvas: int64 [B, N], the tokens in raster order; -1 where none is known yet, or none was kept.
             positions: int64 [B, Q], the cells to predict in this pass.
             state: What ``begin`` returned; each pass moves it on.
 
@@ -388,7 +388,8 @@ class CanvasModel(Protocol):
             Logits, [B, Q, V].
 
         Raises:
-            InputError: The model was not trained to fill the canvas in this order.
+            InputError: The model was not trained to fill the canvas in this order, or needs all predictions of earlier
+                passes, and the plan did not keep them.
         """
 
 

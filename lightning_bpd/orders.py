@@ -24,18 +24,19 @@ def raster(grid: Sequence[int]) -> Groups:
 def regions(grid: Sequence[int], count: int, sequential_start: bool = True) -> Groups:
     """The order of PAR (arXiv 2412.15119, section 3.2): cells at the same place of all regions together.
 
-    The last two sides of the grid, height and width, are divided into sqrt(count) parts each. A grid of three sides
-    is filled along its first side, one frame after the other, as in the paper's section on video.
+    The first two sides of the grid, height and width, are divided into sqrt(count) parts each. What a third side holds,
+    the channels or codes of one place, is predicted one after the other.
 
     Args:
-        grid: The sides of the grid, two or three.
+        grid: The sides of the grid: height, width and, if a place has several tokens, depth.
         count: The number of regions, a square; 1 is raster order.
         sequential_start: Whether the first cell of each region is predicted in a pass of its own, as in the paper.
 
     Raises:
         InputError: The regions do not divide the grid.
     """
-    height, width = grid[-2:]
+    height, width = grid[:2]
+    depth = math.prod(grid[2:])
     side = math.isqrt(max(count, 0))
     if side < 1 or side * side != count or height % side or width % side:
         raise InputError(
@@ -43,9 +44,9 @@ def regions(grid: Sequence[int], count: int, sequential_start: bool = True) -> G
             "that divides height and width"
         )
     # On the CPU also where a network is being built on another device.
-    cells = torch.arange(math.prod(grid), device="cpu").view(-1, side, height // side, side, width // side)
-    # Frames and places within a region outside, regions inside.
-    together = cells.permute(0, 2, 4, 1, 3).reshape(-1, count)
+    cells = torch.arange(math.prod(grid), device="cpu").view(side, height // side, side, width // side, depth)
+    # Places within a region and their depth outside, regions inside.
+    together = cells.permute(1, 3, 4, 0, 2).reshape(-1, count)
     groups = [tuple(group) for group in together.tolist()]
     if sequential_start:
         return *((cell,) for cell in groups[0]), *groups[1:]

@@ -69,14 +69,15 @@ def fill(
         report: Is told of each pass that is done.
 
     Raises:
-        InputError: The plan leaves out or repeats a cell, or the model was not trained for it.
+        InputError: The plan leaves out or repeats a cell, or the model was not trained for it, or for plans that keep
+            only some of their predictions.
     """
     device = source.tokens.device
     count, cells = len(source.tokens), 1
     for side in model.grid:
         cells *= side
-    canvas = torch.zeros(count, cells, dtype=torch.long, device=device)
-    fixed = torch.full_like(canvas, -1)
+    canvas = torch.full((count, cells), -1, dtype=torch.long, device=device)
+    fixed = canvas.clone()
     numbers = torch.arange(count, device=device) if rows is None else rows
     state = model.begin(source)
     number = 0

@@ -325,6 +325,12 @@ class TokenTransformer(Network):
 
     def predict(self, canvas: Tensor, positions: Tensor, state: TokenState) -> Tensor:
         """Predict the cells of one pass (CanvasModel.predict)."""
+        # What a pass predicted enters the cache in the next one, the same cells for all rows.
+        if state.previous is not None and bool((canvas.gather(1, state.previous) < 0).any()):
+            raise InputError(
+                f"pass {state.passes - 1} of the plan did not keep all of its predictions, and this network goes on "
+                "from all of them: take a plan that keeps what it predicts"
+            )
         if self.query is not None:
             hidden = self._query(canvas, positions, state)
         else:

@@ -140,7 +140,7 @@ def test_batches_equal_single_rows(name):
 
 
 @pytest.mark.parametrize(
-    ("count", "grid"), [(4, (8, 8)), (16, (8, 8)), (4, (24, 24)), (16, (24, 24)), (4, (3, 4, 4))]
+    ("count", "grid"), [(4, (8, 8)), (16, (8, 8)), (4, (24, 24)), (16, (24, 24)), (4, (4, 4, 3))]
 )
 def test_regions_take_the_passes_of_the_paper(count, grid):
     cells = 1
@@ -150,8 +150,10 @@ def test_regions_take_the_passes_of_the_paper(count, grid):
     assert len(groups) == count + (cells - count) // count
     assert sorted(order_of(groups).tolist()) == list(range(cells))
     if len(grid) == 3:
-        frame = cells // grid[0]
-        assert all(len({cell // frame for cell in group}) == 1 for group in groups), "parallel inside a frame"
+        # Channels of a place follow one another, and tokens together are of one channel and of different regions.
+        assert all(len({cell % 3 for cell in group}) == 1 for group in groups)
+        assert groups[0] == (0,)
+        assert groups[count] == (1, 7, 25, 31)
 
 
 @given(
@@ -190,6 +192,40 @@ def test_what_cannot_be_filled_is_refused():
         plan_groups("spiral", GRID)
     with pytest.raises(InputError, match="passes cannot fill"):
         plan_groups("random-17", GRID)
+
+
+class FirstOnly:
+    """Predicts all cells that are not known, and keeps the first of them."""
+
+    def positions(self, known, number):
+        """Those that are not known."""
+        return (~known).nonzero()[:, 1].view(len(known), -1) if not known.all() else None
+
+    def keep(self, tokens, logits, number):
+        """The first."""
+        return torch.arange(tokens.size(1)).expand_as(tokens) == 0
+
+
+class Uncached:
+    """A CanvasModel that reads the whole canvas anew, and prefers the number of known cells."""
+
+    grid = GRID
+
+    def begin(self, source):
+        """Nothing."""
+
+    def predict(self, canvas, positions, state):
+        """One token for all cells."""
+        known = (canvas >= 0).sum(1)[:, None].expand_as(positions)
+        return torch.nn.functional.one_hot(known, CELLS).double()
+
+
+def test_a_plan_may_keep_some_predictions_if_the_model_can_go_on():
+    filled = fill(Uncached(), FirstOnly(), SOURCE)
+    assert torch.equal(filled.tokens, torch.arange(CELLS).expand(3, -1))
+    assert torch.equal(filled.passes, filled.tokens)
+    with pytest.raises(InputError, match="pass 0 of the plan did not keep all of its predictions"):
+        fill(network(order="queries"), FirstOnly(), SOURCE)
 
 
 @pytest.mark.parametrize("name", ["raster", "regions", "queries"])

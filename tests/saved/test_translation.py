@@ -55,7 +55,9 @@ def test_long_lines_are_cut_with_a_warning(caplog):
 
 
 def test_wrong_use_says_what_to_do():
-    with pytest.raises(InputError, match="unknown decoder 'sampling': choose greedy, beam or blockwise"):
+    with pytest.raises(
+        InputError, match="unknown decoder 'sampling': choose greedy, beam, blockwise or jacobi"
+    ):
         MODEL.translate(["a"], decoder="sampling")
     with pytest.raises(InputError, match="batch_size must be at least 1, not 0"):
         MODEL.translate(["a"], batch_size=0)
